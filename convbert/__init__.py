@@ -1,0 +1,62 @@
+"""ConvBERT in PyTorch: models, tokenizers and pipelines, each loaded when first used."""
+
+__version__ = "0.1.0"
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what `__getattr__` hands out, spelled out for editors and type checkers
+    from .config import ConvBertConfig
+    from .heads import (
+        ConvBertForMaskedLM,
+        ConvBertForMultipleChoice,
+        ConvBertForQuestionAnswering,
+        ConvBertForSequenceClassification,
+        ConvBertForTokenClassification,
+        ConvBertModel,
+    )
+    from .hub import bundled
+    from .pipelines import pipeline
+    from .tokenization import ConvBertTokenizer, ConvBertTokenizerFast
+
+_homes = {  # public name -> the module that defines it
+    "ConvBertConfig": "config",
+    "ConvBertForMaskedLM": "heads",
+    "ConvBertForMultipleChoice": "heads",
+    "ConvBertForQuestionAnswering": "heads",
+    "ConvBertForSequenceClassification": "heads",
+    "ConvBertForTokenClassification": "heads",
+    "ConvBertModel": "heads",
+    "ConvBertTokenizer": "tokenization",
+    "ConvBertTokenizerFast": "tokenization",
+    "bundled": "hub",
+    "pipeline": "pipelines",
+}
+
+__all__ = [
+    "ConvBertConfig",
+    "ConvBertForMaskedLM",
+    "ConvBertForMultipleChoice",
+    "ConvBertForQuestionAnswering",
+    "ConvBertForSequenceClassification",
+    "ConvBertForTokenClassification",
+    "ConvBertModel",
+    "ConvBertTokenizer",
+    "ConvBertTokenizerFast",
+    "bundled",
+    "pipeline",
+]
+
+
+def __getattr__(name: str):
+    """Import the module that defines a public name when the name is first used."""
+    if name not in _homes:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}. Public names: {', '.join(__all__)}")
+    value = getattr(import_module(f".{_homes[name]}", __name__), name)
+    globals()[name] = value  # later uses skip this function
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names whether or not their modules are loaded yet."""
+    return sorted({*globals(), *__all__})
