@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/checkpoints.html.md"""
 __all__ = ['Mismatch', 'LoadReport', 'KeyMap', 'check_tied', 'from_disk', 'to_disk', 'choose_dtype', 'NoDice', 'build',
            'PretrainedMixin']
 
-# %% ../nbs/05_checkpoints.ipynb #88b626d1
+# %% ../nbs/05_checkpoints.ipynb #d8759165
 import json
 import os
 import re
@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from .hub import atomic_folder, resolve
 from .weights import WEIGHT_PATTERNS, parse_size, read_state, write_weights
 
-# %% ../nbs/05_checkpoints.ipynb #e84eb87f
+# %% ../nbs/05_checkpoints.ipynb #09b3bfde
 class Mismatch(NamedTuple):
     "A parameter whose tensor on disk has another shape."
 
@@ -43,7 +43,7 @@ def _compact(names: list[str]) -> str:
         groups[key] = groups.get(key, 0) + 1
     return ", ".join(key if count == 1 else f"{key} ({count} times)" for key, count in groups.items())
 
-# %% ../nbs/05_checkpoints.ipynb #d3f330b4
+# %% ../nbs/05_checkpoints.ipynb #985605b8
 @dataclass(frozen=True)
 class LoadReport:
     "What did not fit between a checkpoint and a model."
@@ -68,7 +68,7 @@ class LoadReport:
             said.append(f"In the checkpoint, but without use in this model: {_compact(self.unexpected)}.")
         return "\n".join(said) or "All parameters were loaded and all tensors were used."
 
-# %% ../nbs/05_checkpoints.ipynb #6c79a9a8
+# %% ../nbs/05_checkpoints.ipynb #130ac177
 @dataclass(frozen=True)
 class KeyMap:
     "How the parameters of one family are called and shaped on disk."
@@ -97,7 +97,7 @@ class KeyMap:
         twins = [name, *(copy for copy, original in self.tied.items() if original == name)]
         return next((full for twin in twins for full in (self.prefix + twin, twin) if full in disk), None)
 
-# %% ../nbs/05_checkpoints.ipynb #b491a259
+# %% ../nbs/05_checkpoints.ipynb #21c9ddfc
 def _modern(name: str) -> str:
     "TensorFlow's names for the two parameters of a layer norm, still found in old `.bin` files, made torch's."
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
@@ -120,7 +120,7 @@ def check_tied(
         if needed and a and b and a != b and not _same(disk[a], disk[b]):
             raise ValueError(f"{a} and {b} differ, but this model keeps them as one tensor: it cannot load both")
 
-# %% ../nbs/05_checkpoints.ipynb #1d4c7b1c
+# %% ../nbs/05_checkpoints.ipynb #74e6bc70
 def _assemble(key_map: KeyMap, name: str, parts: dict[str, Tensor], wanted: Tensor) -> Tensor | Mismatch:
     "Our parameter `name` from its tensors on disk, or the first of these that has another shape."
     shape = tuple(wanted.shape) if len(parts) == 1 else (len(wanted) // len(parts), *wanted.shape[1:])
@@ -135,7 +135,7 @@ def _assemble(key_map: KeyMap, name: str, parts: dict[str, Tensor], wanted: Tens
         blocks.append(block)
     return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
 
-# %% ../nbs/05_checkpoints.ipynb #228bb89c
+# %% ../nbs/05_checkpoints.ipynb #3ff8bc40
 def from_disk(
     key_map: KeyMap,  # the family's names
     disk: Mapping[str, Tensor],  # what `read_state` returned
@@ -164,7 +164,7 @@ def from_disk(
 
 KeyMap.from_disk = from_disk
 
-# %% ../nbs/05_checkpoints.ipynb #8e343722
+# %% ../nbs/05_checkpoints.ipynb #efc5112e
 def to_disk(
     key_map: KeyMap,  # the family's names
     state: Mapping[str, Tensor],  # the model's `state_dict()`
@@ -183,7 +183,7 @@ def to_disk(
 
 KeyMap.to_disk = to_disk
 
-# %% ../nbs/05_checkpoints.ipynb #d36e890f
+# %% ../nbs/05_checkpoints.ipynb #4f793123
 def choose_dtype(
     dtype: str | torch.dtype | None,  # None is float32; "auto" is the disk's; else a name or a type
     state: Mapping[str, Tensor],  # what was loaded
@@ -197,7 +197,7 @@ def choose_dtype(
         raise ValueError(f"dtype={dtype!r} must be None, 'auto', 'float32', 'bfloat16', 'float16' or 'float64'")
     return kind
 
-# %% ../nbs/05_checkpoints.ipynb #5c9443f8
+# %% ../nbs/05_checkpoints.ipynb #4fb52ab9
 class NoDice(TorchFunctionMode):
     "Inside this context random initialisation does nothing; everything else works as ever."
 
@@ -208,7 +208,7 @@ class NoDice(TorchFunctionMode):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
-# %% ../nbs/05_checkpoints.ipynb #3fca0c19
+# %% ../nbs/05_checkpoints.ipynb #2de647d0
 def _check(report: LoadReport, loaded: Mapping[str, Tensor], base: str, ignore_mismatched_sizes: bool) -> None:
     "Refuse a checkpoint of another family or of another size."
     if report.mismatched and not ignore_mismatched_sizes:
@@ -242,9 +242,9 @@ def build(
         state[name] = value.to(device, to, copy=value.data_ptr() in mapped)
     model.load_state_dict(state, assign=True)
     model.load_report = report
-    return model.eval()
+    return model.to(device).eval()  # buffers that are in no file follow
 
-# %% ../nbs/05_checkpoints.ipynb #ecd5222c
+# %% ../nbs/05_checkpoints.ipynb #421651ab
 class PretrainedMixin:
     "Gives a model class `from_pretrained` and `save_pretrained`; it needs `config_class`, `key_map` and `self.config`."
 

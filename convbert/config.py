@@ -6,10 +6,10 @@ Docs: https://convbert.github.io/convbert/config.html.md"""
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'CHOICES', 'POSITIVE', 'PROBABILITIES', 'SMALL', 'MEDIUM_SMALL', 'TINY', 'PRESETS', 'count_heads',
-           'size_heads', 'check_values', 'check_shapes', 'ConvBertConfig', 'set_labels', 'from_dict', 'to_dict',
-           'override', 'preset', 'read_json', 'load_config', 'listing', 'save_config']
+           'size_heads', 'check_values', 'check_shapes', 'read_json', 'read_config_file', 'ConfigMixin',
+           'ConfigFilesMixin', 'ConvBertConfig', 'set_labels']
 
-# %% ../nbs/01_config.ipynb #c42f7fa6
+# %% ../nbs/01_config.ipynb #7145311e
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from .hub import atomic_folder, resolve, suggest
 
-# %% ../nbs/01_config.ipynb #214a578b
+# %% ../nbs/01_config.ipynb #a7fb50e7
 def count_heads(
     num_attention_heads: int,  # heads the BERT of the same size would have
     head_ratio: int,  # how many of them one attention head and one convolution head replace
@@ -37,7 +37,7 @@ def size_heads(
         return hidden_size // num_attention_heads
     return hidden_size // count_heads(num_attention_heads, head_ratio) // 2
 
-# %% ../nbs/01_config.ipynb #da9ebc65
+# %% ../nbs/01_config.ipynb #67082630
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
 CHOICES = {
     "hidden_act": ACTIVATIONS,
@@ -70,11 +70,12 @@ def check_values(
     for name, known in CHOICES.items():
         value = getattr(config, name)
         if value not in known:
-            raise ValueError(f"{name}={value!r} must be one of {known}.{suggest(str(value), [k for k in known if k])}")
+            near = suggest(str(value), [k for k in known if k])
+            raise ValueError(f"{name}={value!r} is not known. {near}")
     if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
         raise ValueError(f"pad_token_id={config.pad_token_id} must be an id below vocab_size={config.vocab_size}")
 
-# %% ../nbs/01_config.ipynb #d41b4fc0
+# %% ../nbs/01_config.ipynb #b50cffc8
 def check_shapes(
     config: Any,  # a `ConvBertConfig`
 ) -> None:  # raises `ValueError` naming the values that do not fit together
@@ -97,9 +98,98 @@ def check_shapes(
         if getattr(c, name) % c.num_groups:
             raise ValueError(f"{name}={getattr(c, name)} must divide by num_groups={c.num_groups}")
 
-# %% ../nbs/01_config.ipynb #99c0f821
+# %% ../nbs/01_config.ipynb #3b09996b
+def read_json(
+    path: Path,  # a file that should hold one JSON object
+) -> dict[str, Any]:  # raises `ValueError` naming the file and what is wrong with it
+    "Read a JSON object; a broken file is named, with the place of the fault."
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is not valid JSON ({error}); the file may be cut short or not a config at all"
+        ) from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object, it holds a {type(values).__name__}")
+    return values
+
+
+def read_config_file(
+    folder: Path,  # of a model
+) -> dict[str, Any]:  # raises `FileNotFoundError` naming what the folder holds instead
+    "The content of a model folder's `config.json`."
+    if not (folder / "config.json").is_file():
+        names = sorted(p.name for p in folder.iterdir())
+        held = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
+        raise FileNotFoundError(f"{folder} has no config.json, so it is no model folder; it holds {held or 'nothing'}")
+    return read_json(folder / "config.json")
+
+# %% ../nbs/01_config.ipynb #fac1b975
+class ConfigMixin:
+    "Reading, writing and changing: what the configurations of all families share."
+
+    model_type = ""  # as in `config.json`
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]):
+        "Make a configuration from the content of a `config.json`; unknown keys are kept in `extra`."
+        kind = values.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(f"model_type={kind!r} is of another family; {cls.__name__} reads {cls.model_type!r}")
+        names = {f.name for f in fields(cls)} - {"extra"}
+        known = {k: v for k, v in values.items() if k in names}
+        if known.get("id2label") or known.get("label2id"):
+            known.pop("num_labels", None)  # the names say it too
+        return cls(**known, extra={k: v for k, v in values.items() if k not in names | {"model_type"}})
+
+    def to_dict(self) -> dict[str, Any]:
+        "The content of the `config.json` that transformers and we read."
+        values = asdict(self)
+        extra = values.pop("extra")
+        values.pop("num_labels")  # written as `id2label`
+        return {**extra, **values, "model_type": self.model_type}
+
+    def replace(self, **overrides: Any):
+        "A changed copy, checked again; unknown fields are refused with the nearest known name."
+        names = [f.name for f in fields(self)]
+        for name in overrides:
+            if name not in names:
+                raise TypeError(f"{type(self).__name__} has no field {name!r}. {suggest(name, names)}")
+        if {"num_labels", "id2label", "label2id"} & set(overrides):
+            overrides = {"id2label": None, "label2id": None, **overrides}
+        return replace(self, **overrides)
+
+# %% ../nbs/01_config.ipynb #9c48e34f
+class ConfigFilesMixin(ConfigMixin):
+    "A configuration that knows its way to disk."
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,  # bundled name, folder, or hub id
+        *,
+        revision: str | None = None,  # branch, tag or commit of a hub id
+        cache_dir: str | Path | None = None,  # where hub files are kept
+        local_files_only: bool = False,  # never ask the hub
+        token: str | None = None,  # for private hub models
+        **overrides: Any,  # fields to change after reading
+    ):
+        "Read the `config.json` of a model."
+        hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
+        return cls.from_dict(read_config_file(resolve(name, weights=False, **hub))).replace(**overrides)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,  # made if it does not exist; other files in it stay
+    ) -> None:
+        "Write `config.json`, whole or not at all."
+        text = json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
+        with atomic_folder(folder) as part:
+            (part / "config.json").write_text(text + "\n", encoding="utf-8")
+
+# %% ../nbs/01_config.ipynb #15e1d443
 @dataclass(frozen=True)
-class ConvBertConfig:
+class ConvBertConfig(ConfigFilesMixin):
     "Shape and behaviour of a ConvBERT; field names as in the Hugging Face `config.json`."
 
     vocab_size: int = 30522
@@ -131,6 +221,13 @@ class ConvBertConfig:
 
     model_type = "convbert"
 
+    @staticmethod
+    def preset(name: str, **overrides: Any) -> "ConvBertConfig":
+        "The configuration of a size: tiny, small, medium-small or base."
+        if name not in PRESETS:
+            raise ValueError(f"no preset {name!r}. {suggest(name, PRESETS)}")
+        return ConvBertConfig(**{**PRESETS[name], **overrides})
+
     def __post_init__(self):
         "Derive the labels, then check every field and how they fit together."
         set_labels(self)
@@ -152,7 +249,7 @@ class ConvBertConfig:
         "H times d: width of all attention heads together, and of all convolution heads."
         return self.mixed_num_heads * self.mixed_head_size
 
-# %% ../nbs/01_config.ipynb #c4815cc8
+# %% ../nbs/01_config.ipynb #4e7eaf6a
 def set_labels(
     config: ConvBertConfig,  # filled in place, while it is being made
 ) -> None:
@@ -171,46 +268,7 @@ def set_labels(
     object.__setattr__(config, "label2id", {name: i for i, name in names.items()})
     object.__setattr__(config, "num_labels", len(names))
 
-# %% ../nbs/01_config.ipynb #e133726f
-def from_dict(
-    values: dict[str, Any],  # the content of a `config.json`
-) -> ConvBertConfig:  # unknown keys are kept in `extra`
-    "Make a configuration from the content of a `config.json`."
-    kind = values.get("model_type", "convbert")
-    if kind != ConvBertConfig.model_type:
-        raise ValueError(f"model_type={kind!r} is not a ConvBERT; this class reads model_type='convbert'")
-    names = {f.name for f in fields(ConvBertConfig)} - {"extra"}
-    known = {k: v for k, v in values.items() if k in names}
-    if known.get("id2label") and len(known["id2label"]) != known.get("num_labels", len(known["id2label"])):
-        known.pop("num_labels")
-    extra = {k: v for k, v in values.items() if k not in names | {"model_type"}}
-    return ConvBertConfig(**known, extra=extra)
-
-
-def to_dict(
-    config: ConvBertConfig,  # what to write
-) -> dict[str, Any]:  # ready for `json.dump`; transformers reads it too
-    "The content of the `config.json` that transformers and we read."
-    values = {"model_type": config.model_type, **asdict(config)}
-    extra = values.pop("extra")
-    return {**extra, **{k: v for k, v in values.items() if k != "num_labels"}}
-
-# %% ../nbs/01_config.ipynb #2cb0af11
-def override(
-    config: ConvBertConfig,  # the configuration to start from; it is frozen and stays as it is
-    **overrides: Any,  # fields to change; `num_labels` alone resets the label names
-) -> ConvBertConfig:  # a new configuration, checked again
-    "A changed copy; unknown fields are refused with the nearest known name."
-    names = [f.name for f in fields(config)]
-    for name in overrides:
-        if name not in names:
-            raise TypeError(f"ConvBertConfig has no field {name!r}.{suggest(name, names)}")
-    labels = {"num_labels", "id2label", "label2id"}
-    if labels & set(overrides):
-        overrides = {"id2label": None, "label2id": None, **overrides}
-    return replace(config, **overrides)
-
-# %% ../nbs/01_config.ipynb #949650b4
+# %% ../nbs/01_config.ipynb #457c46fa
 SMALL = dict(hidden_size=256, embedding_size=128, num_attention_heads=4, intermediate_size=1024)
 MEDIUM_SMALL = dict(hidden_size=384, embedding_size=128, num_attention_heads=8, intermediate_size=1536, num_groups=2)
 TINY = dict(SMALL, num_attention_heads=8, num_hidden_layers=4, vocab_size=8192)
@@ -220,71 +278,3 @@ PRESETS = {
     "medium-small": MEDIUM_SMALL,
     "base": {},
 }
-
-
-def preset(
-    name: str,  # "tiny", "small", "medium-small" or "base"
-    **overrides: Any,  # fields to change
-) -> ConvBertConfig:
-    "The configuration of a published size, or of the bundled `tiny` one."
-    if name not in PRESETS:
-        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}.{suggest(name, PRESETS)}")
-    return override(ConvBertConfig(**PRESETS[name]), **overrides)
-
-# %% ../nbs/01_config.ipynb #7090a182
-def read_json(
-    path: Path,  # a file that should hold one JSON object
-) -> dict[str, Any]:  # raises `ValueError` naming the file and what is wrong with it
-    "Read a JSON object; a broken file is named, with the place of the fault."
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); the file may be cut short or not a config at all") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, it holds a {type(values).__name__}")
-    return values
-
-
-def load_config(
-    name: str | Path,  # bundled name, folder, or hub id
-    *,
-    overrides: dict[str, Any] | None = None,  # fields to change after reading
-    **hub: Any,  # `revision`, `cache_dir`, `local_files_only`, `token`: see `convbert.hub.resolve`
-) -> ConvBertConfig:
-    "Read the `config.json` of a model."
-    folder = resolve(name, weights=False, **hub)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no config.json, so it is not a model folder; it holds {listing(folder)}")
-    return override(from_dict(read_json(folder / "config.json")), **(overrides or {}))
-
-
-def listing(
-    folder: Path,  # any folder
-) -> str:  # at most eight names
-    "The names in a folder, for error messages."
-    names = sorted(p.name for p in folder.iterdir())
-    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "") or "nothing"
-
-
-def save_config(
-    config: ConvBertConfig,  # what to write
-    folder: str | Path,  # made if it does not exist; other files in it stay
-) -> None:
-    "Write `config.json`, whole or not at all."
-    with atomic_folder(folder) as part:
-        text = json.dumps(to_dict(config), indent=2, sort_keys=True, ensure_ascii=False)
-        (part / "config.json").write_text(text + "\n", encoding="utf-8")
-
-# %% ../nbs/01_config.ipynb #78f6f3a1
-def _from_pretrained(name, *, revision=None, cache_dir=None, local_files_only=False, token=None, **overrides):
-    "Read the `config.json` of a bundled name, a folder or a hub id; keywords change fields."
-    hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-    return load_config(name, overrides=overrides, **hub)
-
-
-ConvBertConfig.from_dict = staticmethod(from_dict)
-ConvBertConfig.to_dict = to_dict
-ConvBertConfig.preset = staticmethod(preset)
-ConvBertConfig.replace = override
-ConvBertConfig.from_pretrained = staticmethod(_from_pretrained)
-ConvBertConfig.save_pretrained = save_config

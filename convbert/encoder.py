@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/encoder.html.md"""
 # %% auto #0
 __all__ = ['ACTIVATION', 'Embeddings', 'GroupedLinear', 'FeedForward', 'Layer', 'Encoded', 'Encoder', 'init_weights']
 
-# %% ../nbs/04_encoder.ipynb #f2bbf532
+# %% ../nbs/04_encoder.ipynb #71fc2965
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from .config import ConvBertConfig
 from .mixed_attention import MixedAttention, MixedMaps
 
-# %% ../nbs/04_encoder.ipynb #dbf939e8
+# %% ../nbs/04_encoder.ipynb #2f62e94c
 ACTIVATION = {
     "gelu": F.gelu,
     "gelu_new": partial(F.gelu, approximate="tanh"),
@@ -30,7 +30,7 @@ ACTIVATION = {
     "tanh": torch.tanh,
 }
 
-# %% ../nbs/04_encoder.ipynb #3612b246
+# %% ../nbs/04_encoder.ipynb #0a0ec11f
 class Embeddings(nn.Module):
     "What a token is, where it stands and which sentence it belongs to, summed, normalised and widened."
 
@@ -60,7 +60,7 @@ class Embeddings(nn.Module):
         x = self.norm(words + self.position(position_ids) + types)
         return self.project(F.dropout(x, self.dropout, self.training))
 
-# %% ../nbs/04_encoder.ipynb #0b2bb8c3
+# %% ../nbs/04_encoder.ipynb #dd2dc39b
 class GroupedLinear(nn.Module):
     "A linear map whose features are cut in G groups that do not see each other: G times fewer weights."
 
@@ -96,7 +96,7 @@ class FeedForward(nn.Module):
         "Map `(B, T, D)` to `(B, T, D)`."
         return self.down(self.activation(self.up(x)))
 
-# %% ../nbs/04_encoder.ipynb #6335746f
+# %% ../nbs/04_encoder.ipynb #afc0e9b0
 class Layer(nn.Module):
     "Tokens mix, then each thinks for itself; a residual and a norm after either step."
 
@@ -122,7 +122,7 @@ class Layer(nn.Module):
         wide = F.dropout(self.feed_forward(x), self.dropout, self.training)
         return self.feed_forward_norm(x + wide), maps
 
-# %% ../nbs/04_encoder.ipynb #43812757
+# %% ../nbs/04_encoder.ipynb #2207bca3
 @dataclass
 class Encoded:
     "Everything the stack can tell about a batch."
@@ -158,13 +158,17 @@ class Encoder(nn.Module):
         mask = None if attention_mask is None else attention_mask.bool()
         hidden, maps = [x], []
         for i, layer in enumerate(self.layers):
-            run = partial(checkpoint, layer, use_reentrant=False) if self.gradient_checkpointing and self.training else layer
+            run = (
+                partial(checkpoint, layer, use_reentrant=False)
+                if self.gradient_checkpointing and self.training
+                else layer
+            )
             x, seen = run(x, mask, None if head_mask is None else head_mask[i], with_maps)
             hidden.append(x)
             maps.append(seen)
         return Encoded(x, hidden if with_hidden else [], maps if with_maps else [])
 
-# %% ../nbs/04_encoder.ipynb #ce05a451
+# %% ../nbs/04_encoder.ipynb #bcd5b122
 @torch.no_grad()
 def init_weights(
     module: nn.Module,  # an `Encoder` or a model around one; changed in place
@@ -180,4 +184,5 @@ def init_weights(
         if isinstance(part, nn.Embedding) and part.padding_idx is not None:
             part.weight[part.padding_idx].zero_()
         if isinstance(part, MixedAttention):
-            nn.init.normal_(part.span_depthwise, std=1 / part.K if config.depthwise_init == "original" else std)
+            K = part.span_depthwise.shape[-1]
+            nn.init.normal_(part.span_depthwise, std=1 / K if config.depthwise_init == "original" else std)

@@ -10,7 +10,7 @@ __all__ = ['CONVBERT_KEYS', 'CHOICE_INPUTS', 'ModelOutput', 'EncoderOutput', 'Ta
            'classifier_dropout', 'ClassificationHead', 'classification_loss', 'ConvBertForSequenceClassification',
            'ConvBertForTokenClassification', 'ConvBertForQuestionAnswering', 'ConvBertForMultipleChoice', 'silence']
 
-# %% ../nbs/06_heads.ipynb #4a0ff17a
+# %% ../nbs/06_heads.ipynb #d6a4253e
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
@@ -22,7 +22,7 @@ from .checkpoints import KeyMap, PretrainedMixin
 from .config import ConvBertConfig
 from .encoder import ACTIVATION, Encoded, Encoder, init_weights
 
-# %% ../nbs/06_heads.ipynb #192ec419
+# %% ../nbs/06_heads.ipynb #8b67680d
 @dataclass
 class ModelOutput:
     "What a model returns: fields by name, by key or by position among those that are set."
@@ -67,7 +67,7 @@ class SpanOutput(ModelOutput):
     start_logits: Tensor | None = None  # `(B, T)`
     end_logits: Tensor | None = None  # `(B, T)`
 
-# %% ../nbs/06_heads.ipynb #ce053b29
+# %% ../nbs/06_heads.ipynb #a055278c
 CONVBERT_KEYS = KeyMap(
     prefix="convbert.",
     base="encoder.",
@@ -98,7 +98,7 @@ CONVBERT_KEYS = KeyMap(
     ignored=("position_ids",),
 )
 
-# %% ../nbs/06_heads.ipynb #abc8cec8
+# %% ../nbs/06_heads.ipynb #3a5fea96
 def check_inputs(
     config: ConvBertConfig,  # sizes to check against
     input_ids: Tensor | None,  # `(B, T)`
@@ -123,9 +123,12 @@ def check_inputs(
     low, high = (int(x) for x in input_ids.aminmax())
     if low < 0 or high >= config.vocab_size:
         bad = low if low < 0 else high
-        raise ValueError(f"token id {bad} is outside the vocabulary of vocab_size={config.vocab_size}; is this the model's own tokenizer?")
+        raise ValueError(
+            f"token id {bad} is outside the vocabulary of vocab_size={config.vocab_size}; "
+            "is this the model's own tokenizer?"
+        )
 
-# %% ../nbs/06_heads.ipynb #1d908828
+# %% ../nbs/06_heads.ipynb #5f986bef
 class ConvBertPreTrainedModel(PretrainedMixin, nn.Module):
     "What all ConvBERT models share: the encoder, its input checks, and loading and saving."
 
@@ -175,7 +178,7 @@ def watched(encoded: Encoded) -> dict:
         conv_kernels=tuple(m.conv_kernel for m in encoded.maps) or None,
     )
 
-# %% ../nbs/06_heads.ipynb #a040121f
+# %% ../nbs/06_heads.ipynb #24c400a1
 class ConvBertModel(ConvBertPreTrainedModel):
     "The encoder on its own."
 
@@ -189,7 +192,7 @@ class ConvBertModel(ConvBertPreTrainedModel):
         encoded = self.encode(input_ids, attention_mask, token_type_ids, **inputs)
         return EncoderOutput(last_hidden_state=encoded.last, **watched(encoded))
 
-# %% ../nbs/06_heads.ipynb #59587e60
+# %% ../nbs/06_heads.ipynb #385a8392
 class MaskedLMHead(nn.Module):
     "Scores for every word of the vocabulary, with the embedding table as the last matrix."
 
@@ -233,7 +236,7 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
         return TaskOutput(loss=loss, logits=logits, **watched(encoded))
 
-# %% ../nbs/06_heads.ipynb #b17ec91a
+# %% ../nbs/06_heads.ipynb #01dcde24
 def classifier_dropout(config: ConvBertConfig) -> float:
     "The head's own dropout, or the encoder's when none is set."
     return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
@@ -254,7 +257,7 @@ class ClassificationHead(nn.Module):
         x = self.activation(self.dense(self.dropout(x[:, 0])))
         return self.out_proj(self.dropout(x))
 
-# %% ../nbs/06_heads.ipynb #f793a46e
+# %% ../nbs/06_heads.ipynb #c2681c62
 def classification_loss(
     logits: Tensor,  # `(B, num_labels)`
     labels: Tensor,  # `(B,)` ids or numbers, or `(B, num_labels)` of 0 and 1
@@ -289,7 +292,7 @@ class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
         loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
         return TaskOutput(loss=loss, logits=logits, **watched(encoded))
 
-# %% ../nbs/06_heads.ipynb #510baadf
+# %% ../nbs/06_heads.ipynb #76d1f60d
 class ConvBertForTokenClassification(ConvBertPreTrainedModel):
     "Label every token."
 
@@ -307,7 +310,7 @@ class ConvBertForTokenClassification(ConvBertPreTrainedModel):
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
         return TaskOutput(loss=loss, logits=logits, **watched(encoded))
 
-# %% ../nbs/06_heads.ipynb #d2a3113f
+# %% ../nbs/06_heads.ipynb #c54d7add
 class ConvBertForQuestionAnswering(ConvBertPreTrainedModel):
     "Find the first and the last token of an answer."
 
@@ -318,7 +321,14 @@ class ConvBertForQuestionAnswering(ConvBertPreTrainedModel):
         init_weights(self, config)
 
     def forward(
-        self, input_ids=None, attention_mask=None, token_type_ids=None, *, start_positions=None, end_positions=None, **inputs
+        self,
+        input_ids=None,
+        attention_mask=None,
+        token_type_ids=None,
+        *,
+        start_positions=None,
+        end_positions=None,
+        **inputs,
     ) -> SpanOutput:
         "Two rows of logits `(B, T)`; positions `(B,)` beyond the text are ignored in the loss."
         encoded = self.encode(input_ids, attention_mask, token_type_ids, **inputs)
@@ -330,7 +340,7 @@ class ConvBertForQuestionAnswering(ConvBertPreTrainedModel):
             loss = sum(F.cross_entropy(row, p, ignore_index=T) for row, p in zip((start, end), places, strict=True)) / 2
         return SpanOutput(loss=loss, start_logits=start, end_logits=end, **watched(encoded))
 
-# %% ../nbs/06_heads.ipynb #ad7637ad
+# %% ../nbs/06_heads.ipynb #7383360a
 class ConvBertForMultipleChoice(ConvBertPreTrainedModel):
     "Choose between several continuations, each read together with the question."
 
@@ -353,7 +363,7 @@ class ConvBertForMultipleChoice(ConvBertPreTrainedModel):
 
 CHOICE_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 
-# %% ../nbs/06_heads.ipynb #a31fed78
+# %% ../nbs/06_heads.ipynb #16e1634c
 def silence(
     config: ConvBertConfig,  # number of layers and heads
     attention: Iterable[tuple[int, int]] = (),  # (layer, head) of attention heads to switch off
@@ -365,6 +375,9 @@ def silence(
     for kind, heads in enumerate((attention, conv)):
         for layer, head in heads:
             if not (0 <= layer < L and 0 <= head < H):
-                raise ValueError(f"no head {head} in layer {layer}: this model has layers 0 to {L - 1} and heads 0 to {H - 1} of either kind")
+                raise ValueError(
+                    f"no head {head} in layer {layer}: this model has layers 0 to {L - 1} "
+                    f"and heads 0 to {H - 1} of either kind"
+                )
             mask[layer, kind, head] = 0
     return mask

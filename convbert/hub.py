@@ -7,20 +7,19 @@ Docs: https://convbert.github.io/convbert/hub.html.md"""
 # %% auto #0
 __all__ = ['SMALL_FILES', 'WEIGHT_FILES', 'suggest', 'bundled', 'weight_files', 'ModelNotFoundError', 'resolve', 'atomic_folder']
 
-# %% ../nbs/00_hub.ipynb #34ab6af1
+# %% ../nbs/00_hub.ipynb #ea77ec93
 import difflib
 import errno
 import os
 import re
-import secrets
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
-# %% ../nbs/00_hub.ipynb #62a0e375
+# %% ../nbs/00_hub.ipynb #1ecc0bc3
 def suggest(
     word: str,  # what was typed
     known: Iterable[str],  # what would have been right
@@ -33,17 +32,17 @@ def suggest(
         return f"Did you mean {' or '.join(repr(by_folded[name]) for name in near)}?"
     return f"Choose from {', '.join(map(repr, known))}." if known else ""
 
-# %% ../nbs/00_hub.ipynb #23e7f431
+# %% ../nbs/00_hub.ipynb #7f918a71
 def _models() -> Path:
     "The folder inside the package that holds the bundled models."
-    return Path(str(files("convbert"))) / "models"
+    return Path(find_spec("convbert").submodule_search_locations[0]) / "models"
 
 
 def bundled() -> list[str]:  # sorted names
     "The models that come with the package."
     return sorted(config.parent.name for config in _models().glob("*/config.json"))
 
-# %% ../nbs/00_hub.ipynb #b1945012
+# %% ../nbs/00_hub.ipynb #87287459
 SMALL_FILES = (
     "config.json vocab.txt tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json"
 ).split()
@@ -67,7 +66,7 @@ def weight_files(
     shard = re.compile(rf"{stem}-\d+-of-\d+\.{ending}")
     return [first, *sorted(name for name in names if shard.fullmatch(name))]
 
-# %% ../nbs/00_hub.ipynb #f3519687
+# %% ../nbs/00_hub.ipynb #21629b18
 class ModelNotFoundError(ValueError, OSError):
     "A name that stands for no folder, no bundled model and no repository."
 
@@ -81,7 +80,7 @@ def _forms(name) -> str:
         f"a bundled model ({example}), or a hub id ('owner/name')."
     ).strip()
 
-# %% ../nbs/00_hub.ipynb #180d6ba4
+# %% ../nbs/00_hub.ipynb #95de5ed2
 def _on_disk(name: str | os.PathLike) -> Path | None:
     "The folder of a local or bundled name; None where the name must be a hub id."
     if not isinstance(name, (str, os.PathLike)):
@@ -99,7 +98,7 @@ def _on_disk(name: str | os.PathLike) -> Path | None:
         raise ModelNotFoundError(f"{text!r} is no model that we can find. {_forms(text)}")
     return None
 
-# %% ../nbs/00_hub.ipynb #0f45a8d2
+# %% ../nbs/00_hub.ipynb #0d084ab9
 def _cached(name: str, revision: str | None, cache_dir) -> Path | None:
     "The folder of the cached copy of `name` at `revision`, complete or not."
     from huggingface_hub import try_to_load_from_cache
@@ -111,7 +110,7 @@ def _cached(name: str, revision: str | None, cache_dir) -> Path | None:
             return Path(found).parent
     return None
 
-# %% ../nbs/00_hub.ipynb #7ea47b74
+# %% ../nbs/00_hub.ipynb #4511ca15
 def _short(error: Exception) -> str:
     "The first line of an error's text, or its kind."
     return str(error).strip().partition("\n")[0] or type(error).__name__
@@ -139,7 +138,7 @@ def _refuse(error: Exception, name: str, revision: str | None) -> None:
     if status in (401, 403):
         raise PermissionError(f"{where} refused access ({status}): check token=... or run `hf auth login`.") from error
 
-# %% ../nbs/00_hub.ipynb #545b05eb
+# %% ../nbs/00_hub.ipynb #bce1e76e
 def _fetch(name: str, commit: str, files: list[str], revision: str | None, cache_dir, token) -> Path:
     "Download the chosen `files` of a repository into the cache."
     from huggingface_hub import errors, snapshot_download
@@ -167,7 +166,7 @@ def _choose(name: str, names: list[str], weights: bool) -> list[str]:
         )
     return chosen + weight_files(names)
 
-# %% ../nbs/00_hub.ipynb #106dec55
+# %% ../nbs/00_hub.ipynb #c6c2ec4c
 _said: set[str] = set()
 
 
@@ -181,7 +180,7 @@ def _from_cache(name: str, folder: Path | None, weights: bool, cause: str, *, sa
         warnings.warn(f"{cause}: using the cached copy of {name!r} in {folder}", stacklevel=4)
     return folder
 
-# %% ../nbs/00_hub.ipynb #d2f0295b
+# %% ../nbs/00_hub.ipynb #b3a27de8
 def _from_hub(name: str, revision: str | None, cache_dir, local_files_only: bool, token, weights: bool) -> Path:
     "The folder of a hub id: asked for, fetched, or found in the cache."
     from huggingface_hub import HfApi, constants, errors
@@ -199,7 +198,7 @@ def _from_hub(name: str, revision: str | None, cache_dir, local_files_only: bool
     names = [file.rfilename for file in info.siblings or []]
     return _fetch(name, info.sha, _choose(name, names, weights), revision, cache_dir, token)
 
-# %% ../nbs/00_hub.ipynb #776015bf
+# %% ../nbs/00_hub.ipynb #907282a0
 def resolve(
     name: str | os.PathLike,  # a folder, a bundled name or a hub id `owner/name`
     *,
@@ -217,7 +216,7 @@ def resolve(
         raise ValueError(f"revision={revision!r} has no meaning for the folder {str(folder)!r}")
     return folder
 
-# %% ../nbs/00_hub.ipynb #7488cad0
+# %% ../nbs/00_hub.ipynb #66c0140d
 def _explained(error: OSError, target: Path) -> OSError:
     "The same error, saying where it happened and what to do."
     advice = "Choose another folder, or look at the cause."
@@ -242,14 +241,14 @@ def _keep(file: Path, old: Path) -> Path | None:
     if not file.exists():
         return None
     old.mkdir(exist_ok=True)
-    kept = old / secrets.token_hex(8)
+    kept = old / os.urandom(8).hex()
     try:
         os.link(file, kept)
     except OSError:
         shutil.copy2(file, kept)
     return kept
 
-# %% ../nbs/00_hub.ipynb #286bb5b4
+# %% ../nbs/00_hub.ipynb #0dd1297d
 def _publish(staged: Path, target: Path, replaces: Iterable[str]) -> None:
     "Rename the staged files over those of `target` and drop what they replace; undo it all if one step fails."
     old, undo = staged / ".old", []
@@ -270,7 +269,7 @@ def _publish(staged: Path, target: Path, replaces: Iterable[str]) -> None:
             os.replace(kept, goal) if kept else goal.unlink()
         raise
 
-# %% ../nbs/00_hub.ipynb #b8fc425e
+# %% ../nbs/00_hub.ipynb #283e05cd
 @contextmanager
 def atomic_folder(
     folder: str | os.PathLike,  # where the files shall be in the end
@@ -282,7 +281,7 @@ def atomic_folder(
     target = Path(os.path.expanduser(folder))
     home = target if target.is_dir() else target.parent
     made = [parent for parent in (home, *home.parents) if not parent.exists()]
-    staged = home / f".{target.name}-saving-{secrets.token_hex(4)}"
+    staged = home / f".{target.name}-saving-{os.urandom(4).hex()}"
     try:
         home.mkdir(parents=True, exist_ok=True)
         staged.mkdir()

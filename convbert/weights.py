@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/weights.html.md"""
 __all__ = ['WEIGHT_PATTERNS', 'read_safetensors', 'read_pickle', 'read_shards', 'read_state', 'parse_size', 'plan_shards',
            'write_weights', 'write_state']
 
-# %% ../nbs/05_weights.ipynb #0d548353
+# %% ../nbs/05_weights.ipynb #74d03ea0
 import json
 import os
 import re
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .hub import WEIGHT_FILES, atomic_folder, weight_files
 
-# %% ../nbs/05_weights.ipynb #be205d9d
+# %% ../nbs/05_weights.ipynb #20aa4131
 def _broken(path: Path, error: Exception) -> ValueError:
     "The error for a file that cannot be read, with what it looks like from outside."
     with open(path, "rb") as file:
@@ -34,7 +34,9 @@ def _broken(path: Path, error: Exception) -> ValueError:
     elif head.lstrip().startswith(b"<"):
         what = "it is a web page saved under this name; download the file itself"
     else:
-        cause = str(error).partition("\n")[0] or type(error).__name__
+        text = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+        advice = not text or "weights_only" in text  # torch's, to switch the protection off
+        cause = type(error).__name__ if advice else re.split(r"[.\n]", text)[0]
         what = f"it is cut short, damaged, or of another format ({path.stat().st_size} bytes; {cause})"
     return ValueError(f"cannot read {path}: {what}")
 
@@ -46,7 +48,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise _broken(path, error) from None
 
-# %% ../nbs/05_weights.ipynb #1609afab
+# %% ../nbs/05_weights.ipynb #0ad4b5be
 def read_pickle(path: Path) -> dict[str, Tensor]:
     "The tensors of a `.bin` file; one that would run code is refused."
     with open(path, "rb") as file:
@@ -68,17 +70,18 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"{path} must map names to tensors; it holds a {type(value).__name__} under {name!r}")
     return state
 
-# %% ../nbs/05_weights.ipynb #b6d412a1
+# %% ../nbs/05_weights.ipynb #d1e4b0d7
 def read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
     "The tensors that an index promises, each from the shard that it names."
     try:
         shards = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, TypeError, KeyError):
         raise ValueError(f"{index} is no index of shards: it must be JSON with a `weight_map`, name to file") from None
-    state = {}
-    for shard in dict.fromkeys(shards.values()):
+    for shard in shards.values():
         if not isinstance(shard, str) or not re.fullmatch(r"[\w.-]+", shard):
             raise ValueError(f"{index} names the shard {shard!r}; a shard must be a file in the same folder")
+    state = {}
+    for shard in dict.fromkeys(shards.values()):
         if not (index.parent / shard).is_file():
             raise FileNotFoundError(f"{index.parent / shard} is missing; {index.name} names it")
         tensors = read(index.parent / shard)
@@ -88,7 +91,7 @@ def read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[
             state[name] = tensors[name]
     return state
 
-# %% ../nbs/05_weights.ipynb #058e3231
+# %% ../nbs/05_weights.ipynb #55a2938d
 def read_state(
     folder: str | os.PathLike,  # holds a checkpoint
     *,
@@ -108,7 +111,7 @@ def read_state(
         raise FileNotFoundError(f"{first} is a folder or a broken link, not a file")
     return read_shards(first, read) if first.suffix == ".json" else read(first)
 
-# %% ../nbs/05_weights.ipynb #864b8993
+# %% ../nbs/05_weights.ipynb #7352b154
 def parse_size(size: int | str) -> int:
     "Bytes of `5000000` or of `'5GB'` (powers of ten, as on the hub)."
     units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -129,7 +132,7 @@ def plan_shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
         room -= size
     return shards
 
-# %% ../nbs/05_weights.ipynb #d5ec1deb
+# %% ../nbs/05_weights.ipynb #0dc1aa7f
 def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     "The same tensors, each contiguous, on the CPU and in memory of its own."
     own, seen = {}, set()
@@ -153,7 +156,7 @@ def _write_file(path: Path, state: Mapping[str, Tensor]) -> None:
         raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else error from None
     path.chmod(mode)
 
-# %% ../nbs/05_weights.ipynb #e5a53a5f
+# %% ../nbs/05_weights.ipynb #918605aa
 WEIGHT_PATTERNS = (*WEIGHT_FILES, "model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")
 
 

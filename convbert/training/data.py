@@ -7,8 +7,8 @@ Docs: https://convbert.github.io/convbert/training/data.html.md"""
 # %% auto #0
 __all__ = ['load_documents', 'hold_out', 'encode_documents', 'Masking', 'mask_tokens', 'MaskedBatches']
 
-# %% ../../nbs/training/data.ipynb #b33f58f8
-from collections.abc import Iterator, Sequence
+# %% ../../nbs/training/data.ipynb #6545fe72
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,46 +19,59 @@ from torch import Tensor
 
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/training/data.ipynb #e6fe380b
+# %% ../../nbs/training/data.ipynb #693d3029
 def load_documents(
     files: Sequence[str | Path],  # plain text, also `.xz`, `.gz`, `.zst`; an empty line ends a document
 ):  # a `datasets.Dataset` with the column "text"
     "Read documents from text files through `datasets`, which caches them on disk."
-    from datasets import load_dataset
-
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise ImportError('training reads text through `datasets`: pip install "convbert[train]"') from None
     missing = [str(f) for f in files if not Path(f).is_file()]
     if missing or not files:
-        raise FileNotFoundError(f"no such text file: {', '.join(missing) or 'the list is empty'}")
+        raise FileNotFoundError(f"no such text file: {', '.join(missing) or 'the list of files is empty'}")
     data = load_dataset("text", data_files=[str(f) for f in files], sample_by="paragraph", split="train")
-    return data.filter(lambda text: bool(text.strip()), input_columns="text")
+    data = data.filter(lambda text: bool(text.strip()), input_columns="text")
+    if not len(data):
+        raise ValueError(f"there is no text in {', '.join(map(str, files))}")
+    return data
 
 
 def hold_out(
     documents,  # a `datasets.Dataset`
     every: int = 200,  # one document in so many is kept away from training
-):  # (training documents, held-out documents)
-    "Set every n-th document apart: all kinds of text are in it, and the choice never changes."
+) -> tuple:  # training documents, held-out documents
+    "Set every n-th document apart: all kinds of text are among them, and the choice never changes."
+    if len(documents) < 2 or every < 2:
+        raise ValueError(f"hold out needs two documents and every=2 or more, got {len(documents)} and every={every}")
     rows = np.arange(len(documents))
     return documents.select(rows[rows % every != 0]), documents.select(rows[rows % every == 0])
 
-# %% ../../nbs/training/data.ipynb #9b264522
+# %% ../../nbs/training/data.ipynb #b2cf0d44
 def encode_documents(
     documents,  # a `datasets.Dataset` with the column "text"
     tokenizer: ConvBertTokenizerFast,  # its `[SEP]` is put between documents
-) -> np.ndarray:  # `(N,)` uint16 or int32: all documents in a row
+) -> np.ndarray:  # `(N,)` uint16, or int32 for large vocabularies: all documents in a row
     "Tokenize documents into one row of ids."
-    sep = tokenizer.sep_token_id
-    dtype = np.uint16 if len(tokenizer) < 2**16 else np.int32
+    sep, dtype = tokenizer.sep_token_id, np.uint16 if len(tokenizer) <= 2**16 else np.int32
+    backend = tokenizer.backend_tokenizer
 
     def encode(batch):
-        rows = tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        return {"ids": [[*row, sep] for row in rows]}
+        rows = backend.encode_batch_fast(batch["text"], add_special_tokens=False)
+        return {"ids": [[*row.ids, sep] for row in rows]}
 
-    tokens = documents.map(encode, batched=True, batch_size=200, remove_columns=documents.column_names, desc="tokenize")
+    tokens = documents.map(
+        encode,
+        batched=True,
+        batch_size=200,
+        remove_columns=documents.column_names,
+        desc="tokenize",
+    )
     chunks = tokens.with_format("arrow")[:]["ids"].chunks
     return np.concatenate([c.flatten().to_numpy(zero_copy_only=False).astype(dtype) for c in chunks])
 
-# %% ../../nbs/training/data.ipynb #155dfc5c
+# %% ../../nbs/training/data.ipynb #cadae0ca
 @dataclass(frozen=True)
 class Masking:
     "How masked-LM inputs are made: how many tokens are asked for, and what is shown in their place."
@@ -70,7 +83,7 @@ class Masking:
     def __post_init__(self):
         "Refuse shares that are not shares."
         if not 0 < self.rate < 1 or min(self.mask, self.random) < 0 or self.mask + self.random > 1:
-            raise ValueError(f"{self}: rate must lie between 0 and 1, mask and random be shares of it")
+            raise ValueError(f"{self}: rate must lie between 0 and 1, mask and random be shares that sum to at most 1")
 
 
 def mask_tokens(
@@ -86,12 +99,12 @@ def mask_tokens(
     at = torch.rand(B, T - 2, generator=generator).argsort(1)[:, :M].sort(1).values + 1
     labels = ids.gather(1, at)
     fate = torch.rand(B, M, generator=generator)
-    shown = torch.where(fate < masking.mask, mask_id, labels)
     wild = torch.randint(*vocab, (B, M), generator=generator)
+    shown = torch.where(fate < masking.mask, mask_id, labels)
     shown = torch.where((fate >= masking.mask) & (fate < masking.mask + masking.random), wild, shown)
     return {"input_ids": ids.scatter(1, at, shown), "predict_at": at, "labels": labels}
 
-# %% ../../nbs/training/data.ipynb #0098de8e
+# %% ../../nbs/training/data.ipynb #c4805a73
 @dataclass
 class MaskedBatches:
     "Batches of masked text, each a pure function of the seed and the step, so that training can resume anywhere."
@@ -99,37 +112,36 @@ class MaskedBatches:
     tokens: np.ndarray  # `(N,)` ids in a row
     tokenizer: ConvBertTokenizerFast
     masking: Masking = Masking()
-    lengths: tuple[int, ...] = (128,)  # sequence lengths, taken in turn
-    tokens_per_batch: int = 8192
+    lengths: tuple[int, ...] = (128,)  # T of the rows, taken in turn
+    tokens_per_batch: int = 8192  # B times T, or a little less
     seed: int = 0
 
     def __post_init__(self):
-        "Refuse text that is too short for one sequence."
+        "Refuse lengths that no row can have, and text that is too short for one row."
+        if min(self.lengths) < 3 or self.tokens_per_batch < max(self.lengths):
+            raise ValueError(
+                f"lengths={self.lengths} must be at least 3 and at most tokens_per_batch={self.tokens_per_batch}"
+            )
         if len(self.tokens) < max(self.lengths):
-            raise ValueError(f"the text has {len(self.tokens)} tokens, fewer than one sequence of {max(self.lengths)}")
+            raise ValueError(f"the text has {len(self.tokens)} tokens, fewer than one row of {max(self.lengths)}")
 
     def __call__(self, step: int) -> dict[str, Tensor]:
-        "The batch of that step."
-        T = self.lengths[step % len(self.lengths)]
-        rng = torch.Generator().manual_seed((self.seed << 32) + step)
-        return self.mask(self.rows(T, step), rng)
+        "The batch of that step: input_ids `(B, T)`, predict_at and labels `(B, M)`."
+        ids = self.rows(self.lengths[step % len(self.lengths)], step)
+        first = max(self.tokenizer.all_special_ids) + 1
+        vocab = (first if first < len(self.tokenizer) else 0, len(self.tokenizer))
+        generator = torch.Generator().manual_seed((self.seed << 32) + step)
+        return mask_tokens(ids, self.masking, self.tokenizer.mask_token_id, vocab, generator)
 
     def rows(self, T: int, step: int) -> Tensor:
         "Rows `(B, T)` of text that no other step of the same pass over the data sees."
         longest = max(self.lengths)
-        size, count = longest - 2, self.tokens_per_batch // longest or 1
-        chunks = max(1, len(self.tokens) // size - 1)
-        turn, place = divmod(step, max(1, chunks // count))
+        size, count = longest - 2, self.tokens_per_batch // longest
+        pieces = max(1, len(self.tokens) // size - 1)
+        turn, place = divmod(step, max(1, pieces // count))
         rng = np.random.default_rng((self.seed, turn))
-        offset = int(rng.integers(len(self.tokens) - chunks * size + 1))
-        chosen = rng.permutation(chunks)[(place * count + np.arange(count)) % chunks]
+        offset = int(rng.integers(len(self.tokens) - pieces * size + 1))
+        chosen = rng.permutation(pieces)[(place * count + np.arange(count)) % pieces]
         text = np.stack([self.tokens[offset + c * size : offset + (c + 1) * size] for c in chosen])
-        body = T - 2
-        ids = torch.from_numpy(text.astype(np.int64))[:, : size // body * body].reshape(-1, body)
+        ids = torch.from_numpy(text.astype(np.int64))[:, : size // (T - 2) * (T - 2)].reshape(-1, T - 2)
         return F.pad(F.pad(ids, (1, 0), value=self.tokenizer.cls_token_id), (0, 1), value=self.tokenizer.sep_token_id)
-
-    def mask(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        "Hide some tokens of `(B, T)` rows."
-        special = max(self.tokenizer.all_special_ids) + 1
-        vocab = (special, len(self.tokenizer)) if special < len(self.tokenizer) else (0, len(self.tokenizer))
-        return mask_tokens(ids, self.masking, self.tokenizer.mask_token_id, vocab, generator)
