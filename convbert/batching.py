@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/batching.html.md"""
 __all__ = ['LONGEST', 'CUTS', 'CallOptions', 'as_item', 'gather', 'twin', 'share_room', 'room_for_text', 'check_pairs',
            'plan_cutting', 'plan_filling', 'encode_examples', 'BatchEncoding', 'to_tensor', 'make_columns']
 
-# %% ../nbs/02_batching.ipynb #07380d4e
+# %% ../nbs/02_batching.ipynb #4e6ce30f
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from .hub import suggest
 from .wordpiece import NO_LIMIT, as_text, check_count, choose, is_list
 
-# %% ../nbs/02_batching.ipynb #45a59701
+# %% ../nbs/02_batching.ipynb #2880eaf1
 LONGEST = {True: "longest", "longest": "longest", "max_length": "max_length"}
 CUTS = {True: "longest_first"} | {word: word for word in ("longest_first", "only_first", "only_second")}
 
@@ -64,7 +64,7 @@ class CallOptions:
             return "longest_first"
         return CUTS.get(choose("truncation", self.truncation, (*CUTS, False, None, "do_not_truncate")))
 
-# %% ../nbs/02_batching.ipynb #e0ba1929
+# %% ../nbs/02_batching.ipynb #e0065db2
 def as_item(value: Any, split: bool, place: str) -> str | list[str]:
     "One text, or its words."
     if not split:
@@ -97,7 +97,7 @@ def gather(
         for i, (a, b) in enumerate(pairs)
     ], True
 
-# %% ../nbs/02_batching.ipynb #03bd63b2
+# %% ../nbs/02_batching.ipynb #26a754d2
 def twin(
     backend,  # `tokenizers.Tokenizer`, which stays as it is
     truncation: Mapping[str, Any] | None,  # for `enable_truncation`
@@ -117,7 +117,7 @@ def twin(
         other.enable_padding(**padding)
     return other
 
-# %% ../nbs/02_batching.ipynb #68962d75
+# %% ../nbs/02_batching.ipynb #b17b47fa
 def share_room(
     room: int,  # tokens of text in a row
     first: int,  # length of the first text
@@ -132,7 +132,7 @@ def share_room(
     shorter = min(first, second, room // 2)
     return (shorter, room - shorter) if first <= second else (room - shorter, shorter)
 
-# %% ../nbs/02_batching.ipynb #1b2482bd
+# %% ../nbs/02_batching.ipynb #219cb64c
 def room_for_text(
     limit: int,  # tokens in a row
     special: int,  # special tokens among them
@@ -175,7 +175,7 @@ def check_pairs(
                 f"truncation={options.cut!r} would cut one to {short[0]}, and stride={options.stride} must be less"
             )
 
-# %% ../nbs/02_batching.ipynb #13b6195c
+# %% ../nbs/02_batching.ipynb #9c8d9193
 def plan_cutting(
     tokenizer: Any,
     examples: list[tuple],  # (first, second or None)
@@ -209,7 +209,7 @@ def plan_filling(
     how = {"direction": side, "length": length, "pad_to_multiple_of": options.pad_to_multiple_of}
     return {"pad_id": tokenizer.pad_token_id, "pad_token": tokenizer.pad_token, **how}
 
-# %% ../nbs/02_batching.ipynb #03970404
+# %% ../nbs/02_batching.ipynb #b697da3c
 def encode_examples(
     tokenizer: Any,
     examples: list[tuple],  # (first, second or None)
@@ -227,7 +227,7 @@ def encode_examples(
             raise
         raise ValueError("truncation='only_second' cannot cut a text that is too long and has no text_pair") from error
 
-# %% ../nbs/02_batching.ipynb #ded1bd05
+# %% ../nbs/02_batching.ipynb #efad6c69
 class BatchEncoding(dict):
     "The columns of an encoded batch: `input_ids`, `token_type_ids`, `attention_mask` and what else was asked for."
 
@@ -269,7 +269,7 @@ class BatchEncoding(dict):
         row, token = (0, row) if token is None else (row, token)
         return self.encodings[row].token_to_chars(token)
 
-# %% ../nbs/02_batching.ipynb #54ed577a
+# %% ../nbs/02_batching.ipynb #ebdb8be1
 def to_tensor(
     name: str,  # of the column
     column: list,  # numbers, or rows of numbers

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/tokenization.html.md"""
 __all__ = ['ADJUSTABLE', 'ConvBertTokenizerFast', 'VocabularyMixin', 'TextMixin', 'FilesMixin', 'TrainingMixin',
            'ConvBertTokenizer']
 
-# %% ../nbs/02_tokenization.ipynb #123b52c4
+# %% ../nbs/02_tokenization.ipynb #35c133c2
 import json
 import os
 import warnings
@@ -34,7 +34,7 @@ from convbert.wordpiece import (
     train_vocab,
 )
 
-# %% ../nbs/02_tokenization.ipynb #5885c3e5
+# %% ../nbs/02_tokenization.ipynb #83ecdb7a
 class VocabularyMixin:
     "Tokens, their ids, and the special ones among them."
 
@@ -101,7 +101,7 @@ class VocabularyMixin:
         ]
         return self.backend_tokenizer.add_tokens(tokens)
 
-# %% ../nbs/02_tokenization.ipynb #d5ba5eeb
+# %% ../nbs/02_tokenization.ipynb #7957fcc0
 class TextMixin:
     "The form of an input, token by token, and the way back to text."
 
@@ -165,7 +165,7 @@ class TextMixin:
         "`decode` for each of several lists of ids, with the same `options`."
         return [self.decode(ids, **options) for ids in sequences]
 
-# %% ../nbs/02_tokenization.ipynb #3f057769
+# %% ../nbs/02_tokenization.ipynb #0fc0c90d
 class FilesMixin:
     "Reading a tokenizer from a folder and writing it there."
 
@@ -217,7 +217,7 @@ class FilesMixin:
         more = {"tokenizer_class": kind, "extra_special_tokens": extra, "added_tokens_decoder": added}
         return asdict(self.options) | {"model_input_names": self.model_input_names} | more
 
-# %% ../nbs/02_tokenization.ipynb #e123cb53
+# %% ../nbs/02_tokenization.ipynb #cb3f70d2
 class TrainingMixin:
     "New vocabularies, from nothing or in the manner of a tokenizer."
 
@@ -250,7 +250,7 @@ class TrainingMixin:
         more["new_special_tokens"] = [*extra, *(more.get("new_special_tokens") or ())]
         return type(self).train(iterator, vocab_size, length=length, **{**asdict(self.options), **more})
 
-# %% ../nbs/02_tokenization.ipynb #531e181e
+# %% ../nbs/02_tokenization.ipynb #17bb504f
 ADJUSTABLE = ("model_max_length", "padding_side", "truncation_side")  # what may change after a tokenizer is built
 _warned = WeakSet()  # tokenizers that have spoken about a text longer than the model
 
@@ -321,5 +321,5 @@ class ConvBertTokenizer(VocabularyMixin, TextMixin, FilesMixin, TrainingMixin):
                 stacklevel=3,
             )
 
-# %% ../nbs/02_tokenization.ipynb #52a87033
+# %% ../nbs/02_tokenization.ipynb #7dfdf32e
 ConvBertTokenizerFast = ConvBertTokenizer  # two names for one class, as in transformers 5

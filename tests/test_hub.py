@@ -363,6 +363,17 @@ def test_no_folder_named(tmp_path, monkeypatch):
     assert listing(tmp_path) == []
 
 
+def test_descriptions_follow_what_they_describe(tmp_path, monkeypatch):
+    """Killed between two renames, a folder must not describe weights that are not there yet."""
+    model, order, replace = make(tmp_path / "model", {"config.json": "old"}), [], os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(b).suffix), replace(a, b)))
+    with atomic_folder(model) as staged:
+        make(
+            staged, {"config.json": "{}", "model.safetensors.index.json": "{}", "model-1.safetensors": "", "z.bin": ""}
+        )
+    assert order == [".bin", ".safetensors", ".json", ".json"] or order == [".safetensors", ".bin", ".json", ".json"]
+
+
 def test_below_a_file(tmp_path):
     make(tmp_path, {"file": "text"})
     for target in (tmp_path / "file", tmp_path / "file" / "model"):

@@ -9,7 +9,7 @@ __all__ = ['Recipe', 'orthogonalize', 'Muon', 'make_optimizers', 'fast_bfloat16'
            'save_checkpoint', 'load_checkpoint', 'patient_interrupt', 'train_step', 'Meter', 'judge', 'fit',
            'finish_step']
 
-# %% ../../nbs/training/loop.ipynb #43ac1fc2
+# %% ../../nbs/training/loop.ipynb #f3ba48b0
 import math
 import os
 import shutil
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-# %% ../../nbs/training/loop.ipynb #2317c63d
+# %% ../../nbs/training/loop.ipynb #f7150fe6
 @dataclass(frozen=True)
 class Recipe:
     "The numbers of a training run."
@@ -64,7 +64,7 @@ class Recipe:
         down = (self.steps - step) / fall if fall > 0 else 1.0
         return self.learning_rate * min(1.0, up, down)
 
-# %% ../../nbs/training/loop.ipynb #f98cb57d
+# %% ../../nbs/training/loop.ipynb #aec1991e
 def orthogonalize(
     matrix: Tensor,  # `(M, N)`
     steps: int = 5,  # Newton-Schulz iterations
@@ -77,7 +77,7 @@ def orthogonalize(
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
-# %% ../../nbs/training/loop.ipynb #21dd3599
+# %% ../../nbs/training/loop.ipynb #d1fde116
 class Muon(torch.optim.Optimizer):
     "Momentum whose update is orthogonalised, and scaled to the size of an Adam update (arXiv 2502.16982)."
 
@@ -98,7 +98,7 @@ class Muon(torch.optim.Optimizer):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
 
-# %% ../../nbs/training/loop.ipynb #3fb39170
+# %% ../../nbs/training/loop.ipynb #08eee206
 def make_optimizers(
     model: nn.Module,
     recipe: Recipe,
@@ -115,7 +115,7 @@ def make_optimizers(
     adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-6)
     return [adamw, Muon(matrices, recipe.learning_rate, recipe.weight_decay)] if matrices else [adamw]
 
-# %% ../../nbs/training/loop.ipynb #95dd3f00
+# %% ../../nbs/training/loop.ipynb #a672cbc3
 def fast_bfloat16(
     device: torch.device,
 ) -> bool:
@@ -151,7 +151,7 @@ def compiled(
         return model
     return torch.compile(model, dynamic=False)
 
-# %% ../../nbs/training/loop.ipynb #02c669a1
+# %% ../../nbs/training/loop.ipynb #17477388
 @dataclass
 class Run:
     "A training run as it stands."
@@ -176,17 +176,30 @@ def save_checkpoint(
         step=run.step,
         log=run.log,
     )
-    run.path.parent.mkdir(parents=True, exist_ok=True)
     beside = run.path.with_suffix(".part")
-    torch.save(state, beside)
-    os.replace(beside, run.path)
+    try:
+        run.path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, beside)
+        os.replace(beside, run.path)
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError when a disk is full
+        if beside.exists():
+            beside.unlink()
+        kept = "the previous one is whole" if run.path.exists() else "there is none yet"
+        raise OSError(
+            f"could not write the checkpoint {run.path} ({error}); {kept}: free some space or choose another folder"
+        ) from error
 
 
 def load_checkpoint(
     run: Run,
 ) -> None:  # raises `ValueError` when the folder holds another run
     "Put a run back to where its checkpoint left it."
-    state = torch.load(run.path, weights_only=True, map_location="cpu")
+    try:
+        state = torch.load(run.path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise ValueError(
+            f"{run.path} is not a checkpoint of this loop ({type(error).__name__}): delete it to start anew"
+        ) from error
     other = [
         f"{k}: {state['facts'].get(k)} there, {v} here" for k, v in run.facts.items() if state["facts"].get(k) != v
     ]
@@ -200,7 +213,7 @@ def load_checkpoint(
     torch.set_rng_state(state["rng"])
     run.step, run.log = state["step"], state["log"]
 
-# %% ../../nbs/training/loop.ipynb #0661402a
+# %% ../../nbs/training/loop.ipynb #54210e94
 @contextmanager
 def patient_interrupt():
     "Inside, the first Ctrl-C only sets the yielded event's `asked`; the second one interrupts."
@@ -221,7 +234,7 @@ def patient_interrupt():
     finally:
         signal.signal(signal.SIGINT, before)
 
-# %% ../../nbs/training/loop.ipynb #398fc943
+# %% ../../nbs/training/loop.ipynb #760e4fc3
 def train_step(
     run: Run,
     forward: nn.Module,  # the run's model, perhaps compiled
@@ -246,7 +259,7 @@ def train_step(
     run.step += 1
     return loss.item()
 
-# %% ../../nbs/training/loop.ipynb #ee81f5eb
+# %% ../../nbs/training/loop.ipynb #e492628c
 class Meter:
     "Mean loss and tokens per second since the last report."
 
@@ -279,7 +292,7 @@ def judge(
     run.log.append(dict(step=run.step, **scores))
     return scores
 
-# %% ../../nbs/training/loop.ipynb #4c6890c4
+# %% ../../nbs/training/loop.ipynb #52fe4575
 def fit(
     model: nn.Module,  # trained in place
     batches: Callable[[int], dict[str, Tensor]],  # step to batch: a pure function, so that runs can resume

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/training/pretraining.html.md"""
 # %% auto #0
 __all__ = ['TINY_RECIPE', 'Plan', 'masked_scores', 'prepare_text', 'pretrain', 'save_result', 'write_card']
 
-# %% ../../nbs/training/pretraining.ipynb #d9209488
+# %% ../../nbs/training/pretraining.ipynb #089cc6fc
 import json
 import math
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ from ..config import ConvBertConfig
 from ..heads import ConvBertForMaskedLM
 from ..hub import atomic_folder
 from ..tokenization import ConvBertTokenizerFast
-from .data import MaskedBatches, Masking, encode_documents, hold_out, load_documents
+from .data import MaskedBatches, Masking, check_files, encode_documents, hold_out, load_documents
 from .loop import Recipe, fit
 
-# %% ../../nbs/training/pretraining.ipynb #869522a8
+# %% ../../nbs/training/pretraining.ipynb #974cf10b
 TINY_RECIPE = Recipe(
-    steps=2200, learning_rate=2e-3, warmup=100, decay=650, weight_decay=0.1, optimizer="muon", save_every=50
+    steps=2500, learning_rate=2e-3, warmup=100, decay=650, weight_decay=0.1, optimizer="muon", save_every=50
 )
 
 
@@ -39,6 +39,7 @@ class Plan:
     config: ConvBertConfig = ConvBertConfig.preset("tiny")  # the vocabulary size is set by the tokenizer
     recipe: Recipe = TINY_RECIPE
     masking: Masking = Masking(rate=0.2, mask=1.0, random=0.0)
+    mask_rates: tuple[tuple[int, float], ...] = ((800, 0.3), (1850, 0.2))  # (step, rate): changes on the way
     lengths: tuple[int, ...] = (128,) * 7 + (512,)  # see `MaskedBatches`
     tokens_per_batch: int = 8192
     vocab_size: int = 8192  # of the WordPiece vocabulary learnt from the text
@@ -53,11 +54,12 @@ class Plan:
         model = {
             k: v for k, v in asdict(self.config).items() if k not in ("vocab_size", "id2label", "label2id", "extra")
         }
-        data = [f"{Path(f).name}:{Path(f).stat().st_size}" for f in self.files]
-        rest = dict(masking=asdict(self.masking), lengths=list(self.lengths), tokens_per_batch=self.tokens_per_batch)
+        data = [f"{Path(f).name}:{Path(f).stat().st_size}" for f in check_files(self.files)]
+        rest = dict(masking=asdict(self.masking), mask_rates=[list(change) for change in self.mask_rates])
+        rest |= dict(lengths=list(self.lengths), tokens_per_batch=self.tokens_per_batch)
         return {"files": data, "hold_out_every": self.hold_out_every, **rest, **recipe, **model}
 
-# %% ../../nbs/training/pretraining.ipynb #4b293322
+# %% ../../nbs/training/pretraining.ipynb #a5290223
 @torch.inference_mode()
 def masked_scores(
     model: ConvBertForMaskedLM,
@@ -77,7 +79,7 @@ def masked_scores(
         count += len(labels)
     return dict(top1=hits[0].item() / count, top5=hits[1].item() / count, perplexity=math.exp(nll / count))
 
-# %% ../../nbs/training/pretraining.ipynb #5dc965e5
+# %% ../../nbs/training/pretraining.ipynb #94c595e7
 def prepare_text(
     plan: Plan,
     folder: Path,  # the tokenizer is kept here
@@ -95,21 +97,21 @@ def prepare_text(
     tokenizer.save_pretrained(folder)
     return tokenizer, encode_documents(train, tokenizer), encode_documents(held, tokenizer)
 
-# %% ../../nbs/training/pretraining.ipynb #0a515909
+# %% ../../nbs/training/pretraining.ipynb #f44722dc
 def pretrain(
     plan: Plan,
     folder: str | Path,  # holds checkpoints, and at the end the model
     device: str | torch.device | None = None,  # the CPU, or an accelerator when there is one
 ) -> dict[str, float]:  # scores on the held-out documents
     "Train a masked language model on plain text, or go on with a run that the folder holds."
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = plan.facts()
+    folder, facts = Path(folder), plan.facts()
     tokenizer, train, held = prepare_text(plan, folder)
     torch.manual_seed(plan.recipe.seed)
     model = ConvBertForMaskedLM(plan.config.replace(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id))
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    batches = MaskedBatches(train, tokenizer, plan.masking, plan.lengths, plan.tokens_per_batch, plan.recipe.seed)
+    batches = MaskedBatches(
+        train, tokenizer, plan.masking, plan.lengths, plan.tokens_per_batch, plan.recipe.seed, plan.mask_rates
+    )
     shortest = min(plan.lengths)
     asked = MaskedBatches(held, tokenizer, Masking(0.15, 1.0, 0.0), (shortest,), max(4096, shortest), seed=1)
     log = fit(model, batches, plan.recipe, folder, lambda m: masked_scores(m, asked), facts)
@@ -131,7 +133,7 @@ def save_result(
         (part / "training_log.json").write_text(json.dumps(log), encoding="utf-8")
         (part / "README.md").write_text(write_card(plan, log), encoding="utf-8")
 
-# %% ../../nbs/training/pretraining.ipynb #8defee3e
+# %% ../../nbs/training/pretraining.ipynb #45779a69
 def write_card(
     plan: Plan,
     log: list[dict[str, float]],  # what `fit` returned

@@ -1,0 +1,176 @@
+"""Properties of the model that no reference has: padding, knock-out, checkpointing, head sizes."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convbert import heads
+from convbert.config import ConvBertConfig
+from convbert.encoder import Encoder
+from convbert.heads import ConvBertForMaskedLM, ConvBertModel, silence
+from convbert.mixed_attention import span_conv
+
+SMALL = dict(
+    vocab_size=61,
+    hidden_size=32,
+    embedding_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=48,
+    max_position_embeddings=64,
+    initializer_range=0.2,
+)
+
+
+def make(cls=ConvBertModel, **changes):
+    torch.manual_seed(0)
+    return cls(ConvBertConfig(**{**SMALL, **changes})).eval()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    more=st.integers(0, 12),
+    kernel=st.sampled_from([3, 5, 9, 11]),
+    left=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_a_sentence_is_the_same_alone_padded_and_in_any_company(lengths, more, kernel, left, seed):
+    model = make(conv_kernel_size=kernel)
+    generator = torch.Generator().manual_seed(seed)
+    texts = [torch.randint(1, 61, (n,), generator=generator) for n in lengths]
+    T = max(lengths) + more
+    ids, mask, positions = (torch.zeros(len(texts), T, dtype=torch.long) for _ in range(3))
+    spans = [slice(T - n, T) if left else slice(0, n) for n in lengths]
+    for i, (text, span) in enumerate(zip(texts, spans, strict=True)):
+        ids[i, span], mask[i, span], positions[i, span] = text, 1, torch.arange(len(text))
+    # what stands in the padding must not matter either
+    ids[mask == 0] = torch.randint(0, 61, (int((mask == 0).sum()),), generator=generator)
+    with torch.inference_mode():
+        together = model(ids, mask, position_ids=positions if left else None).last_hidden_state
+        for i, (text, span) in enumerate(zip(texts, spans, strict=True)):
+            alone = model(text[None]).last_hidden_state[0]
+            torch.testing.assert_close(together[i, span], alone, atol=1e-5, rtol=0)
+
+
+def test_legacy_padding_does_leak():
+    model = make(conv_padding="legacy")
+    ids = torch.randint(1, 61, (1, 8), generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0]])
+    alone, padded = model(ids[:, :5]).last_hidden_state, model(ids, mask).last_hidden_state[:, :5]
+    assert (alone - padded).abs().max() > 1e-3, "this setting exists to reproduce transformers, which leaks"
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 9, 64])
+def test_every_length_up_to_the_limit_is_finite(length):
+    output = make()(torch.randint(1, 61, (2, length)), output_attentions=True)
+    assert output.last_hidden_state.isfinite().all()
+    assert output.conv_kernels[0].shape == (2, 2, length, 9)
+
+
+def test_asking_for_maps_changes_nothing():
+    model = make()
+    ids = torch.randint(1, 61, (3, 12))
+    mask = (torch.arange(12) < torch.tensor([[12], [5], [1]])).long()
+    plain = model(ids, mask).last_hidden_state
+    torch.testing.assert_close(model(ids, mask, output_attentions=True).last_hidden_state, plain, atol=1e-5, rtol=0)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    grads = []
+    for on in (False, True):
+        model = make(ConvBertForMaskedLM, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+        model.gradient_checkpointing_enable(on)
+        ids = torch.randint(1, 61, (2, 10), generator=torch.Generator().manual_seed(1))
+        model(ids, labels=ids).loss.backward()
+        grads.append({n: p.grad for n, p in model.named_parameters()})
+    assert grads[0].keys() == grads[1].keys()
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_knocking_out_a_head_is_zeroing_its_slice_of_the_output_projection(kind):
+    model = make()
+    ids = torch.randint(1, 61, (2, 7), generator=torch.Generator().manual_seed(2))
+    spots = {("attention", "conv")[kind]: [(1, 0)]}
+    silenced = model(ids, head_mask=silence(model.config, **spots)).last_hidden_state
+    d, mixer = model.config.mixed_head_size, model.encoder.layers[1].mixer
+    with torch.no_grad():
+        mixer.output.weight[:, kind * model.config.mixed_width :][:, :d] = 0
+    torch.testing.assert_close(model(ids).last_hidden_state, silenced, atol=1e-6, rtol=0)
+
+
+def test_span_conv_equals_its_definition(generator):
+    B, T, H, d, K = 2, 7, 3, 4, 5
+    value, kernel = torch.randn(B, T, H, d, generator=generator), torch.randn(B, T, H, K, generator=generator)
+    expected = torch.zeros_like(value)
+    for t in range(T):
+        for k in range(K):
+            if 0 <= t + k - K // 2 < T:
+                expected[:, t] += kernel[:, t, :, k, None] * value[:, t + k - K // 2]
+    torch.testing.assert_close(span_conv(value, kernel), expected)
+
+
+def test_original_head_size_rule_builds_the_official_small_generator():
+    config = ConvBertConfig(
+        hidden_size=64, num_attention_heads=1, embedding_size=128, intermediate_size=256, head_size_rule="original"
+    )
+    mixer = Encoder(config).layers[0].mixer
+    assert mixer.project.weight.shape == (4 * 64, 64) and mixer.output.weight.shape == (64, 128)
+    halved = Encoder(config.replace(head_size_rule="transformers")).layers[0].mixer
+    assert halved.project.weight.shape == (4 * 32, 64) and halved.output.weight.shape == (64, 64)
+
+
+@pytest.mark.parametrize(("rule", "std"), [("original", 1 / 9), ("transformers", 0.02)])
+def test_depthwise_filters_start_with_the_named_spread(rule, std):
+    config = ConvBertConfig(vocab_size=9, num_hidden_layers=1, depthwise_init=rule)
+    filters = ConvBertModel(config).encoder.layers[0].mixer.span_depthwise
+    assert abs(filters.std().item() / std - 1) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (dict(), "exactly one of input_ids and inputs_embeds"),
+        (dict(input_ids=torch.tensor([[61]])), "token id 61 is outside the vocabulary of vocab_size=61"),
+        (dict(input_ids=torch.tensor([[-1]])), "token id -1 is outside"),
+        (dict(input_ids=torch.ones(1, 65, dtype=torch.long)), "max_position_embeddings=64"),
+        (dict(input_ids=torch.tensor([1, 2])), "(batch, tokens)"),
+        (dict(input_ids=torch.ones(2, 3, dtype=torch.long), attention_mask=torch.ones(2, 4)), "attention_mask"),
+    ],
+)
+def test_bad_input_is_named(given, words):
+    with pytest.raises(ValueError, match=None) as error:
+        make()(**given)
+    assert words in str(error.value)
+
+
+def test_an_unknown_argument_is_refused():
+    with pytest.raises(TypeError, match="attention_masks"):
+        make()(torch.ones(1, 2, dtype=torch.long), attention_masks=None)
+
+
+@pytest.mark.parametrize("name", ["ConvBertForMultipleChoice", "ConvBertForQuestionAnswering"])
+def test_num_labels_has_no_say_where_the_task_fixes_it(name):
+    model = make(getattr(heads, name), num_labels=5)
+    ids = torch.ones(2, 3, 4, dtype=torch.long)
+    output = model(ids) if name == "ConvBertForMultipleChoice" else model(ids[0])
+    assert output[0].shape == ((2, 3) if name == "ConvBertForMultipleChoice" else (3, 4))
+
+
+def test_padded_choices_are_not_all_alike():
+    model = make(heads.ConvBertForMultipleChoice)
+    ids = torch.randint(1, 61, (1, 3, 9), generator=torch.Generator().manual_seed(3))
+    mask = torch.ones_like(ids)
+    mask[..., 4:] = 0
+    scores = model(ids, mask).logits[0]
+    assert len(set(scores.tolist())) == 3
+
+
+def test_the_model_compiles_without_a_graph_break():
+    model = make()
+    ids = torch.randint(1, 61, (2, 8))
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(ids).last_hidden_state, model(ids).last_hidden_state)

@@ -1,0 +1,178 @@
+"""Training as it happens: killed, interrupted, resumed, on a full disk, in the wrong folder."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from convbert.config import ConvBertConfig
+from convbert.heads import ConvBertForMaskedLM
+from convbert.tokenization import ConvBertTokenizerFast
+from convbert.training.data import MaskedBatches, Masking
+from convbert.training.loop import Recipe, fit, make_optimizers
+from convbert.training.pretraining import Plan, masked_scores, pretrain
+
+SCRIPT = textwrap.dedent(
+    """
+    import sys, torch
+    torch.set_num_threads(1)
+    from convbert.config import ConvBertConfig
+    from convbert.heads import ConvBertForMaskedLM
+    from convbert.training.loop import Recipe, fit
+
+    config = ConvBertConfig(vocab_size=40, hidden_size=16, embedding_size=8, num_hidden_layers=1,
+                            num_attention_heads=2, intermediate_size=32, max_position_embeddings=16)  # dropout is on
+    torch.manual_seed(0)
+    model = ConvBertForMaskedLM(config)
+    steps = int(sys.argv[2])
+
+    def batches(step):
+        print(step, flush=True)  # tells the test how far this process is
+        ids = torch.randint(1, 40, (4, 12), generator=torch.Generator().manual_seed(step))
+        return {"input_ids": ids, "labels": ids}
+
+    recipe = Recipe(steps=steps, warmup=2, decay=3, optimizer="muon", compile=False, save_every=2)
+    fit(model, batches, recipe, sys.argv[1])
+    torch.save(model.state_dict(), sys.argv[3])
+    """
+)
+
+
+def start(folder, result, steps=12):
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(steps), str(result)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def weights(file):
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, number):
+    whole = start(tmp_path / "whole", tmp_path / "whole.pt")
+    assert whole.wait(120) == 0, whole.stderr.read()
+    stopped = start(tmp_path / "parts", tmp_path / "parts.pt")
+    for line in stopped.stdout:
+        if int(line) == 7:
+            stopped.send_signal(number)
+            break
+    _, said = stopped.communicate(timeout=120)
+    assert stopped.returncode != 0 and not (tmp_path / "parts.pt").exists()
+    if number == signal.SIGINT:
+        assert "the same call resumes" in said
+    resumed = start(tmp_path / "parts", tmp_path / "parts.pt")
+    out, said = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, said
+    assert int(out.split()[0]) >= 6, "the run must go on from its checkpoint, not start anew"
+    a, b = weights(tmp_path / "whole.pt"), weights(tmp_path / "parts.pt")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
+    first = start(tmp_path / "run", tmp_path / "a.pt", steps=4)
+    assert first.wait(120) == 0, first.stderr.read()
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));\n"
+    command = [sys.executable, "-c", limit + SCRIPT, str(tmp_path / "run"), "8", str(tmp_path / "b.pt")]
+    full = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert full.returncode != 0 and "could not write the checkpoint" in full.stderr, full.stderr[-2000:]
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_broken_checkpoint_is_named(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="is not a checkpoint of this loop"):
+        fit(torch.nn.Linear(2, 2), lambda step: {}, Recipe(steps=1, compile=False), tmp_path)
+
+
+TINY = ConvBertConfig.preset(
+    "tiny", num_hidden_layers=1, hidden_size=16, embedding_size=8, intermediate_size=32, max_position_embeddings=64
+)
+PLAN = dict(config=TINY, lengths=(16,), tokens_per_batch=64, vocab_size=80)
+
+
+@pytest.fixture
+def text(tmp_path):
+    pytest.importorskip("datasets")
+    file = tmp_path / "tales.txt"
+    who, where = ("fox", "hen", "cat", "dog"), ("sea", "barn")
+    tales = [f"The {a} saw the {b} by the {c}." for a in who for b in who for c in where]
+    file.write_text("\n\n".join(tales * 30), encoding="utf-8")
+    return file
+
+
+def test_pretraining_leaves_a_folder_that_the_pipeline_opens(tmp_path, text):
+    from convbert import pipeline
+
+    out = tmp_path / "run"
+    recipe = Recipe(steps=6, warmup=1, compile=False, save_every=3)
+    scores = pretrain(Plan([str(text)], recipe=recipe, **PLAN), out, device="cpu")
+    assert set(scores) == {"top1", "top5", "perplexity"} and 0 <= scores["top1"] <= scores["top5"] <= 1
+    assert len(pipeline("fill-mask", str(out))("The [MASK] saw the cat.")) == 5
+    assert json.loads((out / "training_log.json").read_text())[-1]["step"] == 6
+    with pytest.raises(ValueError, match="holds another run .*tokens_per_batch: 64 there, 128 here"):
+        pretrain(Plan([str(text)], recipe=recipe, **{**PLAN, "tokens_per_batch": 128}), out, device="cpu")
+
+
+def test_held_out_text_is_not_trained_on(tmp_path, text):
+    from convbert.training.data import hold_out, load_documents
+
+    lines = [f"document number {i}" for i in range(500)]
+    text.write_text("\n\n".join(lines), encoding="utf-8")
+    train, held = hold_out(load_documents([text]), every=100)
+    assert not set(train["text"]) & set(held["text"]) and len(train) + len(held) == 500
+    assert len(held) == 5
+
+
+@pytest.mark.parametrize("files", [["no/such/file.txt"], []])
+def test_missing_text_is_named_and_nothing_is_written(tmp_path, files):
+    pytest.importorskip("datasets")
+    with pytest.raises(FileNotFoundError, match="no such text file"):
+        pretrain(Plan(files, **PLAN), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_masked_scores_are_what_they_say():
+    tokenizer = ConvBertTokenizerFast(vocab=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(60))])
+    torch.manual_seed(0)
+    model = ConvBertForMaskedLM(TINY.replace(vocab_size=len(tokenizer), initializer_range=0.5)).eval()
+    batches = MaskedBatches(np.arange(5, 65).repeat(9), tokenizer, Masking(), (16,), 64)
+    scores = masked_scores(model, batches, steps=2)
+    ranks, nll = [], []
+    for step in range(2):
+        batch = batches(step)
+        logits = model(batch["input_ids"]).logits.detach()
+        for row, places, labels in zip(logits, batch["predict_at"], batch["labels"], strict=True):
+            for place, label in zip(places, labels, strict=True):
+                ranks.append(int((row[place] > row[place][label]).sum()))
+                nll.append(-row[place].log_softmax(-1)[label].item())
+    assert scores["top1"] == pytest.approx(np.mean([r < 1 for r in ranks]))
+    assert scores["top5"] == pytest.approx(np.mean([r < 5 for r in ranks]))
+    assert scores["perplexity"] == pytest.approx(math.exp(np.mean(nll)), rel=1e-4)
+
+
+def test_every_parameter_is_in_exactly_one_optimizer():
+    model = ConvBertForMaskedLM(TINY)
+    for name in ("adamw", "muon"):
+        optimizers = make_optimizers(model, Recipe(steps=1, optimizer=name))
+        held = [p for o in optimizers for g in o.param_groups for p in g["params"]]
+        assert len(held) == len({id(p) for p in held}) == len(list(model.parameters()))
+
+
+def test_masking_asks_the_share_that_it_should():
+    tokenizer = ConvBertTokenizerFast(vocab=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(500))])
+    batches = MaskedBatches(np.arange(5, 505).repeat(50), tokenizer, Masking(0.15, 0.8, 0.1), (128,), 16384)
+    batch = batches(0)
+    shown = batch["input_ids"].gather(1, batch["predict_at"])
+    masked, same = (shown == 4).float().mean(), (shown == batch["labels"]).float().mean()
+    assert batch["labels"].shape[1] / 126 == pytest.approx(0.15, abs=0.005)
+    assert masked == pytest.approx(0.8, abs=0.03) and same == pytest.approx(0.1, abs=0.03)
+    assert batch["predict_at"].min() >= 1 and batch["predict_at"].max() <= 126
