@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/cli.html.md"""
 # %% auto #0
 __all__ = ['PLAN_OPTIONS', 'RECIPE_OPTIONS', 'fill_mask', 'add_fill_mask', 'pretrain', 'add_pretrain', 'make_parser', 'main']
 
-# %% ../nbs/08_cli.ipynb #117c968e
+# %% ../nbs/08_cli.ipynb #551d9aef
 import argparse
 import json
 import sys
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from . import __version__
 
-# %% ../nbs/08_cli.ipynb #dbb4954c
+# %% ../nbs/08_cli.ipynb #2c92da80
 def fill_mask(args: argparse.Namespace) -> None:
     "Print what fits behind each `[MASK]`."
     from convbert.pipelines import pipeline
@@ -44,7 +44,7 @@ def add_fill_mask(commands) -> None:
     p.add_argument("--device", help="cpu, cuda, … (default: an accelerator when there is one)")
     p.set_defaults(run=fill_mask)
 
-# %% ../nbs/08_cli.ipynb #df175419
+# %% ../nbs/08_cli.ipynb #e58ae7b8
 def pretrain(args: argparse.Namespace) -> None:
     "Train a masked language model on plain text, or go on with a run that was stopped."
     from dataclasses import replace
@@ -98,7 +98,7 @@ def add_pretrain(commands) -> None:
         p.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"`Recipe.{name}`")
     p.set_defaults(run=pretrain)
 
-# %% ../nbs/08_cli.ipynb #c91cbe7b
+# %% ../nbs/08_cli.ipynb #5d578e11
 def make_parser() -> argparse.ArgumentParser:
     "All commands and their arguments."
     parser = argparse.ArgumentParser(prog="convbert", description="ConvBERT: answers and training from the shell.")

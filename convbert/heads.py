@@ -10,7 +10,7 @@ __all__ = ['CONVBERT_KEYS', 'CHOICE_INPUTS', 'ModelOutput', 'EncoderOutput', 'Ta
            'classifier_dropout', 'ClassificationHead', 'classification_loss', 'ConvBertForSequenceClassification',
            'ConvBertForTokenClassification', 'ConvBertForQuestionAnswering', 'ConvBertForMultipleChoice', 'silence']
 
-# %% ../nbs/06_heads.ipynb #370df769
+# %% ../nbs/06_heads.ipynb #536ab1f1
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
@@ -22,7 +22,7 @@ from .checkpoints import KeyMap, PretrainedMixin
 from .config import ConvBertConfig
 from .encoder import ACTIVATION, Encoded, Encoder, init_weights
 
-# %% ../nbs/06_heads.ipynb #6a82df39
+# %% ../nbs/06_heads.ipynb #2fcf901e
 @dataclass
 class ModelOutput:
     "What a model returns: fields by name, by key or by position among those that are set."
@@ -67,7 +67,7 @@ class SpanOutput(ModelOutput):
     start_logits: Tensor | None = None  # `(B, T)`
     end_logits: Tensor | None = None  # `(B, T)`
 
-# %% ../nbs/06_heads.ipynb #676d03a8
+# %% ../nbs/06_heads.ipynb #84e74a3c
 CONVBERT_KEYS = KeyMap(
     prefix="convbert.",
     base="encoder.",
@@ -98,7 +98,7 @@ CONVBERT_KEYS = KeyMap(
     ignored=("position_ids",),
 )
 
-# %% ../nbs/06_heads.ipynb #3f427f7a
+# %% ../nbs/06_heads.ipynb #b108fc73
 def check_inputs(
     config: ConvBertConfig,  # sizes to check against
     input_ids: Tensor | None,  # `(B, T)`
@@ -128,7 +128,7 @@ def check_inputs(
             "is this the model's own tokenizer?"
         )
 
-# %% ../nbs/06_heads.ipynb #5721bd58
+# %% ../nbs/06_heads.ipynb #dc7a359b
 class ConvBertPreTrainedModel(PretrainedMixin, nn.Module):
     "What all ConvBERT models share: the encoder, its input checks, and loading and saving."
 
@@ -178,7 +178,7 @@ def watched(encoded: Encoded) -> dict:
         conv_kernels=tuple(m.conv_kernel for m in encoded.maps) or None,
     )
 
-# %% ../nbs/06_heads.ipynb #480a2fa8
+# %% ../nbs/06_heads.ipynb #db21dfa4
 class ConvBertModel(ConvBertPreTrainedModel):
     "The encoder on its own."
 
@@ -192,7 +192,7 @@ class ConvBertModel(ConvBertPreTrainedModel):
         encoded = self.encode(input_ids, attention_mask, token_type_ids, **inputs)
         return EncoderOutput(last_hidden_state=encoded.last, **watched(encoded))
 
-# %% ../nbs/06_heads.ipynb #9996735d
+# %% ../nbs/06_heads.ipynb #ea24b868
 class MaskedLMHead(nn.Module):
     "Scores for every word of the vocabulary, with the embedding table as the last matrix."
 
@@ -236,7 +236,7 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
         return TaskOutput(loss=loss, logits=logits, **watched(encoded))
 
-# %% ../nbs/06_heads.ipynb #589765fe
+# %% ../nbs/06_heads.ipynb #11a2dee9
 def classifier_dropout(config: ConvBertConfig) -> float:
     "The head's own dropout, or the encoder's when none is set."
     return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
@@ -257,7 +257,7 @@ class ClassificationHead(nn.Module):
         x = self.activation(self.dense(self.dropout(x[:, 0])))
         return self.out_proj(self.dropout(x))
 
-# %% ../nbs/06_heads.ipynb #79fb479d
+# %% ../nbs/06_heads.ipynb #4d9f9a58
 def classification_loss(
     logits: Tensor,  # `(B, num_labels)`
     labels: Tensor,  # `(B,)` ids or numbers, or `(B, num_labels)` of 0 and 1
@@ -292,7 +292,7 @@ class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
         loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
         return TaskOutput(loss=loss, logits=logits, **watched(encoded))
 
-# %% ../nbs/06_heads.ipynb #05495498
+# %% ../nbs/06_heads.ipynb #84fdb3d3
 class ConvBertForTokenClassification(ConvBertPreTrainedModel):
     "Label every token."
 
@@ -310,7 +310,7 @@ class ConvBertForTokenClassification(ConvBertPreTrainedModel):
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
         return TaskOutput(loss=loss, logits=logits, **watched(encoded))
 
-# %% ../nbs/06_heads.ipynb #5ae6ddc1
+# %% ../nbs/06_heads.ipynb #863d77ea
 class ConvBertForQuestionAnswering(ConvBertPreTrainedModel):
     "Find the first and the last token of an answer."
 
@@ -340,7 +340,7 @@ class ConvBertForQuestionAnswering(ConvBertPreTrainedModel):
             loss = sum(F.cross_entropy(row, p, ignore_index=T) for row, p in zip((start, end), places, strict=True)) / 2
         return SpanOutput(loss=loss, start_logits=start, end_logits=end, **watched(encoded))
 
-# %% ../nbs/06_heads.ipynb #f82f21f4
+# %% ../nbs/06_heads.ipynb #1317e1bc
 CHOICE_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 
 
@@ -364,7 +364,7 @@ class ConvBertForMultipleChoice(ConvBertPreTrainedModel):
         return TaskOutput(loss=loss, logits=logits, **watched(encoded))
 
 
-# %% ../nbs/06_heads.ipynb #c7992cb9
+# %% ../nbs/06_heads.ipynb #1fcedb45
 def silence(
     config: ConvBertConfig,  # number of layers and heads
     attention: Iterable[tuple[int, int]] = (),  # (layer, head) of attention heads to switch off

@@ -9,7 +9,7 @@ __all__ = ['TASKS', 'DEFAULT_MODEL', 'Answers', 'show', 'cell', 'plan_batches', 
            'find_window', 'read_masked', 'find_masks', 'score_masks', 'pad_rows', 'choose_words', 'target_ids', 'fill',
            'fill_together', 'FillMaskPipeline', 'check_top_k', 'choose_device', 'pipeline']
 
-# %% ../nbs/07_pipelines.ipynb #cdc53fea
+# %% ../nbs/07_pipelines.ipynb #04c1ecd7
 import math
 import warnings
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from .heads import ConvBertForMaskedLM
 from .hub import bundled, suggest
 from .tokenization import ConvBertTokenizerFast
 
-# %% ../nbs/07_pipelines.ipynb #904a69d3
+# %% ../nbs/07_pipelines.ipynb #9f28b92e
 class Answers(list):
     "A list of result dictionaries that a notebook shows as a table."
 
@@ -61,7 +61,7 @@ def cell(name: str, value: Any) -> str:
     style = tint.format(100 * value) if name == "score" and isinstance(value, float) else ""
     return f"<td style='text-align:left;{style}'>{escape(show(value))}</td>"
 
-# %% ../nbs/07_pipelines.ipynb #099262ee
+# %% ../nbs/07_pipelines.ipynb #d05a0b41
 def plan_batches(
     lengths: Sequence[int],  # tokens of each text
     budget: int = 8192,  # most tokens in a batch, padding included; a text longer than that goes alone
@@ -77,7 +77,7 @@ def plan_batches(
         current.append(i)
     return batches + [current] if current else batches
 
-# %% ../nbs/07_pipelines.ipynb #1bf2b533
+# %% ../nbs/07_pipelines.ipynb #9ea9dbc3
 def as_list(
     texts: str | Sequence[str],  # what the caller gave
 ) -> tuple[list[str], bool]:  # the texts, and whether there was only one outside a list
@@ -107,7 +107,7 @@ def refuse_untrained(
             f"(bundled: {', '.join(bundled())}). If you have trained it since loading, set model.load_report = None."
         )
 
-# %% ../nbs/07_pipelines.ipynb #0140ce3e
+# %% ../nbs/07_pipelines.ipynb #51503995
 class Masked(NamedTuple):
     "A text ready for the model."
 
@@ -129,7 +129,7 @@ def find_window(
     start = min(max(1, start), max(1, body - room))
     return start, min(start + room, body)
 
-# %% ../nbs/07_pipelines.ipynb #88928145
+# %% ../nbs/07_pipelines.ipynb #9f0b8952
 def read_masked(
     text: str,  # with at least one mask
     tokenizer: ConvBertTokenizerFast,
@@ -158,7 +158,7 @@ def find_masks(ids: list[int], tokenizer: ConvBertTokenizerFast) -> list[int]:
     "Places of the masks in a row of ids."
     return [i for i, token in enumerate(ids) if token == tokenizer.mask_token_id]
 
-# %% ../nbs/07_pipelines.ipynb #729bc36e
+# %% ../nbs/07_pipelines.ipynb #41f68aa3
 @torch.inference_mode()
 def score_masks(
     model: ConvBertForMaskedLM,
@@ -188,7 +188,7 @@ def pad_rows(
     longest = max(map(len, rows))
     return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
 
-# %% ../nbs/07_pipelines.ipynb #8bc69a8e
+# %% ../nbs/07_pipelines.ipynb #9cca1466
 def choose_words(
     scores: Tensor,  # `(V,)` log-probabilities
     top_k: int | None,  # 5, or all targets, when None
@@ -225,7 +225,7 @@ def target_ids(
             )
     return ids
 
-# %% ../nbs/07_pipelines.ipynb #6ad6a7b1
+# %% ../nbs/07_pipelines.ipynb #fec127d5
 def fill(
     masked: Masked,
     tokens: list[int],  # for the first masks
@@ -257,7 +257,7 @@ def fill_together(
         kept = sorted(grown, key=lambda beam: -beam[0])[:beams]
     return [(math.exp(log), tokens) for log, tokens in kept]
 
-# %% ../nbs/07_pipelines.ipynb #93301459
+# %% ../nbs/07_pipelines.ipynb #8da6361c
 class FillMaskPipeline:
     "Fill the `[MASK]`s of texts."
 
@@ -328,7 +328,7 @@ def check_top_k(top_k: Any) -> None:
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
         raise ValueError(f"top_k={top_k!r} must be a whole number of at least 1")
 
-# %% ../nbs/07_pipelines.ipynb #9618d35c
+# %% ../nbs/07_pipelines.ipynb #23f154e9
 TASKS = {"fill-mask": FillMaskPipeline}
 DEFAULT_MODEL = "convbert-tiny"
 

@@ -751,12 +751,6 @@ def test_tensors_that_share_memory_or_are_not_contiguous(tmp_path):
     assert (tmp_path / "model.safetensors").stat().st_size < 1500  # a row does not bring the whole along
 
 
-@pytest.mark.slow
-def test_a_compiled_model_saves_the_same_names(tmp_path):
-    torch.compile(model()).save_pretrained(tmp_path)
-    assert same_parameters(silently(ConvBertForMaskedLM.from_pretrained, tmp_path), model())
-
-
 def test_saving_below_a_file(saved):
     before = (saved / "config.json").read_bytes()
     with pytest.raises(OSError, match=r"could not save to .*config\.json/new.*Something else stands in the way"):
@@ -790,7 +784,11 @@ PREPARE = """
 """
 SMALL_DISK = """
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-    made(1).save_pretrained(sys.argv[1], max_shard_size=sys.argv[2])
+    for size in ("5GB", "500KB"):
+        try:
+            made(1).save_pretrained(sys.argv[1], max_shard_size=size)
+        except OSError as error:
+            print(error)
 """
 SAVE_FOR_EVER = """
     models = [made(0), made(1)]
@@ -802,13 +800,13 @@ SAVE_FOR_EVER = """
 """
 
 
-@pytest.mark.parametrize("size", ["5GB", "500KB"])
-def test_a_full_disk(saved, size):
+def test_a_full_disk(saved):
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
     code = textwrap.dedent(PREPARE) + textwrap.dedent(SMALL_DISK)
-    run = subprocess.run([sys.executable, "-c", code, str(saved), size], capture_output=True, text=True)
-    last = run.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"OSError: [Errno 27] could not save to {saved}: ") and "free some space" in last
+    run = subprocess.run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=True)
+    whole, sharded = run.stdout.splitlines()
+    for line in (whole, sharded):
+        assert line.startswith(f"[Errno 27] could not save to {saved}: ") and "free some space" in line
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 
 

@@ -7,7 +7,9 @@ from convbert import heads
 from convbert.checkpoints import from_disk
 from convbert.config import ConvBertConfig
 
-transformers = pytest.importorskip("transformers", reason="the reference is not installed: pip install transformers==5.23.0")
+transformers = pytest.importorskip(
+    "transformers", reason="the reference is not installed: pip install transformers==5.23.0"
+)
 
 HEADS = [
     "ConvBertModel",
@@ -81,7 +83,9 @@ def make_inputs(name, generator, T=17):
         "ConvBertForSequenceClassification": dict(labels=torch.tensor([0, 2, 1])),
         "ConvBertForMultipleChoice": dict(labels=torch.tensor([3, 0, 2])),
         "ConvBertForTokenClassification": dict(labels=torch.randint(0, 3, rows, generator=generator)),
-        "ConvBertForQuestionAnswering": dict(start_positions=torch.tensor([1, 4, 99]), end_positions=torch.tensor([3, 4, 7])),
+        "ConvBertForQuestionAnswering": dict(
+            start_positions=torch.tensor([1, 4, 99]), end_positions=torch.tensor([3, 4, 7])
+        ),
     }
     return {**inputs, **labels.get(name, {})}
 
@@ -104,12 +108,16 @@ def test_outputs_and_gradients_equal_transformers(name, shape, generator):
         torch.testing.assert_close(got[key], expected[key], atol=1e-5, rtol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
     for output in (expected, got):
         output.get("loss", sum(x.square().mean() for x in output.values())).backward()
-    theirs_grads = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in theirs.named_parameters(remove_duplicate=False)}
+    theirs_grads = {
+        n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in theirs.named_parameters(remove_duplicate=False)
+    }
     disk, report = from_disk(ours.key_map, theirs_grads, dict(ours.named_parameters()))
     assert not report.missing
     for parameter, p in ours.named_parameters():
         scale = max(1.0, disk[parameter].abs().max().item())
-        torch.testing.assert_close(p.grad / scale, disk[parameter] / scale, atol=1e-5, rtol=1e-4, msg=lambda m, n=parameter: f"{n}: {m}")
+        torch.testing.assert_close(
+            p.grad / scale, disk[parameter] / scale, atol=1e-5, rtol=1e-4, msg=lambda m, n=parameter: f"{n}: {m}"
+        )
 
 
 @pytest.mark.parametrize("labels", [torch.tensor([0.5, 2.0, -1.0]), torch.tensor([[0.5], [2.0], [-1.0]])])

@@ -52,7 +52,9 @@ def test_numbers_are_plain_and_results_are_json(fill_mask):
     assert {type(row["score"]) for row in answers[0]} == {float} and {type(row["token"]) for row in answers[0]} == {int}
 
 
-@pytest.mark.parametrize("limits", [dict(batch_size=1), dict(batch_size=2), dict(batch_tokens=40), dict(batch_tokens=1)])
+@pytest.mark.parametrize(
+    "limits", [dict(batch_size=1), dict(batch_size=2), dict(batch_tokens=40), dict(batch_tokens=1)]
+)
 def test_how_texts_are_batched_does_not_matter(fill_mask, limits):
     expected = [fill_mask(text) for text in TEXTS]
     for got, alone in zip(fill_mask(TEXTS, **limits), expected, strict=True):

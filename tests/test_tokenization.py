@@ -107,7 +107,8 @@ def pairs_of_tokenizers():
 pieces = st.one_of(
     st.text(st.characters(exclude_categories=()), max_size=8),  # any code point at all, surrogates included
     st.text(LETTERS + MARKS + NASTY + SYMBOLS + " ", max_size=12),
-    st.sampled_from([*SPECIAL, *WORDS, "👩\u200d🚀", "e\u0301", "شב\u05b7", "\ud83d", "\udc00x", "a\ud83d\ude00b", "\r\n"]),
+    st.sampled_from([*SPECIAL, *WORDS, "👩\u200d🚀", "e\u0301", "شב\u05b7", "\r\n"]),
+    st.sampled_from(["\ud83d", "\udc00x", "a\ud83d\ude00b"]),
 )
 hostile = st.lists(pieces, max_size=6).map("".join)
 quick = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -465,7 +466,8 @@ def test_the_files_of_older_transformers(tmp_path):
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"mask_token": mask, "unk_token": "[UNK]"}))
     (tmp_path / "added_tokens.json").write_text(json.dumps({"shipwrightery": len(VOCAB)}))
     config = {"do_lower_case": False, "never_split": None, "strip_accents": None, "model_max_length": 512}
-    config |= {"tokenizer_class": "ConvBertTokenizer", "name_or_path": "x/y", "mask_token": mask | {"__type": "AddedToken"}}
+    config |= {"tokenizer_class": "ConvBertTokenizer", "name_or_path": "x/y"}
+    config |= {"mask_token": mask | {"__type": "AddedToken"}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = ConvBertTokenizer.from_pretrained(tmp_path)
     assert not tokenizer.do_lower_case and tokenizer.model_max_length == 512 and len(tokenizer) == len(VOCAB) + 1

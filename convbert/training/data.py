@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/training/data.html.md"""
 # %% auto #0
 __all__ = ['check_files', 'load_documents', 'hold_out', 'encode_documents', 'Masking', 'mask_tokens', 'MaskedBatches']
 
-# %% ../../nbs/training/data.ipynb #decb7f08
+# %% ../../nbs/training/data.ipynb #4dc1382e
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/training/data.ipynb #77cfd50c
+# %% ../../nbs/training/data.ipynb #02cb6361
 def check_files(
     files: Sequence[str | Path],  # of text
 ) -> list[str]:  # raises `FileNotFoundError` naming those that are not there
@@ -55,7 +55,7 @@ def hold_out(
     rows = np.arange(len(documents))
     return documents.select(rows[rows % every != 0]), documents.select(rows[rows % every == 0])
 
-# %% ../../nbs/training/data.ipynb #c2541af2
+# %% ../../nbs/training/data.ipynb #33028a04
 def encode_documents(
     documents,  # a `datasets.Dataset` with the column "text"
     tokenizer: ConvBertTokenizerFast,  # its `[SEP]` is put between documents
@@ -78,7 +78,7 @@ def encode_documents(
     chunks = tokens.with_format("arrow")[:]["ids"].chunks
     return np.concatenate([c.flatten().to_numpy(zero_copy_only=False).astype(dtype) for c in chunks])
 
-# %% ../../nbs/training/data.ipynb #d1503d24
+# %% ../../nbs/training/data.ipynb #6e1430d8
 @dataclass(frozen=True)
 class Masking:
     "How masked-LM inputs are made: how many tokens are asked for, and what is shown in their place."
@@ -111,7 +111,7 @@ def mask_tokens(
     shown = torch.where((fate >= masking.mask) & (fate < masking.mask + masking.random), wild, shown)
     return {"input_ids": ids.scatter(1, at, shown), "predict_at": at, "labels": labels}
 
-# %% ../../nbs/training/data.ipynb #327959ea
+# %% ../../nbs/training/data.ipynb #7cdea150
 @dataclass
 class MaskedBatches:
     "Batches of masked text, each a pure function of the seed and the step, so that training can resume anywhere."

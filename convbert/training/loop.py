@@ -9,7 +9,7 @@ __all__ = ['Recipe', 'orthogonalize', 'Muon', 'make_optimizers', 'fast_bfloat16'
            'save_checkpoint', 'load_checkpoint', 'patient_interrupt', 'train_step', 'Meter', 'judge', 'fit',
            'finish_step']
 
-# %% ../../nbs/training/loop.ipynb #f3ba48b0
+# %% ../../nbs/training/loop.ipynb #9183aaee
 import math
 import os
 import shutil
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-# %% ../../nbs/training/loop.ipynb #f7150fe6
+# %% ../../nbs/training/loop.ipynb #927affc7
 @dataclass(frozen=True)
 class Recipe:
     "The numbers of a training run."
@@ -64,7 +64,7 @@ class Recipe:
         down = (self.steps - step) / fall if fall > 0 else 1.0
         return self.learning_rate * min(1.0, up, down)
 
-# %% ../../nbs/training/loop.ipynb #aec1991e
+# %% ../../nbs/training/loop.ipynb #dff009f2
 def orthogonalize(
     matrix: Tensor,  # `(M, N)`
     steps: int = 5,  # Newton-Schulz iterations
@@ -77,7 +77,7 @@ def orthogonalize(
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
-# %% ../../nbs/training/loop.ipynb #d1fde116
+# %% ../../nbs/training/loop.ipynb #6834b093
 class Muon(torch.optim.Optimizer):
     "Momentum whose update is orthogonalised, and scaled to the size of an Adam update (arXiv 2502.16982)."
 
@@ -98,7 +98,7 @@ class Muon(torch.optim.Optimizer):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
 
-# %% ../../nbs/training/loop.ipynb #08eee206
+# %% ../../nbs/training/loop.ipynb #36a54640
 def make_optimizers(
     model: nn.Module,
     recipe: Recipe,
@@ -115,7 +115,7 @@ def make_optimizers(
     adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-6)
     return [adamw, Muon(matrices, recipe.learning_rate, recipe.weight_decay)] if matrices else [adamw]
 
-# %% ../../nbs/training/loop.ipynb #a672cbc3
+# %% ../../nbs/training/loop.ipynb #6ade448a
 def fast_bfloat16(
     device: torch.device,
 ) -> bool:
@@ -151,7 +151,7 @@ def compiled(
         return model
     return torch.compile(model, dynamic=False)
 
-# %% ../../nbs/training/loop.ipynb #17477388
+# %% ../../nbs/training/loop.ipynb #ed9ed0d2
 @dataclass
 class Run:
     "A training run as it stands."
@@ -213,7 +213,7 @@ def load_checkpoint(
     torch.set_rng_state(state["rng"])
     run.step, run.log = state["step"], state["log"]
 
-# %% ../../nbs/training/loop.ipynb #54210e94
+# %% ../../nbs/training/loop.ipynb #61c13335
 @contextmanager
 def patient_interrupt():
     "Inside, the first Ctrl-C only sets the yielded event's `asked`; the second one interrupts."
@@ -234,7 +234,7 @@ def patient_interrupt():
     finally:
         signal.signal(signal.SIGINT, before)
 
-# %% ../../nbs/training/loop.ipynb #760e4fc3
+# %% ../../nbs/training/loop.ipynb #53714835
 def train_step(
     run: Run,
     forward: nn.Module,  # the run's model, perhaps compiled
@@ -259,7 +259,7 @@ def train_step(
     run.step += 1
     return loss.item()
 
-# %% ../../nbs/training/loop.ipynb #e492628c
+# %% ../../nbs/training/loop.ipynb #e1a2e3f8
 class Meter:
     "Mean loss and tokens per second since the last report."
 
@@ -292,7 +292,7 @@ def judge(
     run.log.append(dict(step=run.step, **scores))
     return scores
 
-# %% ../../nbs/training/loop.ipynb #52fe4575
+# %% ../../nbs/training/loop.ipynb #9a9bfed3
 def fit(
     model: nn.Module,  # trained in place
     batches: Callable[[int], dict[str, Tensor]],  # step to batch: a pure function, so that runs can resume
