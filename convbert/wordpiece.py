@@ -10,7 +10,7 @@ __all__ = ['NO_LIMIT', 'SPECIAL', 'SURROGATES', 'choose', 'check_count', 'Tokeni
            'as_text', 'texts_of', 'train_vocab', 'read_json', 'read_pipeline', 'read_options', 'read_added',
            'read_folder']
 
-# %% ../nbs/02_wordpiece.ipynb #07f8644c
+# %% ../nbs/02_wordpiece.ipynb #e1028017
 import inspect
 import json
 import os
@@ -23,7 +23,7 @@ from typing import Any
 
 from .hub import suggest
 
-# %% ../nbs/02_wordpiece.ipynb #e3eb2b28
+# %% ../nbs/02_wordpiece.ipynb #553b5831
 def choose(
     name: str,  # of the argument
     value: Any,  # what was passed
@@ -48,7 +48,7 @@ def check_count(
     if value < least:
         raise ValueError(f"{name}={value} must be at least {least}")
 
-# %% ../nbs/02_wordpiece.ipynb #3e68410d
+# %% ../nbs/02_wordpiece.ipynb #c92eac2f
 NO_LIMIT = int(1e30)  # what Hugging Face's files write for "texts of any length"
 SPECIAL = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -89,7 +89,7 @@ class TokenizerOptions:
         object.__setattr__(self, "never_split", tuple(words))
         check_count("model_max_length", self.model_max_length, 1)
 
-# %% ../nbs/02_wordpiece.ipynb #55ef2877
+# %% ../nbs/02_wordpiece.ipynb #56a87645
 def make_options(
     kind: type,  # a dataclass of options
     given: Mapping[str, Any],  # keyword arguments
@@ -116,7 +116,7 @@ def takes(
 
     return decorate
 
-# %% ../nbs/02_wordpiece.ipynb #ece173be
+# %% ../nbs/02_wordpiece.ipynb #1bfb9a15
 def read_lines(file: str | os.PathLike) -> list[str]:
     "The lines of a vocab.txt."
     try:
@@ -146,7 +146,7 @@ def read_vocab(
     gaps = {f"[unused_{i}]": i for i in set(range(size)) - set(vocab.values())}
     return dict(sorted((vocab | gaps).items(), key=lambda item: item[1]))
 
-# %% ../nbs/02_wordpiece.ipynb #d9543e9c
+# %% ../nbs/02_wordpiece.ipynb #39de8a79
 def build_pipeline(
     vocab: Mapping[str, int],  # token -> id
     options: TokenizerOptions,
@@ -168,7 +168,7 @@ def build_pipeline(
         )
     return backend
 
-# %% ../nbs/02_wordpiece.ipynb #396f470b
+# %% ../nbs/02_wordpiece.ipynb #d20dfd04
 def added_token(
     entry: Mapping[str, Any],  # as in a tokenizer.json: content, special, normalized, lstrip, rstrip, single_word
 ):  # `tokenizers.AddedToken`
@@ -197,7 +197,7 @@ def fixed_tokens(
         found.setdefault(token, {"content": token, "id": vocab[token], "special": special, "single_word": not special})
     return sorted(found.values(), key=lambda entry: entry["id"])
 
-# %% ../nbs/02_wordpiece.ipynb #4c18050a
+# %% ../nbs/02_wordpiece.ipynb #fde089cd
 def build_backend(
     vocab: Mapping[str, int],  # token -> id
     options: TokenizerOptions,
@@ -218,7 +218,7 @@ def build_backend(
     backend.post_processor = processors.TemplateProcessing(single=first, pair=first + second, special_tokens=ids)
     return backend
 
-# %% ../nbs/02_wordpiece.ipynb #f0834b97
+# %% ../nbs/02_wordpiece.ipynb #5c58eba9
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -242,7 +242,7 @@ def as_text(
         advice = "words that are split already need is_split_into_words=True"
     raise TypeError(f"{place} must be text (str), not {type(value).__name__} ({value!r:.60}): {advice}")
 
-# %% ../nbs/02_wordpiece.ipynb #c00c51a2
+# %% ../nbs/02_wordpiece.ipynb #03e76087
 def texts_of(
     iterator: Iterable,  # of texts or of lists of texts
 ) -> Iterator[str | list[str]]:
@@ -276,7 +276,7 @@ def train_vocab(
         raise ValueError(f"vocab_size={vocab_size} was not met with {len(vocab)} tokens: {cause}")
     return {token: i for i, token in enumerate([*seeds, *rest])}
 
-# %% ../nbs/02_wordpiece.ipynb #92f506bf
+# %% ../nbs/02_wordpiece.ipynb #a5f9a16e
 def read_json(file: Path) -> dict[str, Any]:
     "A JSON file as a dictionary, an empty one if there is no file."
     if not file.exists():
@@ -309,7 +309,7 @@ def read_pipeline(
     keys = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
     return options | {name: (steps[0] or {}).get(key, False) for name, key in zip(names, keys, strict=True)}
 
-# %% ../nbs/02_wordpiece.ipynb #5064ec36
+# %% ../nbs/02_wordpiece.ipynb #97052dbe
 def read_options(folder: Path) -> dict[str, Any]:
     "The options in the configuration files of a folder."
     found = read_json(folder / "special_tokens_map.json") | read_json(folder / "tokenizer_config.json")

@@ -1,0 +1,72 @@
+"""The command line as a user meets it: answers, exit codes, one-line errors, and how soon the first answer is there."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from convbert import __version__, pipeline
+
+CONVBERT = [sys.executable, "-c", "from convbert.cli import main; raise SystemExit(main())"]
+
+
+def run(*words, text=None):
+    return subprocess.run([*CONVBERT, *words], capture_output=True, text=True, input=text, timeout=120)
+
+
+def test_the_readme_command_prints_the_answers():
+    done = run("fill-mask", "The ship sailed across the [MASK].")
+    assert done.returncode == 0, done.stderr
+    expected = pipeline("fill-mask", device="cpu")("The ship sailed across the [MASK].")
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == 5 and all(row["sequence"] in line for row, line in zip(expected, lines, strict=True))
+
+
+def test_lines_of_standard_input_become_lines_of_json():
+    done = run("fill-mask", "--json", "--top-k", "2", text="A [MASK].\n\nThe [MASK] is blue.\n")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["text"] for row in rows] == ["A [MASK].", "The [MASK] is blue."]
+    assert [len(row["answers"]) for row in rows] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["fill-mask", "no mask"], 1, "no [MASK]"),
+        (["fill-mask", "[MASK]", "--model", "convbert-tny"], 1, "Did you mean 'convbert-tiny'"),
+        (["fill-mask", "[MASK]", "--top-k", "0"], 1, "top_k=0"),
+        (["pretrain", "nowhere.txt", "--out", "never-made"], 1, "no such text file: nowhere.txt"),
+        (["pretrain", "x", "--out", "never-made", "--preset", "tny"], 1, "Did you mean 'tiny'"),
+        (["fil-mask", "[MASK]"], 2, "fill-mask"),
+        ([], 2, "COMMAND"),
+    ],
+)
+def test_errors_are_one_line_and_say_what_to_do(tmp_path, words, code, said):
+    done = subprocess.run([*CONVBERT, *words], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr
+    assert code == 2 or len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_text_at_all_is_an_error():
+    done = run("fill-mask", text="")
+    assert done.returncode == 1 and "the list of texts is empty" in done.stderr
+
+
+def test_debug_shows_the_traceback():
+    assert "Traceback" in run("--debug", "fill-mask", "no mask").stderr
+
+
+def test_version():
+    assert run("--version").stdout.strip() == f"convbert {__version__}"
+
+
+def test_the_first_answer_comes_within_five_seconds():
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        assert run("fill-mask", "The ship sailed across the [MASK].").returncode == 0
+        seconds.append(time.perf_counter() - began)
+    assert sorted(seconds)[1] <= 5, f"seconds to the first answer: {seconds}"
