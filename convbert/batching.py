@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/batching.html.md"""
 __all__ = ['FILLS', 'CUTS', 'CHOICES', 'CallOptions', 'as_item', 'gather', 'twin', 'share_room', 'room_for_text', 'check_pairs',
            'plan_cutting', 'plan_filling', 'encode_examples', 'BatchEncoding', 'to_tensor', 'make_columns']
 
-# %% ../nbs/02_batching.ipynb #91880ba0
+# %% ../nbs/02_batching.ipynb #a0551579
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from .hub import suggest
 from .wordpiece import NO_LIMIT, as_text, check_count, choose, is_list
 
-# %% ../nbs/02_batching.ipynb #5f927203
+# %% ../nbs/02_batching.ipynb #7f500baa
 FILLS = {True: "longest", "longest": "longest", "max_length": "max_length"}
 CUTS = {True: "longest_first"} | {word: word for word in ("longest_first", "only_first", "only_second")}
 CHOICES = {
@@ -26,7 +26,7 @@ CHOICES = {
     "return_tensors": (None, "pt", "np"),
 }
 
-# %% ../nbs/02_batching.ipynb #f692b119
+# %% ../nbs/02_batching.ipynb #ad17080e
 @dataclass(frozen=True)
 class CallOptions:
     "How one call of a tokenizer pads, cuts and returns."
@@ -67,7 +67,7 @@ class CallOptions:
             return "longest_first"
         return CUTS.get(choose("truncation", self.truncation, CHOICES["truncation"]))
 
-# %% ../nbs/02_batching.ipynb #1aaa0abb
+# %% ../nbs/02_batching.ipynb #294c684c
 def as_item(value: Any, split: bool, place: str) -> str | list[str]:
     "One text, or its words."
     if not split:
@@ -100,7 +100,7 @@ def gather(
         for i, (a, b) in enumerate(pairs)
     ], True
 
-# %% ../nbs/02_batching.ipynb #527a004f
+# %% ../nbs/02_batching.ipynb #7534448c
 def twin(
     backend,  # `tokenizers.Tokenizer`, which stays as it is
     truncation: Mapping[str, Any] | None,  # for `enable_truncation`
@@ -120,7 +120,7 @@ def twin(
         other.enable_padding(**padding)
     return other
 
-# %% ../nbs/02_batching.ipynb #aa2c69c6
+# %% ../nbs/02_batching.ipynb #cba8368d
 def share_room(
     room: int,  # tokens of text in a row
     first: int,  # length of the first text
@@ -135,7 +135,7 @@ def share_room(
     shorter = min(first, second, room // 2)
     return (shorter, room - shorter) if first <= second else (room - shorter, shorter)
 
-# %% ../nbs/02_batching.ipynb #2d3c4343
+# %% ../nbs/02_batching.ipynb #ab37e966
 def room_for_text(
     limit: int,  # tokens in a row
     special: int,  # special tokens among them
@@ -152,7 +152,7 @@ def room_for_text(
         raise ValueError(f"max_length={limit} must be a multiple of pad_to_multiple_of={multiple}")
     return room
 
-# %% ../nbs/02_batching.ipynb #449d73bc
+# %% ../nbs/02_batching.ipynb #f3014627
 def check_pairs(
     backend,  # `tokenizers.Tokenizer`
     examples: list[tuple],  # (first, second or None)
@@ -178,7 +178,7 @@ def check_pairs(
                 f"truncation={options.cut!r} would cut one to {short[0]}, and stride={options.stride} must be less"
             )
 
-# %% ../nbs/02_batching.ipynb #96a7eaec
+# %% ../nbs/02_batching.ipynb #8e30a52e
 def plan_cutting(
     tokenizer: Any,
     examples: list[tuple],  # (first, second or None)
@@ -212,7 +212,7 @@ def plan_filling(
     how = {"direction": side, "length": length, "pad_to_multiple_of": options.pad_to_multiple_of}
     return {"pad_id": tokenizer.pad_token_id, "pad_token": tokenizer.pad_token, **how}
 
-# %% ../nbs/02_batching.ipynb #949c034a
+# %% ../nbs/02_batching.ipynb #2564e445
 def encode_examples(
     tokenizer: Any,
     examples: list[tuple],  # (first, second or None)
@@ -230,7 +230,7 @@ def encode_examples(
             raise
         raise ValueError("truncation='only_second' cannot cut a text that is too long and has no text_pair") from error
 
-# %% ../nbs/02_batching.ipynb #dac9f4e3
+# %% ../nbs/02_batching.ipynb #d5977b40
 class BatchEncoding(dict):
     "The columns of an encoded batch: `input_ids`, `token_type_ids`, `attention_mask` and what else was asked for."
 
@@ -270,7 +270,7 @@ class BatchEncoding(dict):
         row, token = (0, row) if token is None else (row, token)
         return self.encodings[row].token_to_chars(token)
 
-# %% ../nbs/02_batching.ipynb #ffc203af
+# %% ../nbs/02_batching.ipynb #92748309
 def to_tensor(
     name: str,  # of the column
     column: list,  # numbers, or rows of numbers
@@ -290,7 +290,7 @@ def to_tensor(
 
     return torch.from_numpy(array)
 
-# %% ../nbs/02_batching.ipynb #8863f28c
+# %% ../nbs/02_batching.ipynb #d06fa527
 def make_columns(
     groups: list[list],  # for each example its row, or its row and those that it overflowed into
     options: CallOptions,

@@ -6,9 +6,9 @@ Docs: https://convbert.github.io/convbert/checkpoints.html.md"""
 
 # %% auto #0
 __all__ = ['Mismatch', 'LoadReport', 'KeyMap', 'check_tied', 'from_disk', 'to_disk', 'choose_dtype', 'SkipRandomFills', 'build',
-           'PretrainedMixin']
+           'SavingMixin', 'PretrainedMixin']
 
-# %% ../nbs/05_checkpoints.ipynb #b1cc2b2d
+# %% ../nbs/05_checkpoints.ipynb #5c365d1d
 import json
 import os
 import re
@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from .hub import atomic_folder, resolve
 from .weights import WEIGHT_PATTERNS, parse_size, read_state, write_weights
 
-# %% ../nbs/05_checkpoints.ipynb #6a493982
+# %% ../nbs/05_checkpoints.ipynb #53ae1373
 class Mismatch(NamedTuple):
     "A parameter whose tensor on disk has another shape."
 
@@ -47,7 +47,7 @@ def _compact(names: list[str]) -> str:
         groups[key] = groups.get(key, 0) + 1
     return ", ".join(key if count == 1 else f"{key} ({count} times)" for key, count in groups.items())
 
-# %% ../nbs/05_checkpoints.ipynb #6d99ecd5
+# %% ../nbs/05_checkpoints.ipynb #a8713ce0
 @dataclass(frozen=True)
 class LoadReport:
     "What did not fit between a checkpoint and a model."
@@ -72,7 +72,7 @@ class LoadReport:
             said.append(f"In the checkpoint, but without use in this model: {_compact(self.unexpected)}.")
         return "\n".join(said) or "All parameters were loaded and all tensors were used."
 
-# %% ../nbs/05_checkpoints.ipynb #3bda5486
+# %% ../nbs/05_checkpoints.ipynb #a2a723f6
 @dataclass(frozen=True)
 class KeyMap:
     "How the parameters of one family are called and shaped on disk."
@@ -101,7 +101,7 @@ class KeyMap:
         twins = [name, *(copy for copy, original in self.tied.items() if original == name)]
         return next((full for twin in twins for full in (self.prefix + twin, twin) if full in disk), None)
 
-# %% ../nbs/05_checkpoints.ipynb #36e0a24b
+# %% ../nbs/05_checkpoints.ipynb #734767ac
 def _modern(name: str) -> str:
     "TensorFlow's names for the two parameters of a layer norm, still found in old `.bin` files, made torch's."
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
@@ -124,7 +124,7 @@ def check_tied(
         if needed and a and b and a != b and not _same(disk[a], disk[b]):
             raise ValueError(f"{a} and {b} differ, but this model keeps them as one tensor: it cannot load both")
 
-# %% ../nbs/05_checkpoints.ipynb #4358a38f
+# %% ../nbs/05_checkpoints.ipynb #2d0ab2e2
 def _assemble(key_map: KeyMap, name: str, parts: dict[str, Tensor], wanted: Tensor) -> Tensor | Mismatch:
     "Our parameter `name` from its tensors on disk, or the first of these that has another shape."
     shape = tuple(wanted.shape) if len(parts) == 1 else (len(wanted) // len(parts), *wanted.shape[1:])
@@ -139,7 +139,7 @@ def _assemble(key_map: KeyMap, name: str, parts: dict[str, Tensor], wanted: Tens
         blocks.append(block)
     return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
 
-# %% ../nbs/05_checkpoints.ipynb #e39029fc
+# %% ../nbs/05_checkpoints.ipynb #c7105f2d
 def from_disk(
     key_map: KeyMap,  # the family's names
     disk: Mapping[str, Tensor],  # what `read_state` returned
@@ -168,7 +168,7 @@ def from_disk(
 
 KeyMap.from_disk = from_disk
 
-# %% ../nbs/05_checkpoints.ipynb #a3fe0e47
+# %% ../nbs/05_checkpoints.ipynb #02324280
 def to_disk(
     key_map: KeyMap,  # the family's names
     state: Mapping[str, Tensor],  # the model's `state_dict()`
@@ -187,7 +187,7 @@ def to_disk(
 
 KeyMap.to_disk = to_disk
 
-# %% ../nbs/05_checkpoints.ipynb #5aa4e332
+# %% ../nbs/05_checkpoints.ipynb #6eed236c
 def choose_dtype(
     dtype: str | torch.dtype | None,  # None is float32; "auto" is the disk's; else a name or a type
     state: Mapping[str, Tensor],  # what was loaded
@@ -201,7 +201,7 @@ def choose_dtype(
         raise ValueError(f"dtype={dtype!r} must be None, 'auto', 'float32', 'bfloat16', 'float16' or 'float64'")
     return kind
 
-# %% ../nbs/05_checkpoints.ipynb #59e6bc00
+# %% ../nbs/05_checkpoints.ipynb #be12cee9
 class SkipRandomFills(TorchFunctionMode):
     "Inside this context random initialisation does nothing; everything else works as ever."
 
@@ -212,7 +212,7 @@ class SkipRandomFills(TorchFunctionMode):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
-# %% ../nbs/05_checkpoints.ipynb #e8406c2d
+# %% ../nbs/05_checkpoints.ipynb #89c52524
 def _check(report: LoadReport, loaded: Mapping[str, Tensor], base: str, ignore_mismatched_sizes: bool) -> None:
     "Refuse a checkpoint of another family or of another size."
     if report.mismatched and not ignore_mismatched_sizes:
@@ -249,8 +249,28 @@ def build(
     model.load_report = report
     return model.to(device).eval()  # buffers that are in no file follow
 
-# %% ../nbs/05_checkpoints.ipynb #9b6408dd
-class PretrainedMixin:
+# %% ../nbs/05_checkpoints.ipynb #0f2cf548
+class SavingMixin:
+    "Gives a model class `save_pretrained`; it needs `key_map` and `self.config`."
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike,  # made if it does not exist; its other files stay
+        *,
+        max_shard_size: int | str = "5GB",  # a larger checkpoint is cut into files of this size
+    ) -> None:  # raises `OSError` and leaves the folder as it was when something goes wrong
+        "Write `config.json` and the weights, all or nothing."
+        limit, state = parse_size(max_shard_size), self.key_map.to_disk(self.state_dict())
+        kinds = [str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()]
+        config = {**self.config.to_dict(), "architectures": [type(self).__name__], "dtype": kinds[0]}
+        config.pop("torch_dtype", None)  # the older name of "dtype", which would now contradict it
+        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+        with atomic_folder(folder, replaces=WEIGHT_PATTERNS) as staged:
+            (staged / "config.json").write_text(text + "\n", encoding="utf-8")
+            write_weights(staged, state, limit)
+
+# %% ../nbs/05_checkpoints.ipynb #ccdd3e2d
+class PretrainedMixin(SavingMixin):
     "Gives a model class `from_pretrained` and `save_pretrained`; it needs `config_class`, `key_map` and `self.config`."
 
     load_report: LoadReport | None = None  # set by `from_pretrained`; a model that was never loaded has none
@@ -282,19 +302,3 @@ class PretrainedMixin:
         if model.load_report != LoadReport():
             warnings.warn(f"{cls.__name__} from {os.fspath(name)!r}:\n{model.load_report}", stacklevel=2)
         return model
-
-    def save_pretrained(
-        self,
-        folder: str | os.PathLike,  # made if it does not exist; its other files stay
-        *,
-        max_shard_size: int | str = "5GB",  # a larger checkpoint is cut into files of this size
-    ) -> None:  # raises `OSError` and leaves the folder as it was when something goes wrong
-        "Write `config.json` and the weights, all or nothing."
-        limit, state = parse_size(max_shard_size), self.key_map.to_disk(self.state_dict())
-        kinds = [str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()]
-        config = {**self.config.to_dict(), "architectures": [type(self).__name__], "dtype": kinds[0]}
-        config.pop("torch_dtype", None)  # the older name of "dtype", which would now contradict it
-        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
-        with atomic_folder(folder, replaces=WEIGHT_PATTERNS) as staged:
-            (staged / "config.json").write_text(text + "\n", encoding="utf-8")
-            write_weights(staged, state, limit)

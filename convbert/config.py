@@ -7,9 +7,9 @@ Docs: https://convbert.github.io/convbert/config.html.md"""
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'CHOICES', 'POSITIVE', 'PROBABILITIES', 'SMALL', 'MEDIUM_SMALL', 'TINY', 'PRESETS', 'count_heads',
            'size_heads', 'check_values', 'check_shapes', 'read_json', 'read_config_file', 'ConfigMixin',
-           'ConfigFilesMixin', 'ConvBertConfig', 'set_labels']
+           'ConfigFilesMixin', 'MixedSizes', 'ConvBertConfig', 'set_labels']
 
-# %% ../nbs/01_config.ipynb #7145311e
+# %% ../nbs/01_config.ipynb #ee42e87d
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from .hub import atomic_folder, resolve, suggest
 
-# %% ../nbs/01_config.ipynb #a7fb50e7
+# %% ../nbs/01_config.ipynb #859a5f89
 def count_heads(
     num_attention_heads: int,  # heads the BERT of the same size would have
     head_ratio: int,  # how many of them one attention head and one convolution head replace
@@ -37,7 +37,7 @@ def size_heads(
         return hidden_size // num_attention_heads
     return hidden_size // count_heads(num_attention_heads, head_ratio) // 2
 
-# %% ../nbs/01_config.ipynb #67082630
+# %% ../nbs/01_config.ipynb #747fc250
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
 CHOICES = {
     "hidden_act": ACTIVATIONS,
@@ -52,7 +52,7 @@ POSITIVE = (
 ).split()
 PROBABILITIES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 
-
+# %% ../nbs/01_config.ipynb #c220921c
 def check_values(
     config: Any,  # a `ConvBertConfig`
 ) -> None:  # raises `ValueError` or `TypeError` naming the field, its value and the rule
@@ -65,6 +65,8 @@ def check_values(
             raise ValueError(f"{name}={value} must be at least 1")
     for name in PROBABILITIES:
         value = getattr(config, name)
+        if value is not None and not isinstance(value, int | float):
+            raise TypeError(f"{name}={value!r} must be a number")
         if value is not None and not 0 <= value < 1:
             raise ValueError(f"{name}={value} must be a probability, 0 <= p < 1")
     for name, known in CHOICES.items():
@@ -72,10 +74,16 @@ def check_values(
         if value not in known:
             near = suggest(str(value), [k for k in known if k])
             raise ValueError(f"{name}={value!r} is not known. {near}")
+    for name in ("layer_norm_eps", "initializer_range"):
+        value = getattr(config, name)
+        if not isinstance(value, int | float) or value < 0:
+            raise ValueError(f"{name}={value!r} must be a number, 0 or more")
+    if config.pad_token_id is not None and not isinstance(config.pad_token_id, int):
+        raise TypeError(f"pad_token_id={config.pad_token_id!r} must be a whole number or None")
     if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
         raise ValueError(f"pad_token_id={config.pad_token_id} must be an id below vocab_size={config.vocab_size}")
 
-# %% ../nbs/01_config.ipynb #b50cffc8
+# %% ../nbs/01_config.ipynb #daccb65b
 def check_shapes(
     config: Any,  # a `ConvBertConfig`
 ) -> None:  # raises `ValueError` naming the values that do not fit together
@@ -98,7 +106,7 @@ def check_shapes(
         if getattr(c, name) % c.num_groups:
             raise ValueError(f"{name}={getattr(c, name)} must divide by num_groups={c.num_groups}")
 
-# %% ../nbs/01_config.ipynb #3b09996b
+# %% ../nbs/01_config.ipynb #8ed95d63
 def read_json(
     path: Path,  # a file that should hold one JSON object
 ) -> dict[str, Any]:  # raises `ValueError` naming the file and what is wrong with it
@@ -124,7 +132,7 @@ def read_config_file(
         raise FileNotFoundError(f"{folder} has no config.json, so it is no model folder; it holds {held or 'nothing'}")
     return read_json(folder / "config.json")
 
-# %% ../nbs/01_config.ipynb #fac1b975
+# %% ../nbs/01_config.ipynb #c0e93545
 class ConfigMixin:
     "Reading, writing and changing: what the configurations of all families share."
 
@@ -159,7 +167,7 @@ class ConfigMixin:
             overrides = {"id2label": None, "label2id": None, **overrides}
         return replace(self, **overrides)
 
-# %% ../nbs/01_config.ipynb #9c48e34f
+# %% ../nbs/01_config.ipynb #fce2ff66
 class ConfigFilesMixin(ConfigMixin):
     "A configuration that knows its way to disk."
 
@@ -178,6 +186,13 @@ class ConfigFilesMixin(ConfigMixin):
         hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
         return cls.from_dict(read_config_file(resolve(name, weights=False, **hub))).replace(**overrides)
 
+    @classmethod
+    def preset(cls, name: str, **overrides: Any):
+        "The configuration of a size: tiny, small, medium-small or base."
+        if name not in PRESETS:
+            raise ValueError(f"no preset {name!r}. {suggest(name, PRESETS)}")
+        return cls(**{**PRESETS[name], **overrides})
+
     def save_pretrained(
         self,
         folder: str | Path,  # made if it does not exist; other files in it stay
@@ -187,9 +202,28 @@ class ConfigFilesMixin(ConfigMixin):
         with atomic_folder(folder) as part:
             (part / "config.json").write_text(text + "\n", encoding="utf-8")
 
-# %% ../nbs/01_config.ipynb #15e1d443
+# %% ../nbs/01_config.ipynb #1de1bd11
+class MixedSizes:
+    "What a ConvBERT's fields imply: how many heads of either kind, and how wide."
+
+    @property
+    def mixed_num_heads(self) -> int:
+        "H: number of attention heads in a layer, and of convolution heads."
+        return count_heads(self.num_attention_heads, self.head_ratio)
+
+    @property
+    def mixed_head_size(self) -> int:
+        "d: width of one head of either kind."
+        return size_heads(self.hidden_size, self.num_attention_heads, self.head_ratio, self.head_size_rule)
+
+    @property
+    def mixed_width(self) -> int:
+        "H times d: width of all attention heads together, and of all convolution heads."
+        return self.mixed_num_heads * self.mixed_head_size
+
+# %% ../nbs/01_config.ipynb #5449fde1
 @dataclass(frozen=True)
-class ConvBertConfig(ConfigFilesMixin):
+class ConvBertConfig(MixedSizes, ConfigFilesMixin):
     "Shape and behaviour of a ConvBERT; field names as in the Hugging Face `config.json`."
 
     vocab_size: int = 30522
@@ -214,19 +248,12 @@ class ConvBertConfig(ConfigFilesMixin):
     head_size_rule: str = "transformers"
     depthwise_init: str = "original"
     num_labels: int = 2
-    id2label: dict[int, str] | None = None
-    label2id: dict[str, int] | None = None
+    id2label: dict[int, str] | None = field(default=None, hash=False)
+    label2id: dict[str, int] | None = field(default=None, hash=False)
     problem_type: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict, repr=False)
+    extra: dict[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     model_type = "convbert"
-
-    @staticmethod
-    def preset(name: str, **overrides: Any) -> "ConvBertConfig":
-        "The configuration of a size: tiny, small, medium-small or base."
-        if name not in PRESETS:
-            raise ValueError(f"no preset {name!r}. {suggest(name, PRESETS)}")
-        return ConvBertConfig(**{**PRESETS[name], **overrides})
 
     def __post_init__(self):
         "Derive the labels, then check every field and how they fit together."
@@ -234,27 +261,12 @@ class ConvBertConfig(ConfigFilesMixin):
         check_values(self)
         check_shapes(self)
 
-    @property
-    def mixed_num_heads(self) -> int:
-        "H: number of attention heads in a layer, and of convolution heads."
-        return count_heads(self.num_attention_heads, self.head_ratio)
-
-    @property
-    def mixed_head_size(self) -> int:
-        "d: width of one head of either kind."
-        return size_heads(self.hidden_size, self.num_attention_heads, self.head_ratio, self.head_size_rule)
-
-    @property
-    def mixed_width(self) -> int:
-        "H times d: width of all attention heads together, and of all convolution heads."
-        return self.mixed_num_heads * self.mixed_head_size
-
-# %% ../nbs/01_config.ipynb #4e7eaf6a
+# %% ../nbs/01_config.ipynb #6e8d35a5
 def set_labels(
     config: ConvBertConfig,  # filled in place, while it is being made
 ) -> None:
     "Bring `num_labels`, `id2label` and `label2id` to agree; names given win over a count."
-    names = config.id2label
+    names = config.id2label or None
     if names is None and config.label2id:
         names = {i: name for name, i in config.label2id.items()}
     if names is None:
@@ -262,13 +274,15 @@ def set_labels(
             return  # `check_values` has the words for it
         names = {i: f"LABEL_{i}" for i in range(config.num_labels)}
     names = {int(i): str(name) for i, name in names.items()}
+    if config.num_labels not in (2, len(names)):  # 2 is the default: not said by anybody
+        raise ValueError(f"num_labels={config.num_labels} and {len(names)} label names contradict each other")
     if sorted(names) != list(range(len(names))):
         raise ValueError(f"id2label must name the ids 0 to {len(names) - 1} without a gap, got {sorted(names)}")
     object.__setattr__(config, "id2label", names)
     object.__setattr__(config, "label2id", {name: i for i, name in names.items()})
     object.__setattr__(config, "num_labels", len(names))
 
-# %% ../nbs/01_config.ipynb #457c46fa
+# %% ../nbs/01_config.ipynb #5cc403d4
 SMALL = dict(hidden_size=256, embedding_size=128, num_attention_heads=4, intermediate_size=1024)
 MEDIUM_SMALL = dict(hidden_size=384, embedding_size=128, num_attention_heads=8, intermediate_size=1536, num_groups=2)
 TINY = dict(SMALL, num_attention_heads=8, num_hidden_layers=4, vocab_size=8192)

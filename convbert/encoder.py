@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/encoder.html.md"""
 # %% auto #0
 __all__ = ['ACTIVATION', 'Embeddings', 'GroupedLinear', 'FeedForward', 'Layer', 'Encoded', 'Encoder', 'init_weights']
 
-# %% ../nbs/04_encoder.ipynb #71fc2965
+# %% ../nbs/04_encoder.ipynb #e865d90e
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from .config import ConvBertConfig
 from .mixed_attention import MixedAttention, MixedMaps
 
-# %% ../nbs/04_encoder.ipynb #2f62e94c
+# %% ../nbs/04_encoder.ipynb #ae96b1ea
 ACTIVATION = {
     "gelu": F.gelu,
     "gelu_new": partial(F.gelu, approximate="tanh"),
@@ -30,7 +30,7 @@ ACTIVATION = {
     "tanh": torch.tanh,
 }
 
-# %% ../nbs/04_encoder.ipynb #0a0ec11f
+# %% ../nbs/04_encoder.ipynb #a50dacca
 class Embeddings(nn.Module):
     "What a token is, where it stands and which sentence it belongs to, summed, normalised and widened."
 
@@ -60,7 +60,7 @@ class Embeddings(nn.Module):
         x = self.norm(words + self.position(position_ids) + types)
         return self.project(F.dropout(x, self.dropout, self.training))
 
-# %% ../nbs/04_encoder.ipynb #dd2dc39b
+# %% ../nbs/04_encoder.ipynb #aca3cd23
 class GroupedLinear(nn.Module):
     "A linear map whose features are cut in G groups that do not see each other: G times fewer weights."
 
@@ -96,7 +96,7 @@ class FeedForward(nn.Module):
         "Map `(B, T, D)` to `(B, T, D)`."
         return self.down(self.activation(self.up(x)))
 
-# %% ../nbs/04_encoder.ipynb #afc0e9b0
+# %% ../nbs/04_encoder.ipynb #6982abe6
 class Layer(nn.Module):
     "Tokens mix, then each thinks for itself; a residual and a norm after either step."
 
@@ -122,7 +122,7 @@ class Layer(nn.Module):
         wide = F.dropout(self.feed_forward(x), self.dropout, self.training)
         return self.feed_forward_norm(x + wide), maps
 
-# %% ../nbs/04_encoder.ipynb #2207bca3
+# %% ../nbs/04_encoder.ipynb #d26bd4a2
 @dataclass
 class Encoded:
     "Everything the stack can tell about a batch."
@@ -131,7 +131,7 @@ class Encoded:
     hidden: list[Tensor]  # embeddings, then each layer's output; empty unless asked for
     maps: list[MixedMaps]  # one per layer; empty unless asked for
 
-
+# %% ../nbs/04_encoder.ipynb #21a0fd58
 class Encoder(nn.Module):
     "Embeddings and a stack of layers: the part that all heads and all families share."
 
@@ -156,6 +156,7 @@ class Encoder(nn.Module):
         "Encode a batch."
         x = self.embeddings(input_ids, inputs_embeds, token_type_ids, position_ids)
         mask = None if attention_mask is None else attention_mask.bool()
+        head_mask = None if head_mask is None else head_mask.to(x)
         hidden, maps = [x], []
         for i, layer in enumerate(self.layers):
             run = (
@@ -164,11 +165,13 @@ class Encoder(nn.Module):
                 else layer
             )
             x, seen = run(x, mask, None if head_mask is None else head_mask[i], with_maps)
-            hidden.append(x)
-            maps.append(seen)
-        return Encoded(x, hidden if with_hidden else [], maps if with_maps else [])
+            if with_hidden:
+                hidden.append(x)
+            if with_maps:
+                maps.append(seen)
+        return Encoded(x, hidden if with_hidden else [], maps)
 
-# %% ../nbs/04_encoder.ipynb #bcd5b122
+# %% ../nbs/04_encoder.ipynb #05ef85ab
 @torch.no_grad()
 def init_weights(
     module: nn.Module,  # an `Encoder` or a model around one; changed in place

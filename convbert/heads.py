@@ -6,11 +6,12 @@ Docs: https://convbert.github.io/convbert/heads.html.md"""
 
 # %% auto #0
 __all__ = ['CONVBERT_KEYS', 'CHOICE_INPUTS', 'ModelOutput', 'EncoderOutput', 'TaskOutput', 'SpanOutput', 'check_inputs',
-           'ConvBertPreTrainedModel', 'watched', 'ConvBertModel', 'MaskedLMHead', 'ConvBertForMaskedLM',
-           'classifier_dropout', 'ClassificationHead', 'classification_loss', 'ConvBertForSequenceClassification',
-           'ConvBertForTokenClassification', 'ConvBertForQuestionAnswering', 'ConvBertForMultipleChoice', 'silence']
+           'check_ids', 'ConvBertPreTrainedModel', 'optional_outputs', 'ConvBertModel', 'MaskedLMHead',
+           'ConvBertForMaskedLM', 'classifier_dropout', 'ClassificationHead', 'classification_loss',
+           'ConvBertForSequenceClassification', 'ConvBertForTokenClassification', 'ConvBertForQuestionAnswering',
+           'ConvBertForMultipleChoice', 'silence']
 
-# %% ../nbs/06_heads.ipynb #536ab1f1
+# %% ../nbs/06_heads.ipynb #64f3d647
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
@@ -22,7 +23,7 @@ from .checkpoints import KeyMap, PretrainedMixin
 from .config import ConvBertConfig
 from .encoder import ACTIVATION, Encoded, Encoder, init_weights
 
-# %% ../nbs/06_heads.ipynb #2fcf901e
+# %% ../nbs/06_heads.ipynb #7a885463
 @dataclass
 class ModelOutput:
     "What a model returns: fields by name, by key or by position among those that are set."
@@ -38,14 +39,24 @@ class ModelOutput:
         order = names[:1] + names[4:] + names[1:4]
         return [name for name in order if getattr(self, name) is not None]
 
-    def __getitem__(self, key: str | int) -> Tensor:
-        "The field of that name, or the n-th one that is set."
+    def __contains__(self, name: str) -> bool:
+        "Whether that field is set."
+        return name in self.keys()
+
+    def __iter__(self):
+        "The fields that are set, as a tuple would give them."
+        return (getattr(self, name) for name in self.keys())
+
+    def __getitem__(self, key: str | int | slice) -> Tensor | tuple:
+        "The field of that name, the n-th one that is set, or several of them."
+        if isinstance(key, slice):
+            return tuple(self)[key]
         name = key if isinstance(key, str) else self.keys()[key]
         if name not in self.keys():
             raise KeyError(f"{name!r} is not in this output; it has {', '.join(self.keys())}")
         return getattr(self, name)
 
-
+# %% ../nbs/06_heads.ipynb #0f8a1af9
 @dataclass
 class EncoderOutput(ModelOutput):
     "Output of `ConvBertModel`."
@@ -67,7 +78,7 @@ class SpanOutput(ModelOutput):
     start_logits: Tensor | None = None  # `(B, T)`
     end_logits: Tensor | None = None  # `(B, T)`
 
-# %% ../nbs/06_heads.ipynb #84e74a3c
+# %% ../nbs/06_heads.ipynb #16348722
 CONVBERT_KEYS = KeyMap(
     prefix="convbert.",
     base="encoder.",
@@ -98,37 +109,51 @@ CONVBERT_KEYS = KeyMap(
     ignored=("position_ids",),
 )
 
-# %% ../nbs/06_heads.ipynb #b108fc73
+# %% ../nbs/06_heads.ipynb #34ed133b
 def check_inputs(
     config: ConvBertConfig,  # sizes to check against
     input_ids: Tensor | None,  # `(B, T)`
     inputs_embeds: Tensor | None,  # `(B, T, E)`
-    attention_mask: Tensor | None,  # `(B, T)`
+    others: dict[str, Tensor | None],  # attention_mask, token_type_ids, position_ids `(B, T)`; head_mask `(L, 2, H)`
 ) -> None:  # raises `ValueError` naming value and rule
     "Check a batch before it is embedded; ids are looked at on the CPU only, where looking is free."
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("give exactly one of input_ids and inputs_embeds")
-    shape = tuple((input_ids if inputs_embeds is None else inputs_embeds).shape[:2])
-    if (input_ids is not None and input_ids.dim() != 2) or (inputs_embeds is not None and inputs_embeds.dim() != 3):
-        raise ValueError(f"input_ids must be (batch, tokens), inputs_embeds (batch, tokens, features); got {shape}")
-    if shape[1] > config.max_position_embeddings:
+    given = tuple(input_ids.shape if inputs_embeds is None else inputs_embeds.shape)
+    if len(given) != (2 if inputs_embeds is None else 3) or given[2:] not in ((), (config.embedding_size,)):
         raise ValueError(
-            f"{shape[1]} tokens are longer than this model's max_position_embeddings={config.max_position_embeddings}; "
+            f"input_ids must be (batch, tokens), inputs_embeds (batch, tokens, {config.embedding_size}); got {given}"
+        )
+    if given[1] > config.max_position_embeddings:
+        raise ValueError(
+            f"{given[1]} tokens are longer than this model's max_position_embeddings={config.max_position_embeddings}; "
             f"tokenize with truncation=True, max_length={config.max_position_embeddings}"
         )
-    if attention_mask is not None and tuple(attention_mask.shape) != shape:
-        raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, the tokens have {shape}")
-    if input_ids is None or input_ids.device.type != "cpu" or torch.compiler.is_compiling() or not input_ids.numel():
-        return
-    low, high = (int(x) for x in input_ids.aminmax())
-    if low < 0 or high >= config.vocab_size:
-        bad = low if low < 0 else high
-        raise ValueError(
-            f"token id {bad} is outside the vocabulary of vocab_size={config.vocab_size}; "
-            "is this the model's own tokenizer?"
-        )
+    L, H = config.num_hidden_layers, config.mixed_num_heads
+    for name, value in others.items():
+        fits = [(L, 2, H)] if name == "head_mask" else [given[:2]] + [(1, given[1])] * (name == "position_ids")
+        if value is not None and tuple(value.shape) not in fits:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, it must have {fits[0]}")
+    check_ids("token id", input_ids, config.vocab_size, "the vocabulary of vocab_size")
+    check_ids("token type", others["token_type_ids"], config.type_vocab_size, "type_vocab_size")
+    check_ids("position", others["position_ids"], config.max_position_embeddings, "max_position_embeddings")
 
-# %% ../nbs/06_heads.ipynb #dc7a359b
+# %% ../nbs/06_heads.ipynb #68776e8a
+def check_ids(
+    name: str,  # of what the ids mean
+    ids: Tensor | None,  # whole numbers
+    size: int,  # the table that they index
+    table: str,  # its name
+) -> None:  # raises `ValueError` naming the first id outside
+    "Check that ids index a table; on the CPU only, and not while compiling."
+    if ids is None or ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
+        return
+    low, high = (int(x) for x in ids.aminmax())
+    if low < 0 or high >= size:
+        bad, hint = (low if low < 0 else high), ": is this the model's own tokenizer?" if name == "token id" else ""
+        raise ValueError(f"{name} {bad} is outside {table}={size}{hint}")
+
+# %% ../nbs/06_heads.ipynb #a84da416
 class ConvBertPreTrainedModel(PretrainedMixin, nn.Module):
     "What all ConvBERT models share: the encoder, its input checks, and loading and saving."
 
@@ -153,24 +178,17 @@ class ConvBertPreTrainedModel(PretrainedMixin, nn.Module):
         output_attentions: bool = False,  # return attention maps and convolution kernels
     ) -> Encoded:
         "Check the inputs and run the encoder."
-        check_inputs(self.config, input_ids, inputs_embeds, attention_mask)
-        return self.encoder(
-            input_ids,
-            attention_mask,
-            inputs_embeds,
-            token_type_ids,
-            position_ids,
-            head_mask,
-            output_hidden_states,
-            output_attentions,
-        )
+        others = dict(attention_mask=attention_mask, token_type_ids=token_type_ids, position_ids=position_ids)
+        check_inputs(self.config, input_ids, inputs_embeds, {**others, "head_mask": head_mask})
+        kept = (output_hidden_states, output_attentions)
+        return self.encoder(input_ids, attention_mask, inputs_embeds, token_type_ids, position_ids, head_mask, *kept)
 
     def gradient_checkpointing_enable(self, on: bool = True) -> None:
         "Trade time for memory in training: layers are recomputed in the backward pass."
         self.encoder.gradient_checkpointing = on
 
-
-def watched(encoded: Encoded) -> dict:
+# %% ../nbs/06_heads.ipynb #19e2ca6b
+def optional_outputs(encoded: Encoded) -> dict:
     "The optional fields of an output."
     return dict(
         hidden_states=tuple(encoded.hidden) or None,
@@ -178,7 +196,7 @@ def watched(encoded: Encoded) -> dict:
         conv_kernels=tuple(m.conv_kernel for m in encoded.maps) or None,
     )
 
-# %% ../nbs/06_heads.ipynb #db21dfa4
+# %% ../nbs/06_heads.ipynb #78bdd9c3
 class ConvBertModel(ConvBertPreTrainedModel):
     "The encoder on its own."
 
@@ -190,9 +208,9 @@ class ConvBertModel(ConvBertPreTrainedModel):
     def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, **inputs) -> EncoderOutput:
         "Contextual features `(B, T, D)`; see `encode` for the other inputs."
         encoded = self.encode(input_ids, attention_mask, token_type_ids, **inputs)
-        return EncoderOutput(last_hidden_state=encoded.last, **watched(encoded))
+        return EncoderOutput(last_hidden_state=encoded.last, **optional_outputs(encoded))
 
-# %% ../nbs/06_heads.ipynb #ea24b868
+# %% ../nbs/06_heads.ipynb #5bef1b21
 class MaskedLMHead(nn.Module):
     "Scores for every word of the vocabulary, with the embedding table as the last matrix."
 
@@ -207,7 +225,7 @@ class MaskedLMHead(nn.Module):
         "Map `(…, D)` to `(…, V)` with the word table `(V, E)`."
         return F.linear(self.norm(F.gelu(self.dense(x))), words, self.bias)
 
-
+# %% ../nbs/06_heads.ipynb #6e45639d
 class ConvBertForMaskedLM(ConvBertPreTrainedModel):
     "Fill in masked tokens."
 
@@ -234,9 +252,9 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
             x = x.gather(1, predict_at[..., None].expand(-1, -1, x.shape[-1]))
         logits = self.predictions(x, self.encoder.embeddings.word.weight)
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-        return TaskOutput(loss=loss, logits=logits, **watched(encoded))
+        return TaskOutput(loss=loss, logits=logits, **optional_outputs(encoded))
 
-# %% ../nbs/06_heads.ipynb #11a2dee9
+# %% ../nbs/06_heads.ipynb #11eee432
 def classifier_dropout(config: ConvBertConfig) -> float:
     "The head's own dropout, or the encoder's when none is set."
     return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
@@ -257,7 +275,7 @@ class ClassificationHead(nn.Module):
         x = self.activation(self.dense(self.dropout(x[:, 0])))
         return self.out_proj(self.dropout(x))
 
-# %% ../nbs/06_heads.ipynb #4d9f9a58
+# %% ../nbs/06_heads.ipynb #cf28a46e
 def classification_loss(
     logits: Tensor,  # `(B, num_labels)`
     labels: Tensor,  # `(B,)` ids or numbers, or `(B, num_labels)` of 0 and 1
@@ -290,9 +308,9 @@ class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
         encoded = self.encode(input_ids, attention_mask, token_type_ids, **inputs)
         logits = self.classifier(encoded.last)
         loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
-        return TaskOutput(loss=loss, logits=logits, **watched(encoded))
+        return TaskOutput(loss=loss, logits=logits, **optional_outputs(encoded))
 
-# %% ../nbs/06_heads.ipynb #84fdb3d3
+# %% ../nbs/06_heads.ipynb #4603cb86
 class ConvBertForTokenClassification(ConvBertPreTrainedModel):
     "Label every token."
 
@@ -308,9 +326,9 @@ class ConvBertForTokenClassification(ConvBertPreTrainedModel):
         encoded = self.encode(input_ids, attention_mask, token_type_ids, **inputs)
         logits = self.classifier(self.dropout(encoded.last))
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        return TaskOutput(loss=loss, logits=logits, **watched(encoded))
+        return TaskOutput(loss=loss, logits=logits, **optional_outputs(encoded))
 
-# %% ../nbs/06_heads.ipynb #863d77ea
+# %% ../nbs/06_heads.ipynb #2a081778
 class ConvBertForQuestionAnswering(ConvBertPreTrainedModel):
     "Find the first and the last token of an answer."
 
@@ -338,9 +356,9 @@ class ConvBertForQuestionAnswering(ConvBertPreTrainedModel):
             T = start.shape[1]
             places = [p.flatten().clamp(0, T) for p in (start_positions, end_positions)]
             loss = sum(F.cross_entropy(row, p, ignore_index=T) for row, p in zip((start, end), places, strict=True)) / 2
-        return SpanOutput(loss=loss, start_logits=start, end_logits=end, **watched(encoded))
+        return SpanOutput(loss=loss, start_logits=start, end_logits=end, **optional_outputs(encoded))
 
-# %% ../nbs/06_heads.ipynb #1317e1bc
+# %% ../nbs/06_heads.ipynb #c3e346fa
 CHOICE_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 
 
@@ -357,14 +375,13 @@ class ConvBertForMultipleChoice(ConvBertPreTrainedModel):
         "Logits `(B, C)` from inputs `(B, C, T)`; labels `(B,)`."
         given = dict(inputs, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
         flat = {k: v.flatten(0, 1) if k in CHOICE_INPUTS and v is not None else v for k, v in given.items()}
-        shape = (input_ids if input_ids is not None else inputs["inputs_embeds"]).shape
         encoded = self.encode(**flat)
-        logits = self.classifier(encoded.last[:, 0]).view(shape[:2])
+        choices = next(v.shape[:2] for k, v in given.items() if k in ("input_ids", "inputs_embeds") and v is not None)
+        logits = self.classifier(encoded.last[:, 0]).view(choices)
         loss = None if labels is None else F.cross_entropy(logits, labels)
-        return TaskOutput(loss=loss, logits=logits, **watched(encoded))
+        return TaskOutput(loss=loss, logits=logits, **optional_outputs(encoded))
 
-
-# %% ../nbs/06_heads.ipynb #1fcedb45
+# %% ../nbs/06_heads.ipynb #ed535c2e
 def silence(
     config: ConvBertConfig,  # number of layers and heads
     attention: Iterable[tuple[int, int]] = (),  # (layer, head) of attention heads to switch off

@@ -7,12 +7,14 @@ Docs: https://convbert.github.io/convbert/pipelines.html.md"""
 # %% auto #0
 __all__ = ['TASKS', 'DEFAULT_MODEL', 'Answers', 'show', 'cell', 'plan_batches', 'as_list', 'refuse_untrained', 'Masked',
            'find_window', 'read_masked', 'find_masks', 'score_masks', 'pad_rows', 'choose_words', 'target_ids', 'fill',
-           'fill_together', 'FillMaskPipeline', 'check_top_k', 'choose_device', 'pipeline']
+           'fill_together', 'MaskAnswers', 'FillMaskPipeline', 'check_counts', 'check_joint', 'say_cut',
+           'choose_device', 'check_loaded', 'pipeline']
 
-# %% ../nbs/07_pipelines.ipynb #04c1ecd7
+# %% ../nbs/07_pipelines.ipynb #532f7fe0
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,26 +26,27 @@ from .heads import ConvBertForMaskedLM
 from .hub import bundled, suggest
 from .tokenization import ConvBertTokenizerFast
 
-# %% ../nbs/07_pipelines.ipynb #9f28b92e
+# %% ../nbs/07_pipelines.ipynb #667a57c8
 class Answers(list):
     "A list of result dictionaries that a notebook shows as a table."
 
-    def rows(self) -> list[dict]:
-        "The dictionaries, also when there is one list of them per mask or per text."
-        return [row for part in self for row in (part if isinstance(part, list) else [part])]
+    def nested(self) -> bool:
+        "Whether these are several lists, one per mask or per text."
+        return any(isinstance(part, list) for part in self)
 
     def _repr_html_(self) -> str:
-        "One table row per dictionary; scores as small bars."
-        if not self.rows():
-            return "<em>no answers</em>"
-        names = list(self.rows()[0])
-        head = "".join(f"<th style='text-align:left'>{escape(n)}</th>" for n in names)
-        body = "".join("<tr>" + "".join(cell(n, row.get(n)) for n in names) + "</tr>" for row in self.rows())
+        "One table row per dictionary, scores as small bars; one table per list."
+        if self.nested() or not self:
+            return "".join(part._repr_html_() for part in self) or "<em>no answers</em>"
+        head = "".join(f"<th style='text-align:left'>{escape(n)}</th>" for n in self[0])
+        body = "".join("<tr>" + "".join(cell(n, v) for n, v in row.items()) + "</tr>" for row in self)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def __str__(self) -> str:
-        "Aligned columns, for terminals."
-        rows = [[show(v) for v in row.values()] for row in self.rows()]
+        "Aligned columns, for terminals; an empty line between lists."
+        if self.nested():
+            return "\n\n".join(map(str, self))
+        rows = [[show(v) for v in row.values()] for row in self]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join("  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -61,7 +64,7 @@ def cell(name: str, value: Any) -> str:
     style = tint.format(100 * value) if name == "score" and isinstance(value, float) else ""
     return f"<td style='text-align:left;{style}'>{escape(show(value))}</td>"
 
-# %% ../nbs/07_pipelines.ipynb #d05a0b41
+# %% ../nbs/07_pipelines.ipynb #f09c7746
 def plan_batches(
     lengths: Sequence[int],  # tokens of each text
     budget: int = 8192,  # most tokens in a batch, padding included; a text longer than that goes alone
@@ -77,7 +80,7 @@ def plan_batches(
         current.append(i)
     return batches + [current] if current else batches
 
-# %% ../nbs/07_pipelines.ipynb #9ea9dbc3
+# %% ../nbs/07_pipelines.ipynb #540be64a
 def as_list(
     texts: str | Sequence[str],  # what the caller gave
 ) -> tuple[list[str], bool]:  # the texts, and whether there was only one outside a list
@@ -107,7 +110,7 @@ def refuse_untrained(
             f"(bundled: {', '.join(bundled())}). If you have trained it since loading, set model.load_report = None."
         )
 
-# %% ../nbs/07_pipelines.ipynb #51503995
+# %% ../nbs/07_pipelines.ipynb #aa7a362b
 class Masked(NamedTuple):
     "A text ready for the model."
 
@@ -129,7 +132,7 @@ def find_window(
     start = min(max(1, start), max(1, body - room))
     return start, min(start + room, body)
 
-# %% ../nbs/07_pipelines.ipynb #9f0b8952
+# %% ../nbs/07_pipelines.ipynb #3ffbdd39
 def read_masked(
     text: str,  # with at least one mask
     tokenizer: ConvBertTokenizerFast,
@@ -146,11 +149,6 @@ def read_masked(
     if len(ids) <= limit:
         return Masked(ids, ids, places)
     start, end = find_window(ids, places, limit)
-    warnings.warn(
-        f"a text of {len(ids)} tokens is longer than the model ({limit}): "
-        f"only the {end - start} around its {mask} are read",
-        stacklevel=4,
-    )
     return Masked(ids, [ids[0], *ids[start:end], ids[-1]], [p - start + 1 for p in places])
 
 
@@ -158,26 +156,27 @@ def find_masks(ids: list[int], tokenizer: ConvBertTokenizerFast) -> list[int]:
     "Places of the masks in a row of ids."
     return [i for i, token in enumerate(ids) if token == tokenizer.mask_token_id]
 
-# %% ../nbs/07_pipelines.ipynb #41f68aa3
+# %% ../nbs/07_pipelines.ipynb #09f0935b
 @torch.inference_mode()
 def score_masks(
     model: ConvBertForMaskedLM,
     masked: list[Masked],
     pad_id: int,  # id of `[PAD]`
+    choose: Callable[[Tensor], Any],  # what to keep of a row of log-probabilities `(V,)`
     batch_tokens: int = 8192,  # see `plan_batches`
     batch_size: int | None = None,  # see `plan_batches`
-) -> list[Tensor]:  # per text `(M, V)`: log-probabilities at its M masks
-    "Log-probabilities of every word at every mask."
-    scores: list[Tensor] = [torch.empty(0)] * len(masked)
+) -> list[list]:  # per text, per mask: what `choose` kept
+    "Score every word at every mask; only what is chosen of a row stays in memory."
+    kept: list[list] = [[] for _ in masked]
     device = next(model.parameters()).device
     for batch in plan_batches([len(m.window) for m in masked], batch_tokens, batch_size):
         ids = pad_rows([masked[i].window for i in batch], pad_id)
         real = pad_rows([[1] * len(masked[i].window) for i in batch], 0)
         at = pad_rows([masked[i].places for i in batch], 0)
         logits = model(ids.to(device), real.to(device), predict_at=at.to(device)).logits
-        for i, row in zip(batch, logits.float().log_softmax(-1).cpu(), strict=True):
-            scores[i] = row[: len(masked[i].places)]
-    return scores
+        for i, rows in zip(batch, logits.float().log_softmax(-1).cpu(), strict=True):
+            kept[i] = [choose(row) for row in rows[: len(masked[i].places)]]
+    return kept
 
 
 def pad_rows(
@@ -188,7 +187,7 @@ def pad_rows(
     longest = max(map(len, rows))
     return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
 
-# %% ../nbs/07_pipelines.ipynb #9cca1466
+# %% ../nbs/07_pipelines.ipynb #ef570a80
 def choose_words(
     scores: Tensor,  # `(V,)` log-probabilities
     top_k: int | None,  # 5, or all targets, when None
@@ -225,7 +224,7 @@ def target_ids(
             )
     return ids
 
-# %% ../nbs/07_pipelines.ipynb #fec127d5
+# %% ../nbs/07_pipelines.ipynb #8cd2d0b9
 def fill(
     masked: Masked,
     tokens: list[int],  # for the first masks
@@ -241,61 +240,28 @@ def fill_together(
     model: ConvBertForMaskedLM,
     masked: Masked,
     pad_id: int,  # id of `[PAD]`
-    beams: int,  # beginnings kept
+    top_k: int,  # answers
     targets: list[int] | None = None,  # ids to choose from
 ) -> list[tuple[float, list[int]]]:  # (probability of all words together, one id per mask), best first
     "Fill all masks of a text from left to right, keeping the best beginnings."
+    beams = max(top_k, 20)  # wide enough that the first answers do not depend on how many are asked for
     kept = [(0.0, [])]
     for _ in masked.places:
-        tries = score_masks(model, [fill(masked, tokens) for _, tokens in kept], pad_id)
-        grown = []
-        for (log, tokens), scores in zip(kept, tries, strict=True):
-            row = scores[0] if targets is None else scores[0][targets]
-            best = row.topk(min(beams, len(row)))
-            ids = best.indices.tolist() if targets is None else [targets[k] for k in best.indices.tolist()]
-            grown += [(log + more, [*tokens, i]) for more, i in zip(best.values.tolist(), ids, strict=True)]
+        tries = [fill(masked, tokens) for _, tokens in kept]
+        words = score_masks(model, tries, pad_id, lambda row: choose_words(row, beams, targets))
+        grown = [
+            (log + math.log(max(p, 1e-45)), [*tokens, i])
+            for (log, tokens), per_mask in zip(kept, words, strict=True)
+            for p, i in per_mask[0]
+        ]
         kept = sorted(grown, key=lambda beam: -beam[0])[:beams]
-    return [(math.exp(log), tokens) for log, tokens in kept]
+    return [(math.exp(log), tokens) for log, tokens in kept[:top_k]]
 
-# %% ../nbs/07_pipelines.ipynb #8da6361c
-class FillMaskPipeline:
-    "Fill the `[MASK]`s of texts."
+# %% ../nbs/07_pipelines.ipynb #29da89fe
+class MaskAnswers:
+    "How chosen words become answers; needs a `tokenizer`."
 
-    model_class = ConvBertForMaskedLM
-
-    def __init__(
-        self,
-        model: ConvBertForMaskedLM,  # put in eval mode
-        tokenizer: ConvBertTokenizerFast,  # the model's own
-    ):
-        "Join a model and its tokenizer."
-        refuse_untrained(model, "fill-mask")
-        self.model, self.tokenizer = model.eval(), tokenizer
-        self.limit = min(model.config.max_position_embeddings, tokenizer.model_max_length)
-
-    def __call__(
-        self,
-        texts: str | list[str],  # each with one or more `[MASK]`
-        *,
-        top_k: int | None = None,  # answers per mask; 5, or all targets, when None
-        targets: str | list[str] | None = None,  # score these words only, in this order
-        normalize_targets: bool = False,  # make the targets' scores sum to 1
-        joint: bool = False,  # score all masks of a text together
-        batch_size: int | None = None,  # most texts per batch
-        batch_tokens: int = 8192,  # most tokens per batch, padding included
-    ) -> Answers:  # `{score, token, token_str, sequence}`, best first; one such list per mask, and per text
-        "Answer for one text or for a list of them."
-        texts, single = as_list(texts)
-        check_top_k(top_k)
-        words = None if targets is None else target_ids(targets, self.tokenizer)
-        masked, pad = [read_masked(text, self.tokenizer, self.limit) for text in texts], self.tokenizer.pad_token_id
-        if joint:
-            found = [self.together(m, fill_together(self.model, m, pad, top_k or 5, words)) for m in masked]
-        else:
-            scores = score_masks(self.model, masked, pad, batch_tokens, batch_size)
-            chosen = [[choose_words(row, top_k, words, normalize_targets) for row in rows] for rows in scores]
-            found = [self.one_by_one(m, c) for m, c in zip(masked, chosen, strict=True)]
-        return found[0] if single else Answers(found)
+    tokenizer: ConvBertTokenizerFast
 
     def one_by_one(self, masked: Masked, chosen: list[list[tuple[float, int]]]) -> Answers:
         "Answers that fill one mask and leave the others."
@@ -322,26 +288,104 @@ class FillMaskPipeline:
             "sequence": self.tokenizer.decode(text),
         }
 
+# %% ../nbs/07_pipelines.ipynb #d12bb6a3
+class FillMaskPipeline(MaskAnswers):
+    "Fill the `[MASK]`s of texts."
 
-def check_top_k(top_k: Any) -> None:
-    "Refuse a number of answers that is not one."
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-        raise ValueError(f"top_k={top_k!r} must be a whole number of at least 1")
+    model_class = ConvBertForMaskedLM
 
-# %% ../nbs/07_pipelines.ipynb #23f154e9
+    def __init__(
+        self,
+        model: ConvBertForMaskedLM,  # put in eval mode
+        tokenizer: ConvBertTokenizerFast,  # the model's own
+    ):
+        "Join a model and its tokenizer."
+        refuse_untrained(model, "fill-mask")
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.limit = min(model.config.max_position_embeddings, tokenizer.model_max_length)
+
+    def __call__(
+        self,
+        texts: str | list[str],  # each with one or more `[MASK]`
+        *,
+        top_k: int | None = None,  # answers per mask; 5, or all targets, when None
+        targets: str | list[str] | None = None,  # score these words only; answers in this order (joint: best first)
+        normalize_targets: bool = False,  # make the targets' scores sum to 1
+        joint: bool = False,  # score all masks of a text together
+        batch_size: int | None = None,  # most texts per batch
+        batch_tokens: int = 8192,  # most tokens per batch, padding included
+    ) -> Answers:  # `{score, token, token_str, sequence}`, best first or as targets; one such list per mask, per text
+        "Answer for one text or for a list of them."
+        texts, single = as_list(texts)
+        check_counts(top_k=top_k, batch_size=batch_size, batch_tokens=batch_tokens)
+        check_joint(joint, normalize_targets)
+        words = None if targets is None else target_ids(targets, self.tokenizer)
+        masked, pad = [read_masked(text, self.tokenizer, self.limit) for text in texts], self.tokenizer.pad_token_id
+        say_cut(masked, self.limit)
+        self.model.eval()
+        if joint:
+            found = [self.together(m, fill_together(self.model, m, pad, top_k or 5, words)) for m in masked]
+        else:
+            choose = partial(choose_words, top_k=top_k, targets=words, normalize=normalize_targets)
+            chosen = score_masks(self.model, masked, pad, choose, batch_tokens, batch_size)
+            found = [self.one_by_one(m, c) for m, c in zip(masked, chosen, strict=True)]
+        return found[0] if single else Answers(found)
+
+# %% ../nbs/07_pipelines.ipynb #f28265b6
+def check_counts(**counts: int | None) -> None:
+    "Refuse a number of answers, texts or tokens that is not one."
+    for name, value in counts.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+
+
+def check_joint(joint: bool, normalize_targets: bool) -> None:
+    "Refuse two wishes that exclude each other."
+    if joint and normalize_targets:
+        raise ValueError("normalize_targets=True is for masks that are scored one by one, not for joint=True")
+
+
+def say_cut(masked: list[Masked], limit: int) -> None:
+    "Say once per call how many texts were cut around their masks."
+    cut = [len(m.ids) for m in masked if len(m.window) < len(m.ids)]
+    if cut:
+        warnings.warn(
+            f"{len(cut)} of {len(masked)} texts are longer than the model's {limit} tokens (the longest has "
+            f"{max(cut)}): only the part around the masks was read",
+            stacklevel=3,
+        )
+
+# %% ../nbs/07_pipelines.ipynb #c88840d2
 TASKS = {"fill-mask": FillMaskPipeline}
 DEFAULT_MODEL = "convbert-tiny"
 
 
 def choose_device(
     device: str | torch.device | None,  # None takes the first accelerator that works
-) -> torch.device:
+) -> torch.device:  # raises `ValueError` when it does not work here
     "The device that was asked for, or the best one there is."
     if device is not None:
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device={str(device)!r} does not work here: {str(error).splitlines()[0]}") from None
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def check_loaded(model: nn.Module, kind: type, tokenizer: Any, dtype: Any, hub: dict) -> nn.Module:
+    "Refuse what a model that is already loaded cannot heed."
+    if not isinstance(model, kind.model_class):
+        raise TypeError(f"this task needs a {kind.model_class.__name__}, got a {type(model).__name__}")
+    if tokenizer is None:
+        raise ValueError(
+            "a loaded model does not know its tokenizer: pass tokenizer=... (a tokenizer, a folder or a name)"
+        )
+    if hub or dtype is not None:
+        names = ", ".join([*hub, *(["dtype"] if dtype is not None else [])])
+        raise TypeError(f"{names} cannot be heeded: the model is already loaded; choose when loading it")
+    return model
+
+# %% ../nbs/07_pipelines.ipynb #818cfd22
 def pipeline(
     task: str,  # "fill-mask"
     model: str
@@ -359,14 +403,12 @@ def pipeline(
         raise ValueError(f"no task {task!r}. {suggest(str(task), TASKS)}")
     kind = TASKS[task]
     name = DEFAULT_MODEL if model is None else model
-    if tokenizer is None and isinstance(model, nn.Module):
-        raise ValueError(
-            "a loaded model does not know its tokenizer: pass tokenizer=... (a tokenizer, a folder or a name)"
-        )
     if not isinstance(name, nn.Module):
         loaded = kind.model_class.from_pretrained(name, dtype=dtype, device=choose_device(device), **hub)
     else:
-        loaded = name if device is None else name.to(device)
+        loaded = check_loaded(name, kind, tokenizer, dtype, hub)
+        loaded = loaded if device is None else loaded.to(device)
     if not isinstance(tokenizer, ConvBertTokenizerFast):
-        tokenizer = ConvBertTokenizerFast.from_pretrained(name if tokenizer is None else tokenizer, **hub)
+        own = tokenizer is None
+        tokenizer = ConvBertTokenizerFast.from_pretrained(name if own else tokenizer, **(hub if own else {}))
     return kind(loaded, tokenizer)

@@ -77,17 +77,38 @@ def test_asking_for_maps_changes_nothing():
     torch.testing.assert_close(model(ids, mask, output_attentions=True).last_hidden_state, plain, atol=1e-5, rtol=0)
 
 
-def test_gradient_checkpointing_gives_the_same_gradients():
-    grads = []
+@pytest.mark.parametrize("maps", [False, True])
+def test_gradient_checkpointing_runs_layers_again_and_gives_the_same_gradients(maps):
+    grads, runs = [], []
     for on in (False, True):
-        model = make(ConvBertForMaskedLM, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+        model = make(ConvBertForMaskedLM, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3).train()
         model.gradient_checkpointing_enable(on)
+        count = []
+        for layer in model.encoder.layers:
+            layer.register_forward_pre_hook(lambda *_, count=count: count.append(1))
         ids = torch.randint(1, 61, (2, 10), generator=torch.Generator().manual_seed(1))
-        model(ids, labels=ids).loss.backward()
+        torch.manual_seed(5)  # the same dropout both times
+        model(ids, labels=ids, output_attentions=maps).loss.backward()
         grads.append({n: p.grad for n, p in model.named_parameters()})
-    assert grads[0].keys() == grads[1].keys()
+        runs.append(len(count))
+    assert runs == [2, 4]
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("maps", [False, True])
+def test_half_precision_is_finite_and_near_float32(dtype, maps):
+    model = make(initializer_range=0.1)
+    ids = torch.randint(1, 61, (3, 12), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(12) < torch.tensor([[12], [5], [0]])).long()
+    off = silence(model.config, attention=[(0, 0)], conv=[(1, 1)])
+    with torch.inference_mode():
+        expected = model(ids, mask, head_mask=off).last_hidden_state
+        got = model.to(dtype)(ids, mask, head_mask=off, output_attentions=maps).last_hidden_state
+    assert got.dtype == dtype and got.isfinite().all()
+    # the last row is all padding: finite is what can be asked of it
+    torch.testing.assert_close(got.float()[:2], expected[:2], atol=0.12, rtol=0.05)
 
 
 @pytest.mark.parametrize("kind", [0, 1])
@@ -139,6 +160,10 @@ def test_depthwise_filters_start_with_the_named_spread(rule, std):
         (dict(input_ids=torch.ones(1, 65, dtype=torch.long)), "max_position_embeddings=64"),
         (dict(input_ids=torch.tensor([1, 2])), "(batch, tokens)"),
         (dict(input_ids=torch.ones(2, 3, dtype=torch.long), attention_mask=torch.ones(2, 4)), "attention_mask"),
+        (dict(input_ids=torch.tensor([[1]]), token_type_ids=torch.tensor([[2]])), "token type 2 is outside"),
+        (dict(input_ids=torch.tensor([[1]]), position_ids=torch.tensor([[64]])), "position 64 is outside"),
+        (dict(input_ids=torch.tensor([[1]]), head_mask=torch.ones(2, 2)), "it must have (2, 2, 2)"),
+        (dict(inputs_embeds=torch.ones(1, 3, 32)), "(batch, tokens, 16)"),
     ],
 )
 def test_bad_input_is_named(given, words):
@@ -165,8 +190,9 @@ def test_padded_choices_are_not_all_alike():
     ids = torch.randint(1, 61, (1, 3, 9), generator=torch.Generator().manual_seed(3))
     mask = torch.ones_like(ids)
     mask[..., 4:] = 0
-    scores = model(ids, mask).logits[0]
-    assert len(set(scores.tolist())) == 3
+    scores = model(ids, mask).logits
+    torch.testing.assert_close(scores, model(ids[..., :4]).logits, atol=1e-5, rtol=0)
+    assert len(set(scores[0].tolist())) == 3
 
 
 def test_the_model_compiles_without_a_graph_break():

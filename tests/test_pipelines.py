@@ -112,8 +112,8 @@ def test_several_masks_one_by_one_and_together(fill_mask):
 
 def test_a_text_longer_than_the_model_is_cut_around_its_mask_and_that_is_said(fill_mask):
     long = "the sea was calm . " * 300 + "the ship sailed across the [MASK] . " + "and the wind blew . " * 300
-    with pytest.warns(UserWarning, match="longer than the model") as said:
-        answers = fill_mask([long, "A [MASK]."])
+    with pytest.warns(UserWarning, match="2 of 3 texts are longer than the model's 512 tokens") as said:
+        answers = fill_mask([long, "A [MASK].", long + "."])
     assert len(said) == 1 and len(answers[0]) == 5
     assert answers[0][0]["sequence"].count("the sea was calm") == 300
     with pytest.raises(ValueError, match="tokens apart"):
@@ -135,7 +135,21 @@ def test_a_text_longer_than_the_model_is_cut_around_its_mask_and_that_is_said(fi
         (lambda f: f("[MASK]", targets=[3]), TypeError, "a target must be a word"),
         (lambda f: pipeline("fil-mask"), ValueError, "Did you mean 'fill-mask'"),
         (lambda f: pipeline("fill-mask", "convbert-tny"), ValueError, "Did you mean 'convbert-tiny'"),
+        (lambda f: f("[MASK]", batch_size=0), ValueError, "batch_size=0"),
+        (lambda f: f("[MASK]", joint=True, normalize_targets=True), ValueError, "one by one"),
         (lambda f: pipeline("fill-mask", f.model), ValueError, "pass tokenizer="),
+        (
+            lambda f: pipeline("fill-mask", f.model, tokenizer=f.tokenizer, dtype="float16"),
+            TypeError,
+            "dtype cannot be",
+        ),
+        (lambda f: pipeline("fill-mask", f.model, tokenizer=f.tokenizer, batch_sze=3), TypeError, "batch_sze"),
+        (
+            lambda f: pipeline("fill-mask", ConvBertModel(f.model.config)),
+            TypeError,
+            "ConvBertForMaskedLM, got a ConvBertModel",
+        ),
+        (lambda f: pipeline("fill-mask", device="abacus"), ValueError, "device='abacus' does not work here"),
     ],
 )
 def test_bad_input_is_named(fill_mask, call, error, words):
@@ -169,7 +183,15 @@ def test_a_model_left_in_train_mode_does_not_guess_with_dropout(fill_mask):
     config = fill_mask.model.config.replace(hidden_dropout_prob=0.5)
     model = ConvBertForMaskedLM(config).train()
     helper = pipeline("fill-mask", model, tokenizer=fill_mask.tokenizer)
-    assert helper("a [MASK]") == helper("a [MASK]")
+    first = helper("a [MASK]")
+    model.train()
+    assert helper("a [MASK]") == first
+
+
+def test_the_best_joint_answer_does_not_depend_on_how_many_are_asked_for(fill_mask):
+    text = "The [MASK] [MASK] sailed across the [MASK]."
+    best = [fill_mask(text, joint=True, top_k=k)[0] for k in (1, 5, 10)]
+    assert best[0] == best[1] == best[2]
 
 
 def test_threads_share_a_pipeline(fill_mask):

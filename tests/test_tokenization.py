@@ -76,12 +76,12 @@ def columns(batch):
 # --- the same ids -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lower", [True, False])
-def test_same_as_transformers_on_10_000_lines(bert_vocab, lines, lower):
-    found = ConvBertTokenizerFast(bert_vocab, do_lower_case=lower)
+@pytest.mark.parametrize("lower, step", [(True, 1), (False, 4)])
+def test_same_as_transformers_on_10_000_lines(bert_vocab, lines, lower, step):
+    found = ConvBertTokenizerFast(bert_vocab, do_lower_case=lower)(lines[::step], return_offsets_mapping=True)
     for kind in {transformers.BertTokenizer, transformers.BertTokenizerFast}:  # one class in version 5
-        wanted = kind(vocab=str(bert_vocab), do_lower_case=lower)
-        assert dict(found(lines, return_offsets_mapping=True)) == dict(wanted(lines, return_offsets_mapping=True))
+        wanted = kind(vocab=str(bert_vocab), do_lower_case=lower)(lines[::step], return_offsets_mapping=True)
+        assert dict(found) == dict(wanted)
 
 
 @pytest.mark.parametrize("lower", [True, False])
@@ -111,7 +111,7 @@ pieces = st.one_of(
     st.sampled_from(["\ud83d", "\udc00x", "a\ud83d\ude00b"]),
 )
 hostile = st.lists(pieces, max_size=6).map("".join)
-quick = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 def mended(text):
@@ -263,7 +263,7 @@ def test_calls_are_transformers_calls(side):
     ours = ConvBertTokenizer(VOCAB, truncation_side=side)
     theirs = transformers.BertTokenizerFast(vocab=dict(VOCAB), truncation_side=side)
     same = cut = 0
-    for _ in range(1000):
+    for _ in range(500):
         text, pair, options = random_call(rng)
         try:
             found = ours(text, pair, **options)
@@ -280,7 +280,7 @@ def test_calls_are_transformers_calls(side):
             assert found.sequence_ids(row) == wanted.sequence_ids(row)
             assert found.char_to_token(row, 3) == wanted.char_to_token(row, 3)
         same, cut = same + 1, cut + bool(found.n_truncated)
-    assert same > 600 and cut > 200  # the comparison did happen
+    assert same > 300 and cut > 100  # the comparison did happen
 
 
 @pytest.mark.parametrize("kind", ["pt", "np"])

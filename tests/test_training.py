@@ -75,8 +75,11 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, number):
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
-    first = start(tmp_path / "run", tmp_path / "a.pt", steps=4)
-    assert first.wait(120) == 0, first.stderr.read()
+    first = start(tmp_path / "run", tmp_path / "a.pt", steps=8)
+    for line in first.stdout:
+        if int(line) == 4:
+            first.send_signal(signal.SIGINT)
+    first.communicate(timeout=120)
     before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));\n"
@@ -89,7 +92,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
 
 def test_a_broken_checkpoint_is_named(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="is not a checkpoint of this loop"):
+    with pytest.raises(ValueError, match="checkpoint.pt cannot be read"):
         fit(torch.nn.Linear(2, 2), lambda step: {}, Recipe(steps=1, compile=False), tmp_path)
 
 
@@ -118,8 +121,53 @@ def test_pretraining_leaves_a_folder_that_the_pipeline_opens(tmp_path, text):
     assert set(scores) == {"top1", "top5", "perplexity"} and 0 <= scores["top1"] <= scores["top5"] <= 1
     assert len(pipeline("fill-mask", str(out))("The [MASK] saw the cat.")) == 5
     assert json.loads((out / "training_log.json").read_text())[-1]["step"] == 6
-    with pytest.raises(ValueError, match="holds another run .*tokens_per_batch: 64 there, 128 here"):
-        pretrain(Plan([str(text)], recipe=recipe, **{**PLAN, "tokens_per_batch": 128}), out, device="cpu")
+    vocabulary = (out / "vocab.txt").read_bytes()
+    for change, words in (
+        ({"tokens_per_batch": 128}, "tokens_per_batch: 64 there, 128"),
+        ({"vocab_size": 90}, "vocab_size"),
+    ):
+        with pytest.raises(ValueError, match=f"holds another run .*{words}"):
+            pretrain(Plan([str(text)], recipe=recipe, **{**PLAN, **change}), out, device="cpu")
+    (out / "checkpoint.pt").unlink()
+    with pytest.raises(ValueError, match="holds a model and no checkpoint"):
+        pretrain(Plan([str(text)], recipe=recipe, **PLAN), out, device="cpu")
+    assert (out / "vocab.txt").read_bytes() == vocabulary
+
+
+def test_a_run_may_get_more_steps_until_its_rate_falls_and_not_after(tmp_path):
+    def batches(step):
+        return {"input_ids": torch.randint(1, 80, (2, 9), generator=torch.Generator().manual_seed(step))}
+
+    class Guess(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Embedding(80, 4)
+
+        def forward(self, input_ids):
+            return type("Output", (), {"loss": self.table(input_ids).square().mean()})
+
+    plan = dict(warmup=1, compile=False, save_every=1)
+    fit(Guess(), batches, Recipe(steps=4, decay=0, **plan), tmp_path)
+    fit(Guess(), batches, Recipe(steps=8, decay=3, **plan), tmp_path)
+    with pytest.raises(ValueError, match="choose another folder"):
+        fit(Guess(), batches, Recipe(steps=12, decay=3, **plan), tmp_path)
+    with pytest.raises(ValueError, match="choose another folder"):
+        fit(Guess(), batches, Recipe(steps=6, decay=3, **plan), tmp_path)
+    assert fit(Guess(), batches, Recipe(steps=8, decay=3, **plan), tmp_path)[-1]["step"] == 8
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path):
+    class Root(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.x = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, input_ids):
+            return type("Output", (), {"loss": self.x.sqrt().sum()})  # 0, with an infinite slope
+
+    with pytest.raises(FloatingPointError, match="gradient"):
+        fit(Root(), lambda step: {"input_ids": torch.ones(1)}, Recipe(steps=3, compile=False, save_every=1), tmp_path)
+    assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def test_held_out_text_is_not_trained_on(tmp_path, text):

@@ -6,19 +6,20 @@ Docs: https://convbert.github.io/convbert/training/loop.html.md"""
 
 # %% auto #0
 __all__ = ['Recipe', 'orthogonalize', 'Muon', 'make_optimizers', 'fast_bfloat16', 'autocast', 'compiled', 'Run',
-           'save_checkpoint', 'load_checkpoint', 'patient_interrupt', 'train_step', 'Meter', 'judge', 'fit',
-           'finish_step']
+           'save_checkpoint', 'read_checkpoint', 'load_checkpoint', 'check_facts', 'patient_interrupt', 'train_step',
+           'Meter', 'evaluate_run', 'fit', 'finish_step']
 
-# %% ../../nbs/training/loop.ipynb #9183aaee
+# %% ../../nbs/training/loop.ipynb #f7506b85
 import math
 import os
 import shutil
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-# %% ../../nbs/training/loop.ipynb #927affc7
+# %% ../../nbs/training/loop.ipynb #02444189
 @dataclass(frozen=True)
 class Recipe:
     "The numbers of a training run."
@@ -49,9 +50,9 @@ class Recipe:
         for name in ("steps", "learning_rate", "clip", "save_every", "evaluate_every"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        if self.warmup < 0 or self.weight_decay < 0 or not 0 <= (self.decay or 0) <= self.steps:
+        if self.warmup < 0 or not 0 <= (self.decay or 0) <= self.steps:
             raise ValueError(
-                f"warmup={self.warmup}, weight_decay={self.weight_decay} and decay={self.decay} must lie within the run"
+                f"warmup={self.warmup} must not be negative, decay={self.decay} at most steps={self.steps}"
             )
         for name, known in (("optimizer", ("adamw", "muon")), ("precision", ("auto", "float32", "bfloat16"))):
             if getattr(self, name) not in known:
@@ -64,7 +65,11 @@ class Recipe:
         down = (self.steps - step) / fall if fall > 0 else 1.0
         return self.learning_rate * min(1.0, up, down)
 
-# %% ../../nbs/training/loop.ipynb #dff009f2
+    def falling(self, step: int) -> bool:
+        "Whether the rate has begun to fall, so that the end of the run is settled."
+        return step > (self.warmup if self.decay is None else self.steps - self.decay)
+
+# %% ../../nbs/training/loop.ipynb #5569e8cc
 def orthogonalize(
     matrix: Tensor,  # `(M, N)`
     steps: int = 5,  # Newton-Schulz iterations
@@ -77,7 +82,7 @@ def orthogonalize(
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
-# %% ../../nbs/training/loop.ipynb #6834b093
+# %% ../../nbs/training/loop.ipynb #6bb3f758
 class Muon(torch.optim.Optimizer):
     "Momentum whose update is orthogonalised, and scaled to the size of an Adam update (arXiv 2502.16982)."
 
@@ -98,7 +103,7 @@ class Muon(torch.optim.Optimizer):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
 
-# %% ../../nbs/training/loop.ipynb #36a54640
+# %% ../../nbs/training/loop.ipynb #5cbe27ad
 def make_optimizers(
     model: nn.Module,
     recipe: Recipe,
@@ -115,7 +120,7 @@ def make_optimizers(
     adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-6)
     return [adamw, Muon(matrices, recipe.learning_rate, recipe.weight_decay)] if matrices else [adamw]
 
-# %% ../../nbs/training/loop.ipynb #6ade448a
+# %% ../../nbs/training/loop.ipynb #1caf0648
 def fast_bfloat16(
     device: torch.device,
 ) -> bool:
@@ -151,7 +156,7 @@ def compiled(
         return model
     return torch.compile(model, dynamic=False)
 
-# %% ../../nbs/training/loop.ipynb #ed9ed0d2
+# %% ../../nbs/training/loop.ipynb #3d5e4cc5
 @dataclass
 class Run:
     "A training run as it stands."
@@ -162,8 +167,9 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict)  # what makes this run this run
     step: int = 0  # steps done
     log: list[dict[str, float]] = field(default_factory=list)  # loss, speed and scores along the way
+    plan: list = field(default_factory=list)  # steps and decay of the recipe
 
-
+# %% ../../nbs/training/loop.ipynb #a2c938af
 def save_checkpoint(
     run: Run,
 ) -> None:
@@ -171,8 +177,9 @@ def save_checkpoint(
     state = dict(
         model=run.model.state_dict(),
         optimizers=[o.state_dict() for o in run.optimizers],
-        rng=torch.get_rng_state(),
+        rng=[torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])],
         facts=run.facts,
+        plan=run.plan,
         step=run.step,
         log=run.log,
     )
@@ -182,38 +189,66 @@ def save_checkpoint(
         torch.save(state, beside)
         os.replace(beside, run.path)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError when a disk is full
-        if beside.exists():
-            beside.unlink()
         kept = "the previous one is whole" if run.path.exists() else "there is none yet"
         raise OSError(
             f"could not write the checkpoint {run.path} ({error}); {kept}: free some space or choose another folder"
         ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+# %% ../../nbs/training/loop.ipynb #bae4a1bd
+def read_checkpoint(
+    path: Path,
+) -> dict[str, Any]:  # raises `ValueError` when it is not one of ours
+    "The content of a checkpoint."
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        missing = {"model", "optimizers", "rng", "facts", "plan", "step", "log"} - set(state)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}): delete it to start anew") from error
+    if missing:
+        raise ValueError(f"{path} is not a checkpoint of this loop, it lacks {', '.join(sorted(missing))}")
+    return state
 
 
 def load_checkpoint(
     run: Run,
+    recipe: Recipe,
 ) -> None:  # raises `ValueError` when the folder holds another run
     "Put a run back to where its checkpoint left it."
-    try:
-        state = torch.load(run.path, weights_only=True, map_location="cpu")
-    except Exception as error:
+    state = read_checkpoint(run.path)
+    check_facts(run.path, run.facts, state["facts"])
+    before = replace(recipe, steps=state["plan"][0], decay=state["plan"][1])
+    if before != recipe and (before.falling(state["step"]) or recipe.falling(state["step"])):
         raise ValueError(
-            f"{run.path} is not a checkpoint of this loop ({type(error).__name__}): delete it to start anew"
-        ) from error
-    other = [
-        f"{k}: {state['facts'].get(k)} there, {v} here" for k, v in run.facts.items() if state["facts"].get(k) != v
-    ]
-    if other:
-        raise ValueError(
-            f"{run.path.parent} holds another run ({'; '.join(other)}): choose another folder, or delete that one"
+            f"{run.path.parent} is at step {state['step']} of a run with steps={before.steps}, decay={before.decay}; "
+            f"with steps={recipe.steps}, decay={recipe.decay} its learning rate would have been another: "
+            "choose another folder"
         )
     run.model.load_state_dict(state["model"])
     for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    torch.set_rng_state(state["rng"])
+    torch.set_rng_state(state["rng"][0])
+    if torch.cuda.is_available() and len(state["rng"]) > 1:
+        torch.cuda.set_rng_state_all(state["rng"][1:])
     run.step, run.log = state["step"], state["log"]
 
-# %% ../../nbs/training/loop.ipynb #61c13335
+# %% ../../nbs/training/loop.ipynb #6304a541
+def check_facts(
+    path: Path,  # of the checkpoint
+    here: dict[str, Any],  # of the run that is about to start
+    there: dict[str, Any],  # of the checkpoint
+) -> None:  # raises `ValueError` naming what differs
+    "Refuse to go on with a run that is another one."
+    other = [f"{k}: {there.get(k)} there, {v} here" for k, v in here.items() if there.get(k) != v]
+    if other:
+        raise ValueError(
+            f"{path.parent} holds another run ({'; '.join(other)}): choose another folder, or delete that one"
+        )
+
+# %% ../../nbs/training/loop.ipynb #2bdc5d60
 @contextmanager
 def patient_interrupt():
     "Inside, the first Ctrl-C only sets the yielded event's `asked`; the second one interrupts."
@@ -224,17 +259,16 @@ def patient_interrupt():
             raise KeyboardInterrupt
         noted.asked = True
 
-    try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not the main thread: nobody can press Ctrl-C here
-        yield noted
+    if threading.current_thread() is not threading.main_thread():
+        yield noted  # nobody can press Ctrl-C here
         return
+    before = signal.signal(signal.SIGINT, note)
     try:
         yield noted
     finally:
         signal.signal(signal.SIGINT, before)
 
-# %% ../../nbs/training/loop.ipynb #53714835
+# %% ../../nbs/training/loop.ipynb #daf16a6d
 def train_step(
     run: Run,
     forward: nn.Module,  # the run's model, perhaps compiled
@@ -245,12 +279,13 @@ def train_step(
     device = next(run.model.parameters()).device
     with autocast(recipe, device):
         loss = forward(**{k: v.to(device) for k, v in batch.items()}).loss
+    kept = f"start anew in another folder with a learning_rate below {recipe.learning_rate}"
     if not math.isfinite(loss.item()):
-        raise FloatingPointError(
-            f"the loss is {loss.item()} at step {run.step}: lower learning_rate={recipe.learning_rate}"
-        )
+        raise FloatingPointError(f"the loss is {loss.item()} at step {run.step}; {kept}")
     loss.backward()
-    nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
+    if not math.isfinite(norm.item()):
+        raise FloatingPointError(f"the gradient's norm is {norm.item()} at step {run.step}; {kept}")
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(run.step)
@@ -259,7 +294,7 @@ def train_step(
     run.step += 1
     return loss.item()
 
-# %% ../../nbs/training/loop.ipynb #e1a2e3f8
+# %% ../../nbs/training/loop.ipynb #e0165f7a
 class Meter:
     "Mean loss and tokens per second since the last report."
 
@@ -280,19 +315,21 @@ class Meter:
         return row
 
 
-def judge(
+def evaluate_run(
     run: Run,
     evaluate: Callable[[nn.Module], dict[str, float]],
 ) -> dict[str, float]:  # the scores, also kept in the run's log
     "Evaluate in eval mode, and log it."
     run.model.eval()
-    with torch.inference_mode():
-        scores = evaluate(run.model)
-    run.model.train()
+    try:
+        with torch.inference_mode():
+            scores = {name: float(value) for name, value in evaluate(run.model).items()}
+    finally:
+        run.model.train()
     run.log.append(dict(step=run.step, **scores))
     return scores
 
-# %% ../../nbs/training/loop.ipynb #9a9bfed3
+# %% ../../nbs/training/loop.ipynb #f14d9681
 def fit(
     model: nn.Module,  # trained in place
     batches: Callable[[int], dict[str, Tensor]],  # step to batch: a pure function, so that runs can resume
@@ -303,9 +340,10 @@ def fit(
 ) -> list[dict[str, float]]:  # the log: loss and speed, and scores
     "Train, from the start or from the folder's checkpoint."
     run = Run(model, make_optimizers(model, recipe), Path(folder) / "checkpoint.pt", facts or {})
+    run.plan = [recipe.steps, recipe.decay]
     torch.manual_seed(recipe.seed)
     if run.path.exists():
-        load_checkpoint(run)
+        load_checkpoint(run, recipe)
     forward = compiled(model.train(), recipe, next(model.parameters()).device)
     meter = Meter()
     with patient_interrupt() as interrupt, tqdm(total=recipe.steps, initial=run.step, desc="train", unit="step") as bar:
@@ -314,12 +352,14 @@ def fit(
             meter.add(train_step(run, forward, batch, recipe), batch)
             bar.update()
             finish_step(run, recipe, meter, bar, evaluate)
+        if meter.losses:
+            run.log.append(dict(step=run.step, **meter.report()))
         save_checkpoint(run)
     if run.step < recipe.steps:
         raise KeyboardInterrupt(f"stopped after step {run.step}; the same call resumes from {run.path}")
     return run.log
 
-
+# %% ../../nbs/training/loop.ipynb #5bf7137f
 def finish_step(run: Run, recipe: Recipe, meter: Meter, bar: tqdm, evaluate: Callable | None) -> None:
     "Report, evaluate and save, each when it is due."
     last = run.step == recipe.steps
@@ -328,7 +368,9 @@ def finish_step(run: Run, recipe: Recipe, meter: Meter, bar: tqdm, evaluate: Cal
         run.log.append(dict(step=run.step, **row))
         bar.set_postfix(loss=f"{row['loss']:.3f}", tokens_s=f"{row['tokens'] / row['seconds']:,.0f}")
     if evaluate and (run.step % recipe.evaluate_every == 0 or last):
-        bar.write(f"step {run.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in judge(run, evaluate).items()))
-        meter.since = time.perf_counter() if not meter.losses else meter.since
-    if run.step % recipe.save_every == 0:
+        began = time.perf_counter()
+        scores = evaluate_run(run, evaluate)
+        bar.write(f"step {run.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+        meter.since += time.perf_counter() - began
+    if run.step % recipe.save_every == 0 and not last:
         save_checkpoint(run)
