@@ -7,10 +7,10 @@ Docs: https://convbert.github.io/convbert/pipelines.html.md"""
 # %% auto #0
 __all__ = ['TASKS', 'DEFAULT_MODEL', 'Answers', 'show', 'cell', 'plan_batches', 'as_list', 'refuse_untrained', 'Masked',
            'find_window', 'read_masked', 'find_masks', 'score_masks', 'pad_rows', 'choose_words', 'target_ids', 'fill',
-           'fill_together', 'MaskAnswers', 'FillMaskPipeline', 'check_counts', 'check_joint', 'say_cut',
-           'choose_device', 'check_loaded', 'pipeline']
+           'fill_together', 'MaskAnswers', 'FillMaskPipeline', 'check_wishes', 'say_cut', 'choose_device',
+           'check_loaded', 'pipeline']
 
-# %% ../nbs/07_pipelines.ipynb #532f7fe0
+# %% ../nbs/07_pipelines.ipynb #6a2efa1b
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from .heads import ConvBertForMaskedLM
 from .hub import bundled, suggest
 from .tokenization import ConvBertTokenizerFast
 
-# %% ../nbs/07_pipelines.ipynb #667a57c8
+# %% ../nbs/07_pipelines.ipynb #b14a6f42
 class Answers(list):
     "A list of result dictionaries that a notebook shows as a table."
 
@@ -64,7 +64,7 @@ def cell(name: str, value: Any) -> str:
     style = tint.format(100 * value) if name == "score" and isinstance(value, float) else ""
     return f"<td style='text-align:left;{style}'>{escape(show(value))}</td>"
 
-# %% ../nbs/07_pipelines.ipynb #f09c7746
+# %% ../nbs/07_pipelines.ipynb #fed9c51f
 def plan_batches(
     lengths: Sequence[int],  # tokens of each text
     budget: int = 8192,  # most tokens in a batch, padding included; a text longer than that goes alone
@@ -80,7 +80,7 @@ def plan_batches(
         current.append(i)
     return batches + [current] if current else batches
 
-# %% ../nbs/07_pipelines.ipynb #540be64a
+# %% ../nbs/07_pipelines.ipynb #b7c6077a
 def as_list(
     texts: str | Sequence[str],  # what the caller gave
 ) -> tuple[list[str], bool]:  # the texts, and whether there was only one outside a list
@@ -110,7 +110,7 @@ def refuse_untrained(
             f"(bundled: {', '.join(bundled())}). If you have trained it since loading, set model.load_report = None."
         )
 
-# %% ../nbs/07_pipelines.ipynb #aa7a362b
+# %% ../nbs/07_pipelines.ipynb #30842ebf
 class Masked(NamedTuple):
     "A text ready for the model."
 
@@ -132,7 +132,7 @@ def find_window(
     start = min(max(1, start), max(1, body - room))
     return start, min(start + room, body)
 
-# %% ../nbs/07_pipelines.ipynb #3ffbdd39
+# %% ../nbs/07_pipelines.ipynb #68635b25
 def read_masked(
     text: str,  # with at least one mask
     tokenizer: ConvBertTokenizerFast,
@@ -156,7 +156,7 @@ def find_masks(ids: list[int], tokenizer: ConvBertTokenizerFast) -> list[int]:
     "Places of the masks in a row of ids."
     return [i for i, token in enumerate(ids) if token == tokenizer.mask_token_id]
 
-# %% ../nbs/07_pipelines.ipynb #09f0935b
+# %% ../nbs/07_pipelines.ipynb #bc4ea8c2
 @torch.inference_mode()
 def score_masks(
     model: ConvBertForMaskedLM,
@@ -168,7 +168,7 @@ def score_masks(
 ) -> list[list]:  # per text, per mask: what `choose` kept
     "Score every word at every mask; only what is chosen of a row stays in memory."
     kept: list[list] = [[] for _ in masked]
-    device = next(model.parameters()).device
+    device = next(model.eval().parameters()).device
     for batch in plan_batches([len(m.window) for m in masked], batch_tokens, batch_size):
         ids = pad_rows([masked[i].window for i in batch], pad_id)
         real = pad_rows([[1] * len(masked[i].window) for i in batch], 0)
@@ -187,7 +187,7 @@ def pad_rows(
     longest = max(map(len, rows))
     return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
 
-# %% ../nbs/07_pipelines.ipynb #ef570a80
+# %% ../nbs/07_pipelines.ipynb #f931b55d
 def choose_words(
     scores: Tensor,  # `(V,)` log-probabilities
     top_k: int | None,  # 5, or all targets, when None
@@ -224,7 +224,7 @@ def target_ids(
             )
     return ids
 
-# %% ../nbs/07_pipelines.ipynb #8cd2d0b9
+# %% ../nbs/07_pipelines.ipynb #ea4838f2
 def fill(
     masked: Masked,
     tokens: list[int],  # for the first masks
@@ -257,7 +257,7 @@ def fill_together(
         kept = sorted(grown, key=lambda beam: -beam[0])[:beams]
     return [(math.exp(log), tokens) for log, tokens in kept[:top_k]]
 
-# %% ../nbs/07_pipelines.ipynb #29da89fe
+# %% ../nbs/07_pipelines.ipynb #cd906f8a
 class MaskAnswers:
     "How chosen words become answers; needs a `tokenizer`."
 
@@ -288,7 +288,7 @@ class MaskAnswers:
             "sequence": self.tokenizer.decode(text),
         }
 
-# %% ../nbs/07_pipelines.ipynb #d12bb6a3
+# %% ../nbs/07_pipelines.ipynb #529771e4
 class FillMaskPipeline(MaskAnswers):
     "Fill the `[MASK]`s of texts."
 
@@ -317,12 +317,10 @@ class FillMaskPipeline(MaskAnswers):
     ) -> Answers:  # `{score, token, token_str, sequence}`, best first or as targets; one such list per mask, per text
         "Answer for one text or for a list of them."
         texts, single = as_list(texts)
-        check_counts(top_k=top_k, batch_size=batch_size, batch_tokens=batch_tokens)
-        check_joint(joint, normalize_targets)
+        check_wishes(joint and normalize_targets, top_k=top_k, batch_size=batch_size, batch_tokens=batch_tokens)
         words = None if targets is None else target_ids(targets, self.tokenizer)
         masked, pad = [read_masked(text, self.tokenizer, self.limit) for text in texts], self.tokenizer.pad_token_id
         say_cut(masked, self.limit)
-        self.model.eval()
         if joint:
             found = [self.together(m, fill_together(self.model, m, pad, top_k or 5, words)) for m in masked]
         else:
@@ -331,18 +329,14 @@ class FillMaskPipeline(MaskAnswers):
             found = [self.one_by_one(m, c) for m, c in zip(masked, chosen, strict=True)]
         return found[0] if single else Answers(found)
 
-# %% ../nbs/07_pipelines.ipynb #f28265b6
-def check_counts(**counts: int | None) -> None:
-    "Refuse a number of answers, texts or tokens that is not one."
+# %% ../nbs/07_pipelines.ipynb #b7584fac
+def check_wishes(contradiction: bool, **counts: int | None) -> None:
+    "Refuse wishes that exclude each other, and a number of answers, texts or tokens that is not one."
+    if contradiction:
+        raise ValueError("normalize_targets=True is for masks that are scored one by one, not for joint=True")
     for name, value in counts.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
-
-
-def check_joint(joint: bool, normalize_targets: bool) -> None:
-    "Refuse two wishes that exclude each other."
-    if joint and normalize_targets:
-        raise ValueError("normalize_targets=True is for masks that are scored one by one, not for joint=True")
 
 
 def say_cut(masked: list[Masked], limit: int) -> None:
@@ -355,7 +349,7 @@ def say_cut(masked: list[Masked], limit: int) -> None:
             stacklevel=3,
         )
 
-# %% ../nbs/07_pipelines.ipynb #c88840d2
+# %% ../nbs/07_pipelines.ipynb #3681211c
 TASKS = {"fill-mask": FillMaskPipeline}
 DEFAULT_MODEL = "convbert-tiny"
 
@@ -385,7 +379,7 @@ def check_loaded(model: nn.Module, kind: type, tokenizer: Any, dtype: Any, hub: 
         raise TypeError(f"{names} cannot be heeded: the model is already loaded; choose when loading it")
     return model
 
-# %% ../nbs/07_pipelines.ipynb #818cfd22
+# %% ../nbs/07_pipelines.ipynb #eee488b3
 def pipeline(
     task: str,  # "fill-mask"
     model: str

@@ -9,7 +9,7 @@ __all__ = ['Recipe', 'orthogonalize', 'Muon', 'make_optimizers', 'fast_bfloat16'
            'save_checkpoint', 'read_checkpoint', 'load_checkpoint', 'check_facts', 'patient_interrupt', 'train_step',
            'Meter', 'evaluate_run', 'fit', 'finish_step']
 
-# %% ../../nbs/training/loop.ipynb #f7506b85
+# %% ../../nbs/training/loop.ipynb #9c629b0a
 import math
 import os
 import shutil
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-# %% ../../nbs/training/loop.ipynb #02444189
+# %% ../../nbs/training/loop.ipynb #e2c3b0f2
 @dataclass(frozen=True)
 class Recipe:
     "The numbers of a training run."
@@ -61,15 +61,14 @@ class Recipe:
     def rate(self, step: int) -> float:
         "Learning rate at a step: up over the warm-up, flat, down over the decay."
         fall = self.steps - self.warmup if self.decay is None else self.decay
-        up = (step + 1) / self.warmup if step < self.warmup else 1.0
         down = (self.steps - step) / fall if fall > 0 else 1.0
-        return self.learning_rate * min(1.0, up, down)
+        return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup), down)
 
     def falling(self, step: int) -> bool:
         "Whether the rate has begun to fall, so that the end of the run is settled."
         return step > (self.warmup if self.decay is None else self.steps - self.decay)
 
-# %% ../../nbs/training/loop.ipynb #5569e8cc
+# %% ../../nbs/training/loop.ipynb #31dc922c
 def orthogonalize(
     matrix: Tensor,  # `(M, N)`
     steps: int = 5,  # Newton-Schulz iterations
@@ -82,7 +81,7 @@ def orthogonalize(
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
-# %% ../../nbs/training/loop.ipynb #6bb3f758
+# %% ../../nbs/training/loop.ipynb #ca3fb086
 class Muon(torch.optim.Optimizer):
     "Momentum whose update is orthogonalised, and scaled to the size of an Adam update (arXiv 2502.16982)."
 
@@ -103,7 +102,7 @@ class Muon(torch.optim.Optimizer):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
 
-# %% ../../nbs/training/loop.ipynb #5cbe27ad
+# %% ../../nbs/training/loop.ipynb #5ed13441
 def make_optimizers(
     model: nn.Module,
     recipe: Recipe,
@@ -120,7 +119,7 @@ def make_optimizers(
     adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-6)
     return [adamw, Muon(matrices, recipe.learning_rate, recipe.weight_decay)] if matrices else [adamw]
 
-# %% ../../nbs/training/loop.ipynb #1caf0648
+# %% ../../nbs/training/loop.ipynb #8eb5982c
 def fast_bfloat16(
     device: torch.device,
 ) -> bool:
@@ -156,7 +155,7 @@ def compiled(
         return model
     return torch.compile(model, dynamic=False)
 
-# %% ../../nbs/training/loop.ipynb #3d5e4cc5
+# %% ../../nbs/training/loop.ipynb #7c440472
 @dataclass
 class Run:
     "A training run as it stands."
@@ -169,7 +168,7 @@ class Run:
     log: list[dict[str, float]] = field(default_factory=list)  # loss, speed and scores along the way
     plan: list = field(default_factory=list)  # steps and decay of the recipe
 
-# %% ../../nbs/training/loop.ipynb #a2c938af
+# %% ../../nbs/training/loop.ipynb #1aac4853
 def save_checkpoint(
     run: Run,
 ) -> None:
@@ -196,7 +195,7 @@ def save_checkpoint(
     finally:
         beside.unlink(missing_ok=True)
 
-# %% ../../nbs/training/loop.ipynb #bae4a1bd
+# %% ../../nbs/training/loop.ipynb #a938dd78
 def read_checkpoint(
     path: Path,
 ) -> dict[str, Any]:  # raises `ValueError` when it is not one of ours
@@ -235,7 +234,7 @@ def load_checkpoint(
         torch.cuda.set_rng_state_all(state["rng"][1:])
     run.step, run.log = state["step"], state["log"]
 
-# %% ../../nbs/training/loop.ipynb #6304a541
+# %% ../../nbs/training/loop.ipynb #1d3d7f8d
 def check_facts(
     path: Path,  # of the checkpoint
     here: dict[str, Any],  # of the run that is about to start
@@ -248,7 +247,7 @@ def check_facts(
             f"{path.parent} holds another run ({'; '.join(other)}): choose another folder, or delete that one"
         )
 
-# %% ../../nbs/training/loop.ipynb #2bdc5d60
+# %% ../../nbs/training/loop.ipynb #8ebe1f8b
 @contextmanager
 def patient_interrupt():
     "Inside, the first Ctrl-C only sets the yielded event's `asked`; the second one interrupts."
@@ -268,7 +267,7 @@ def patient_interrupt():
     finally:
         signal.signal(signal.SIGINT, before)
 
-# %% ../../nbs/training/loop.ipynb #daf16a6d
+# %% ../../nbs/training/loop.ipynb #ff82299e
 def train_step(
     run: Run,
     forward: nn.Module,  # the run's model, perhaps compiled
@@ -294,7 +293,7 @@ def train_step(
     run.step += 1
     return loss.item()
 
-# %% ../../nbs/training/loop.ipynb #e0165f7a
+# %% ../../nbs/training/loop.ipynb #79e171d1
 class Meter:
     "Mean loss and tokens per second since the last report."
 
@@ -329,7 +328,7 @@ def evaluate_run(
     run.log.append(dict(step=run.step, **scores))
     return scores
 
-# %% ../../nbs/training/loop.ipynb #f14d9681
+# %% ../../nbs/training/loop.ipynb #adb576b7
 def fit(
     model: nn.Module,  # trained in place
     batches: Callable[[int], dict[str, Tensor]],  # step to batch: a pure function, so that runs can resume
@@ -359,7 +358,7 @@ def fit(
         raise KeyboardInterrupt(f"stopped after step {run.step}; the same call resumes from {run.path}")
     return run.log
 
-# %% ../../nbs/training/loop.ipynb #5bf7137f
+# %% ../../nbs/training/loop.ipynb #e9635ff1
 def finish_step(run: Run, recipe: Recipe, meter: Meter, bar: tqdm, evaluate: Callable | None) -> None:
     "Report, evaluate and save, each when it is due."
     last = run.step == recipe.steps
