@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/pretraining.html.md"""
 __all__ = ['TINY_RECIPE', 'Plan', 'masked_scores', 'evaluate', 'prepare_text', 'pretrain', 'check_folder', 'last_scores',
            'save_result', 'write_card']
 
-# %% ../../nbs/training/pretraining.ipynb #e78b889d
+# %% ../../nbs/training/pretraining.ipynb #88a2519f
 import json
 import math
 import platform
@@ -28,12 +28,12 @@ from ..tokenization import ConvBertTokenizerFast
 from .data import MaskedBatches, Masking, check_files, encode_documents, hold_out, load_documents
 from .loop import Recipe, check_facts, fit, read_checkpoint
 
-# %% ../../nbs/training/pretraining.ipynb #7d1b012e
+# %% ../../nbs/training/pretraining.ipynb #b6d4a42e
 TINY_RECIPE = Recipe(
     steps=2150, learning_rate=2e-3, warmup=100, decay=600, weight_decay=0.1, optimizer="muon", save_every=50
 )
 
-# %% ../../nbs/training/pretraining.ipynb #7732ced3
+# %% ../../nbs/training/pretraining.ipynb #dad95dc0
 @dataclass(frozen=True)
 class Plan:
     "What to train, on what, and how; the defaults made the bundled `convbert-tiny`."
@@ -72,7 +72,7 @@ class Plan:
         )
         return {"files": data, "hold_out_every": self.hold_out_every, **rest, **recipe, **model}
 
-# %% ../../nbs/training/pretraining.ipynb #69e5c47a
+# %% ../../nbs/training/pretraining.ipynb #d20e1cae
 @torch.inference_mode()
 def masked_scores(
     model: ConvBertForMaskedLM,
@@ -92,7 +92,7 @@ def masked_scores(
         count += len(labels)
     return dict(top1=hits[0].item() / count, top5=hits[1].item() / count, perplexity=math.exp(nll / count))
 
-# %% ../../nbs/training/pretraining.ipynb #0bfc6cc2
+# %% ../../nbs/training/pretraining.ipynb #964c5d75
 def evaluate(
     files: Sequence[str | Path],  # plain text that the model was not trained on
     model: str | Path = "convbert-tiny",  # bundled name, folder or hub id
@@ -109,7 +109,7 @@ def evaluate(
     asked = steps * batches(0)["labels"].numel()
     return {**masked_scores(network, batches, steps), "asked": asked}
 
-# %% ../../nbs/training/pretraining.ipynb #7a875ec6
+# %% ../../nbs/training/pretraining.ipynb #e8e2bfaf
 def prepare_text(
     plan: Plan,
     folder: Path,  # the tokenizer is kept here
@@ -127,7 +127,7 @@ def prepare_text(
     tokenizer.save_pretrained(folder)
     return tokenizer, encode_documents(train, tokenizer), encode_documents(held, tokenizer)
 
-# %% ../../nbs/training/pretraining.ipynb #cb988290
+# %% ../../nbs/training/pretraining.ipynb #41ab80c1
 def pretrain(
     plan: Plan,
     folder: str | Path,  # holds checkpoints, and at the end the model
@@ -161,7 +161,7 @@ def check_folder(
     elif (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model and no checkpoint to go on from: choose another folder")
 
-# %% ../../nbs/training/pretraining.ipynb #f4a29ae6
+# %% ../../nbs/training/pretraining.ipynb #25cbd46f
 def last_scores(log: list[dict[str, float]]) -> dict[str, float]:
     "The scores of a log's last evaluation."
     row = next(row for row in reversed(log) if "top1" in row)
@@ -183,7 +183,7 @@ def save_result(
         if not (folder / "README.md").exists():  # people may have written in it since
             (part / "README.md").write_text(write_card(plan, log), encoding="utf-8")
 
-# %% ../../nbs/training/pretraining.ipynb #a2bc1afc
+# %% ../../nbs/training/pretraining.ipynb #9dac9b3f
 def write_card(
     plan: Plan,
     log: list[dict[str, float]],  # what `fit` returned
