@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from convbert import ConvBertForMaskedLM, ConvBertTokenizerFast, pipeline
 from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertModel
-from convbert.pipelines import plan_batches
+from convbert.pipelines.running import plan_batches, windows
 
 TEXTS = [
     "The [MASK] is blue.",
@@ -112,7 +112,7 @@ def test_several_masks_one_by_one_and_together(fill_mask):
 
 def test_a_text_longer_than_the_model_is_cut_around_its_mask_and_that_is_said(fill_mask):
     long = "the sea was calm . " * 300 + "the ship sailed across the [MASK] . " + "and the wind blew . " * 300
-    with pytest.warns(UserWarning, match="2 of 3 texts are longer than the model's 512 tokens") as said:
+    with pytest.warns(UserWarning, match="2 texts were too long for the model") as said:
         answers = fill_mask([long, "A [MASK].", long + "."])
     assert len(said) == 1 and len(answers[0]) == 5
     assert answers[0][0]["sequence"].count("the sea was calm") == 300
@@ -123,12 +123,12 @@ def test_a_text_longer_than_the_model_is_cut_around_its_mask_and_that_is_said(fi
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda f: f([]), ValueError, "list of texts is empty"),
+        (lambda f: f([]), ValueError, "list of inputs is empty"),
         (lambda f: f(""), ValueError, "no [MASK] in ''"),
         (lambda f: f("no mask"), ValueError, "no [MASK] in 'no mask'"),
         (lambda f: f("a <mask>"), ValueError, "It has '<mask>'"),
         (lambda f: f(None), TypeError, "NoneType"),
-        (lambda f: f(["[MASK]", 3]), TypeError, "texts[1] is a int"),
+        (lambda f: f(["[MASK]", 3]), TypeError, "inputs[1]: expected a text with [MASK], got int"),
         (lambda f: f("[MASK]", top_k=0), ValueError, "top_k=0"),
         (lambda f: f("[MASK]", targets=[]), ValueError, "list of targets is empty"),
         (lambda f: f("[MASK]", targets=["antidisestablishmentarianism"]), ValueError, "is not one token"),
@@ -144,6 +144,11 @@ def test_a_text_longer_than_the_model_is_cut_around_its_mask_and_that_is_said(fi
             "dtype cannot be",
         ),
         (lambda f: pipeline("fill-mask", f.model, tokenizer=f.tokenizer, batch_sze=3), TypeError, "batch_sze"),
+        (lambda f: f(b"[MASK]"), TypeError, "got bytes"),
+        (lambda f: f({"txt": "[MASK]"}), TypeError, "expected a text with [MASK]"),
+        (lambda f: f(["a [MASK]", "none"]), ValueError, "inputs[1]: no [MASK] in 'none'"),
+        (lambda f: f("[MASK]", batch_tokens=0), ValueError, "batch_tokens=0"),
+        (lambda f: pipeline("text-classification"), ValueError, "no bundled model does text-classification"),
         (
             lambda f: pipeline("fill-mask", ConvBertModel(f.model.config)),
             TypeError,
@@ -209,3 +214,41 @@ def test_threads_share_a_pipeline(fill_mask):
 def test_a_notebook_shows_a_table_and_nothing_in_it_is_markup(fill_mask):
     html = fill_mask("<b>bold</b> & [MASK]", top_k=2)._repr_html_()
     assert html.count("<tr>") == 3 and "<b>" not in html
+
+
+def test_a_stream_is_answered_as_it_comes_and_an_error_costs_one_answer(fill_mask):
+    asked = []
+
+    def texts():
+        for i in range(3000):
+            asked.append(i)
+            yield [None, "no mask", f"The [MASK] of {i}."][0 if i == 7 else 1 if i == 8 else 2]
+
+    with pytest.warns(UserWarning, match="2 inputs could not be answered, the first because: expected a text"):
+        stream = fill_mask(texts(), top_k=1)
+        first = next(stream)
+        assert len(asked) == 1024, "a stream must not be read to its end before it is answered"
+        rest = list(stream)
+    assert len(rest) == 2999 and "no [MASK] in 'no mask'" in rest[7]["error"]
+    assert [rest[i]["error"] for i in (6,)] == ["expected a text with [MASK], got NoneType: None"]
+    assert first[0]["token"] == fill_mask("The [MASK] of 0.", top_k=1)[0]["token"]
+    assert rest[2998][0]["sequence"].endswith("of 2999.")
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=8), max_size=50), st.integers(1, 7), st.integers(1, 20))
+def test_windows_hold_everything_once_in_order(items, count, characters):
+    cut = list(windows(items, count, characters))
+    assert [item for window in cut for item in window] == items
+    assert all(0 < len(window) <= count for window in cut)
+    assert all(sum(map(len, window[:-1])) < characters for window in cut)
+
+
+def test_rows_of_a_table_and_of_a_dataset_are_inputs(fill_mask):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"text": text, "label": 0} for text in TEXTS]
+    expected = fill_mask(TEXTS)
+    assert list(fill_mask(datasets.Dataset.from_list(rows))) == expected
+    assert fill_mask(rows) == expected
+    pandas = pytest.importorskip("pandas")
+    assert fill_mask(pandas.DataFrame(rows)) == expected

@@ -10,12 +10,14 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from convbert.config import ConvBertConfig
-from convbert.heads import ConvBertForMaskedLM
+from convbert.heads import ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertForTokenClassification
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.training.data import MaskedBatches, Masking
-from convbert.training.loop import Recipe, fit, make_optimizers
+from convbert.training.loop import fit, task_loss
+from convbert.training.optim import Recipe, layer_scale, make_optimizers, set_rates
 from convbert.training.pretraining import Plan, masked_scores, pretrain
 
 SCRIPT = textwrap.dedent(
@@ -24,7 +26,8 @@ SCRIPT = textwrap.dedent(
     torch.set_num_threads(1)
     from convbert.config import ConvBertConfig
     from convbert.heads import ConvBertForMaskedLM
-    from convbert.training.loop import Recipe, fit
+    from convbert.training.loop import fit
+    from convbert.training.optim import Recipe
 
     config = ConvBertConfig(vocab_size=40, hidden_size=16, embedding_size=8, num_hidden_layers=1,
                             num_attention_heads=2, intermediate_size=32, max_position_embeddings=16)  # dropout is on
@@ -213,6 +216,144 @@ def test_every_parameter_is_in_exactly_one_optimizer():
         optimizers = make_optimizers(model, Recipe(steps=1, optimizer=name))
         held = [p for o in optimizers for g in o.param_groups for p in g["params"]]
         assert len(held) == len({id(p) for p in held}) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    "mode, powers", [("paper", {"embeddings": 3, 0: 2, 1: 1}), ("official", {"embeddings": 4, 0: 3, 1: 2})]
+)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_each_layer_gets_its_share_of_the_rate_at_every_step(optimizer, mode, powers):
+    config = TINY.replace(num_hidden_layers=2)
+    model = ConvBertForTokenClassification(config)
+    assert model.encoder.embeddings.project.weight.shape  # the embeddings' projection is at their depth
+    recipe = Recipe(steps=10, warmup=4, learning_rate=0.1, optimizer=optimizer, layer_decay=0.8, layer_decay_mode=mode)
+    optimizers = make_optimizers(model, recipe)
+    for step, rate in [(0, 0.025), (3, 0.1), (7, 0.05)]:
+        set_rates(optimizers, recipe.rate(step))
+        rates = {id(p): g["lr"] for o in optimizers for g in o.param_groups for p in g["params"]}
+        for name, parameter in model.named_parameters():
+            words = name.split(".")
+            place = words[1] if words[1] == "embeddings" else int(words[2]) if words[1] == "layers" else None
+            assert rates[id(parameter)] == pytest.approx(rate * 0.8 ** powers.get(place, 0)), name
+    assert layer_scale(3, 2, recipe) == 1  # the head
+
+
+def test_optimizers_of_a_checkpoint_from_before_layer_decay_are_read():
+    model = ConvBertForMaskedLM(TINY)
+    optimizers = make_optimizers(model, Recipe(steps=1, optimizer="muon"))
+    assert [len(o.param_groups) for o in optimizers] == [2, 1]  # the groups that they had
+    for optimizer in optimizers:
+        saved = optimizer.state_dict()
+        for group in saved["param_groups"]:
+            del group["scale"]
+        optimizer.load_state_dict(saved)
+    set_rates(optimizers, 0.3)
+    assert {g["lr"] for o in optimizers for g in o.param_groups} == {0.3}
+
+
+class Score(torch.nn.Module):
+    """A model whose only weight counts the steps: every step takes about 1 from it."""
+
+    def __init__(self):
+        super().__init__()
+        self.x = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_ids):
+        return type("Output", (), {"loss": self.x.sum()})
+
+
+SCORES = [0.1, 0.5, 0.4, 0.5, 0.3, 0.2, 0.9]  # of the evaluations after 2, 4, ... steps
+WATCH = dict(learning_rate=1.0, warmup=0, decay=0, weight_decay=0.0, compile=False, evaluate_every=2, watch="f1")
+
+
+def fit_scores(folder, recipe, model=None, kill_at=None):
+    """Train `Score`; returns the log, the weight at the end and the steps that were trained."""
+    model, steps = model or Score(), []
+
+    def batches(step):
+        if step == kill_at:
+            raise RuntimeError("power cut")
+        steps.append(step)
+        return {"input_ids": torch.ones(2)}
+
+    log = fit(model, batches, recipe, folder, lambda m: {"f1": SCORES[round(-m.x.item()) // 2 - 1]})
+    return log, round(-model.x.item()), steps
+
+
+def test_the_best_weights_are_restored_and_a_run_without_patience_goes_to_its_end(tmp_path):
+    log, weight, _ = fit_scores(tmp_path, Recipe(steps=12, **WATCH))
+    assert weight == 4 and log[-1] == {"best_step": 4, "f1": 0.5}
+    assert [row["step"] for row in log[:-1] if "f1" in row] == [2, 4, 6, 8, 10, 12]
+    log, weight, _ = fit_scores(tmp_path / "lower", Recipe(steps=12, watch_lower=True, **WATCH))
+    assert weight == 2 and log[-1] == {"best_step": 2, "f1": 0.1}
+    log, weight, _ = fit_scores(tmp_path / "last", Recipe(steps=12, **{**WATCH, "watch": None}))
+    assert weight == 12 and "best_step" not in log[-1] and not (tmp_path / "last" / "best.safetensors").exists()
+
+
+def test_early_stopping_ends_the_run_for_good(tmp_path):
+    recipe = Recipe(steps=14, patience=3, **WATCH)
+    log, weight, steps = fit_scores(tmp_path, recipe)
+    assert weight == 4 and log[-1]["best_step"] == 4 and steps == list(range(10))
+    again, weight, steps = fit_scores(tmp_path, recipe)
+    assert weight == 4 and steps == [] and again == log
+    _, weight, steps = fit_scores(tmp_path, Recipe(steps=14, patience=5, **WATCH))
+    assert weight == 14 and steps == [10, 11, 12, 13], "with more patience it goes on and finds a better one"
+
+
+@pytest.mark.parametrize("kill_at", [4, 5, 7, 9])
+def test_a_killed_run_remembers_its_best(tmp_path, kill_at):
+    recipe = Recipe(steps=14, patience=3, save_every=3, **WATCH)
+    whole, weight, _ = fit_scores(tmp_path / "whole", recipe)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit_scores(tmp_path / "parts", recipe, kill_at=kill_at)
+    parts, same, steps = fit_scores(tmp_path / "parts", recipe)
+    assert same == weight and parts[-1] == whole[-1] and steps[0] == kill_at // 3 * 3
+    scored = [[row for row in log if "f1" in row] for log in (whole, parts)]
+    assert scored[0] == scored[1]
+
+
+def test_best_weights_that_are_not_there_are_missed_at_once(tmp_path):
+    recipe = Recipe(steps=6, **WATCH)
+    fit_scores(tmp_path, recipe)
+    (tmp_path / "best.safetensors").unlink()
+    with pytest.raises(ValueError, match="best.safetensors should hold the weights of step 4"):
+        fit_scores(tmp_path, Recipe(steps=8, **WATCH))
+    with pytest.raises(ValueError, match="watch='acc' is not among the scores f1"):
+        fit_scores(tmp_path / "other", Recipe(steps=8, **{**WATCH, "watch": "acc"}))
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.4])
+def test_label_smoothing_is_that_of_cross_entropy(smoothing):
+    torch.manual_seed(0)
+    model = ConvBertForTokenClassification(TINY.replace(num_labels=5)).eval()
+    ids = torch.randint(1, 80, (3, 9))
+    labels = torch.randint(5, (3, 9)).where(torch.arange(9) < torch.tensor([[9], [4], [1]]), -100)
+    output = model(ids, labels=labels)
+    expected = F.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), label_smoothing=smoothing)
+    torch.testing.assert_close(task_loss(output, {"labels": labels}, smoothing), expected)
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0.5, 2.0]), torch.tensor([[0.0, 1.0], [1.0, 1.0]])])
+def test_label_smoothing_refuses_numbers_and_several_labels(tmp_path, labels):
+    model = ConvBertForSequenceClassification(TINY.replace(num_labels=labels.dim()))
+    batch = {"input_ids": torch.ones(2, 4, dtype=torch.long), "labels": labels}
+    with pytest.raises(ValueError, match="label_smoothing=0.1 needs labels that are class ids"):
+        fit(model, lambda step: batch, Recipe(steps=1, label_smoothing=0.1, compile=False), tmp_path)
+
+
+def test_training_without_accelerate_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(ImportError, match=r'pip install "convbert\[train\]"'):
+        fit(Score(), lambda step: {}, Recipe(steps=1, compile=False), tmp_path)
+
+
+def test_a_notebook_may_train_twice_with_other_precisions(tmp_path):
+    torch.manual_seed(0)
+    ids = torch.randint(1, 80, (2, 9))
+    for precision in ("bfloat16", "float32"):
+        recipe = Recipe(steps=2, precision=precision, compile=False)
+        log = fit(ConvBertForMaskedLM(TINY), lambda s: {"input_ids": ids, "labels": ids}, recipe, tmp_path / precision)
+        assert math.isfinite(log[-1]["loss"])
 
 
 def test_masking_asks_the_share_that_it_should():

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/data.html.md"""
 __all__ = ['check_files', 'load_documents', 'hold_out', 'encode_documents', 'Masking', 'mask_tokens', 'choose_pieces',
            'MaskedBatches']
 
-# %% ../../nbs/training/data.ipynb #04317695
+# %% ../../nbs/training/data.ipynb #1cc23c94
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/training/data.ipynb #a84eced2
+# %% ../../nbs/training/data.ipynb #5a05f62b
 def check_files(
     files: Sequence[str | Path],  # of text
 ) -> list[str]:  # raises `FileNotFoundError` naming those that are not there
@@ -61,7 +61,7 @@ def hold_out(
     rows = np.arange(len(documents))
     return documents.select(rows[rows % every != 0]), documents.select(rows[rows % every == 0])
 
-# %% ../../nbs/training/data.ipynb #960b9fae
+# %% ../../nbs/training/data.ipynb #3b757359
 def encode_documents(
     documents,  # a `datasets.Dataset` with the column "text"
     tokenizer: ConvBertTokenizerFast,  # its `[SEP]` is put between documents
@@ -84,7 +84,7 @@ def encode_documents(
     chunks = tokens.with_format("arrow")[:]["ids"].chunks
     return np.concatenate([c.flatten().to_numpy(zero_copy_only=False).astype(dtype) for c in chunks])
 
-# %% ../../nbs/training/data.ipynb #c284fe6c
+# %% ../../nbs/training/data.ipynb #2f2fec7a
 @dataclass(frozen=True)
 class Masking:
     "How masked-LM inputs are made: how many tokens are asked for, and what is shown in their place."
@@ -117,7 +117,7 @@ def mask_tokens(
     shown = torch.where((fate >= masking.mask) & (fate < masking.mask + masking.random), wild, shown)
     return {"input_ids": ids.scatter(1, at, shown), "predict_at": at, "labels": labels}
 
-# %% ../../nbs/training/data.ipynb #c3a9281c
+# %% ../../nbs/training/data.ipynb #ab755dc4
 def choose_pieces(
     length: int,  # of the whole text, in tokens
     size: int,  # of a piece
@@ -133,7 +133,7 @@ def choose_pieces(
     chosen = rng.permutation(pieces)[(place * count + np.arange(count)) % pieces]
     return offset + chosen * size
 
-# %% ../../nbs/training/data.ipynb #e44f7679
+# %% ../../nbs/training/data.ipynb #f16da083
 @dataclass
 class MaskedBatches:
     "Batches of masked text, each a pure function of the seed and the step, so that training can resume anywhere."
@@ -154,6 +154,12 @@ class MaskedBatches:
             )
         if len(self.tokens) < max(self.lengths):
             raise ValueError(f"the text has {len(self.tokens)} tokens, fewer than one row of {max(self.lengths)}")
+
+    @property
+    def per_epoch(self) -> int:
+        "Batches in a pass over the text."
+        size, count = max(self.lengths) - 2, self.tokens_per_batch // max(self.lengths)
+        return max(1, (len(self.tokens) // size - 1) // count)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         "The batch of that step: input_ids `(B, T)`, predict_at and labels `(B, M)`."

@@ -23,10 +23,12 @@ import torch.nn.functional as F
 from ..config import ConvBertConfig
 from ..heads import ConvBertForMaskedLM
 from ..hub import atomic_folder
-from ..pipelines import choose_device, refuse_untrained
+from ..pipelines.running import choose_device, refuse_untrained
 from ..tokenization import ConvBertTokenizerFast
 from .data import MaskedBatches, Masking, check_files, encode_documents, hold_out, load_documents
-from .loop import Recipe, check_facts, fit, read_checkpoint
+from .loop import fit
+from .optim import Recipe
+from .runs import check_facts, read_checkpoint
 
 # %% ../../nbs/training/pretraining.ipynb #b6d4a42e
 TINY_RECIPE = Recipe(

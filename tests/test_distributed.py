@@ -1,0 +1,170 @@
+"""Two processes train as one does; killed or interrupted, they resume to the same weights."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = textwrap.dedent(
+    """
+    import os, sys
+    from pathlib import Path
+
+    import torch
+
+    torch.set_num_threads(1)
+    from convbert.config import ConvBertConfig
+    from convbert.heads import ConvBertForTokenClassification
+    from convbert.training.loop import fit
+    from convbert.training.optim import Recipe
+
+
+    def tagger(dropout):
+        torch.manual_seed(0)
+        sizes = dict(hidden_size=16, embedding_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+        drop = dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+        return ConvBertForTokenClassification(
+            ConvBertConfig(vocab_size=40, max_position_embeddings=16, num_labels=5, **sizes, **drop)
+        )
+
+
+    def batches(step):
+        "Sentences of very different length; in step 2 one sentence, in step 3 the second process has no labels."
+        generator = torch.Generator().manual_seed(step)
+        rows = 1 if step == 2 else 5
+        ids = torch.randint(1, 40, (rows, 12), generator=generator)
+        labels = torch.randint(5, (rows, 12), generator=generator)
+        lengths = torch.randint(1, 13, (rows, 1), generator=generator)
+        if step == 3:
+            lengths[1::2] = 0
+        return {"input_ids": ids, "labels": labels.where(torch.arange(12) < lengths, -100)}
+
+
+    def evaluate(model):
+        print("evaluated by", os.getpid(), flush=True)
+        batch = batches(99)
+        return {"loss_on_others": model(**batch).loss}
+
+
+    def train(folder, steps, dropout, model=None, said=False):
+        def told(step):
+            if said:
+                print("step", step, os.getpid(), flush=True)
+            return batches(step)
+
+        model = model or tagger(dropout)
+        recipe = Recipe(
+            steps=steps, warmup=2, decay=0, optimizer="muon", layer_decay=0.8, label_smoothing=0.1, compile=False,
+            save_every=2, evaluate_every=3, watch="loss_on_others", watch_lower=True,
+        )
+        log = fit(model, told, recipe, folder, evaluate)
+        rank = os.environ.get("RANK", "0")
+        torch.save([model.state_dict(), log], Path(folder) / f"result{rank}.pt")
+        return model
+
+
+    if __name__ == "__main__":
+        folder, job = Path(sys.argv[1]), sys.argv[2]
+        if job == "same":  # twice in one process group: half of the run, and the rest with the same model
+            train(folder, 10, 0.0, train(folder, 5, 0.0))
+        else:
+            train(folder, 12, 0.2, said=True)
+    """
+)
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
+    """Start the script in two processes; `--multi_gpu`, since `--cpu` starts only one unless there is MPI."""
+    home = tmp_path_factory.mktemp("accelerate")
+    (home / "script.py").write_text(SCRIPT)
+    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
+    env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HOME": str(home)}
+    options = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    options += ["--num_cpu_threads_per_process=1", "--main_process_port=0"]
+
+    def start(folder, job):
+        command = [sys.executable, "-m", "accelerate.commands.launch", *options, "script.py", str(folder), job]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=home, env=env, stdout=pipe, stderr=pipe, text=True)
+
+    return start
+
+
+def finish(process, seconds=900):
+    """What a launch printed, when it ended well."""
+    out, said = process.communicate(timeout=seconds)
+    assert process.returncode == 0, said[-4000:]
+    return out
+
+
+def result(folder, rank=0):
+    weights, log = torch.load(folder / f"result{rank}.pt", weights_only=True)
+    return weights, log
+
+
+def test_two_processes_train_as_one_does(tmp_path, launch):
+    two = launch(tmp_path / "two", "same")
+    script = {"__name__": "script"}
+    exec(compile(SCRIPT, "script.py", "exec"), script)
+    script["train"](tmp_path / "one", 10, 0.0)
+    evaluated = re.findall(r"evaluated by (\d+)", finish(two))
+    assert len(set(evaluated)) == 1, "only one process evaluates"
+    (one, log), (weights, log_two) = result(tmp_path / "one"), result(tmp_path / "two")
+    other, log_other = result(tmp_path / "two", rank=1)
+    assert all(torch.equal(weights[name], other[name]) for name in weights)
+    for name, value in one.items():
+        torch.testing.assert_close(
+            weights[name], value, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name} {text}"
+        )
+    scores = [[row["loss_on_others"] for row in rows if "loss_on_others" in row] for rows in (log, log_two, log_other)]
+    assert scores[1] == scores[2]
+    # the two calls of the launch evaluate at step 5, too: its last
+    assert scores[0] == pytest.approx([s for i, s in enumerate(scores[1]) if i != 1], rel=1e-5)
+    assert log[-1]["best_step"] == log_two[-1]["best_step"]
+    loss, *halves = (row["loss"] for rows in (log, log_two) for row in rows if "loss" in row)
+    assert loss == pytest.approx(sum(halves) / 2, rel=1e-5)
+
+
+def stop_at(process, step, number):
+    """Send a signal when a step begins: SIGKILL to both processes, as in a power cut, SIGINT to the launcher."""
+    pids, first = set(), None
+    for line in process.stdout:
+        if found := re.match(r"step (\d+) (\d+)", line):
+            pids.add(int(found[2]))
+            first = int(found[1]) if first is None else first
+            if int(found[1]) >= step and len(pids) == 2:
+                break
+    if number == signal.SIGKILL:
+        for pid in pids:
+            os.kill(pid, number)
+    else:
+        process.send_signal(number)
+    _, said = process.communicate(timeout=900)
+    assert process.returncode != 0, said
+    return first, said
+
+
+def test_a_run_of_two_that_was_killed_and_interrupted_ends_with_the_same_weights(tmp_path, launch):
+    finish(launch(tmp_path / "whole", "stopped"))
+    parts = tmp_path / "parts"
+    first, _ = stop_at(launch(parts, "stopped"), 5, signal.SIGKILL)
+    assert first == 0 and not (parts / "result0.pt").exists()
+    first, said = stop_at(launch(parts, "stopped"), 8, signal.SIGINT)
+    assert first >= 4 and not (parts / "result0.pt").exists()
+    assert "the same call resumes" in said, said[-4000:]
+    out = finish(launch(parts, "stopped"))
+    first = min(int(step) for step in re.findall(r"^step (\d+)", out, re.M))
+    assert first >= 9, "Ctrl-C saves the step that it came in"
+    for rank in (0, 1):
+        (whole, log), (weights, log_parts) = result(tmp_path / "whole", rank), result(parts, rank)
+        assert all(torch.equal(weights[name], whole[name]) for name in whole)
+        assert log[-1] == log_parts[-1] and log[-1]["best_step"] % 3 == 0

@@ -1,0 +1,272 @@
+"""Fine-tuning from rows to a folder: every task, killed and resumed, in two processes, with data that is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+datasets = pytest.importorskip("datasets")
+
+from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, pipeline  # noqa: E402
+from convbert.config import ConvBertConfig  # noqa: E402
+from convbert.heads import ConvBertModel  # noqa: E402
+from convbert.training.examples import Reading, read_answers, read_tags  # noqa: E402
+from convbert.training.finetuning import Tuning, finetune  # noqa: E402
+from convbert.training.rows import Labels, choose_columns, load_rows  # noqa: E402
+
+DAYS = "monday tuesday wednesday thursday friday saturday sunday morning evening night week year".split()
+TEXTS = [{"text": f"{what} {day}", "label": kind} for kind, what in (("good", "a fine"), ("bad", "a grey")) for day in DAYS]
+TAGS = [{"tokens": ["the", day, "is", what], "tags": ["O", "B-day", "O", "O"]} for day in DAYS for what in ("fine", "grey")]
+QUESTIONS = [
+    {
+        "question": f"what was {what}?",
+        "context": f"the {day} was {what}. it was long.",
+        "answers": {"text": [day], "answer_start": [4]},
+    }
+    for day in DAYS
+    for what in ("fine", "grey")
+]
+CHOICES = [{"question": f"a {w} {d}:", "choices": ["it rained", "the sun shone"], "label": int(w == "fine")} for d in DAYS for w in ("fine", "grey")]
+ROWS = {
+    "text-classification": TEXTS,
+    "token-classification": TAGS,
+    "question-answering": QUESTIONS,
+    "multiple-choice": CHOICES,
+    "fill-mask": [{"text": f"the {day} was fine and the {day} was long. " * 8} for day in DAYS * 2],
+}
+QUICK = dict(epochs=20, batch_size=4, learning_rate=5e-3, layer_decay=1.0, dropout=0.0, max_length=32, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory):
+    """A small encoder with the bundled vocabulary."""
+    folder = tmp_path_factory.mktemp("start")
+    torch.manual_seed(0)
+    config = ConvBertConfig.preset(
+        "tiny", num_hidden_layers=1, hidden_size=32, embedding_size=16, intermediate_size=64, max_position_embeddings=64
+    )
+    ConvBertModel(config).save_pretrained(folder)
+    ConvBertTokenizerFast.from_pretrained("convbert-tiny", model_max_length=64).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_every_task_learns_and_leaves_a_folder_that_the_pipeline_opens(tmp_path, start, task):
+    out = tmp_path / "model"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that the head is fresh is what fine-tuning is for
+        result = finetune(str(start), ROWS[task], task, out, **QUICK)
+    name = next(iter(result.scores))
+    assert result.scores.keys() == result.baseline.keys()
+    if task in ("text-classification", "token-classification"):  # what a model of this size learns in seconds
+        assert result.scores[name] > result.baseline[name]
+    assert {"README.md", "training.json", "mistakes.jsonl", "learning.png", "vocab.txt"} <= {p.name for p in out.iterdir()}
+    assert not (out / "training").exists()
+    inputs = {
+        "text-classification": "a fine hour",
+        "token-classification": "the hour is fine",
+        "question-answering": {"question": "what was fine?", "context": "the hour was fine."},
+        "multiple-choice": CHOICES[0],
+        "fill-mask": "the [MASK] was fine.",
+    }
+    assert pipeline(task, out)(inputs[task])
+    assert finetune(str(start), ROWS[task], task, out, **QUICK).scores == result.scores  # at once, from the file
+
+
+def test_the_same_folder_is_not_given_to_another_run(tmp_path, start):
+    finetune(str(start), TEXTS, "text-classification", tmp_path / "model", **QUICK | {"epochs": 1})
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="holds another run .*epochs: 1 there, 2 here"):
+        finetune(str(start), TEXTS, "text-classification", tmp_path / "model", **QUICK | {"epochs": 2})
+    with pytest.raises(ValueError, match="holds a model that this run did not make"):
+        finetune(str(start), TEXTS, "text-classification", start, **QUICK)
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
+SCRIPT = textwrap.dedent(
+    """
+    import json, sys, torch
+    torch.set_num_threads(1)
+    from convbert.training import examples
+    from convbert.training.finetuning import finetune
+
+    plain = examples.ExampleBatches.__call__
+
+    def tell(self, step):
+        print(step, flush=True)  # tells the test how far this process is
+        return plain(self, step)
+
+    examples.ExampleBatches.__call__ = tell
+    start, out, rows, options = json.loads(sys.argv[1])
+    finetune(start, rows, "token-classification", out, **options)
+    """
+)
+
+
+def tuned(start, out, *launcher, **changes):
+    options = QUICK | {"epochs": 3, "batch_size": 6, "dropout": 0.1} | changes
+    argument = json.dumps([str(start), str(out), TAGS, options])
+    command = [sys.executable, *launcher, "-c", SCRIPT, argument] if not launcher else [sys.executable, *launcher, argument]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def weights_of(folder):
+    from convbert.weights import read_state
+
+    return {name: tensor.clone() for name, tensor in read_state(folder).items()}
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_weights(tmp_path, start):
+    whole = tuned(start, tmp_path / "whole")
+    _, said = whole.communicate(timeout=300)
+    assert whole.returncode == 0, said
+    killed = tuned(start, tmp_path / "parts")
+    for line in killed.stdout:
+        if line.strip() == "6":  # in the third epoch of four steps each
+            killed.send_signal(signal.SIGKILL)
+            break
+    killed.communicate(timeout=300)
+    assert not (tmp_path / "parts" / "config.json").exists()
+    resumed = tuned(start, tmp_path / "parts")
+    out, said = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, said
+    assert int(out.split()[0]) >= 3, "the run must go on from its checkpoint, not start anew"
+    a, b = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_with_the_same_batch(tmp_path, start):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script)]
+    done = [tuned(start, tmp_path / "one", dropout=0.0), tuned(start, tmp_path / "two", *launch, dropout=0.0)]
+    for process in done:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said[-3000:]
+    one, two = (json.loads((tmp_path / name / "training.json").read_text())["log"] for name in ("one", "two"))
+    losses = [[row["loss"] for row in log if "loss" in row] for log in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) >= 1
+    a, b = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (dict(dataset=[]), "the list is empty"),
+        (dict(dataset=TEXTS[:5]), "too few"),
+        (dict(dataset="nowhere.csv"), "no such file: nowhere.csv"),
+        (dict(dataset=[{"txt": "a", "label": 1}] * 30), "needs the column 'text'"),
+        (dict(task="text-clasification"), "Did you mean 'text-classification'"),
+        (dict(task="feature-extraction"), "no task 'feature-extraction' to train for"),
+        (dict(evaluation=[{"text": "a", "label": "ugly"}]), "label 'ugly' is not one of 'bad', 'good'"),
+        (dict(labels=["bad"]), "label 'good' is not one of 'bad'"),
+        (dict(columns={"txt": "text"}), "Did you mean 'text'"),
+        (dict(epochs=0), "epochs=0 must be positive"),
+        (dict(learning_rate=-1.0), "learning_rate=-1.0 must be positive"),
+        (dict(watch="accuracyy"), "accuracyy"),
+        (dict(model="convbert-tny"), "Did you mean 'convbert-tiny'"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_anything_is_written(tmp_path, start, change, words):
+    call = dict(model=str(start), dataset=TEXTS, task="text-classification", folder=tmp_path / "model")
+    options = {k: v for k, v in QUICK.items() if k not in change}
+    with pytest.raises((ValueError, FileNotFoundError), match=words.replace("(", r"\(")):
+        finetune(**call | change, **options)
+    assert not list(tmp_path.glob("**/*.safetensors"))
+
+
+def test_an_unknown_option_is_met_with_the_near_one(tmp_path, start):
+    with pytest.raises(TypeError, match="Did you mean 'epochs'"):
+        finetune(str(start), TEXTS, "text-classification", tmp_path, epoch=3)
+
+
+def test_a_model_of_the_callers_own(tmp_path, start):
+    config = ConvBertConfig.from_pretrained(start)
+    with pytest.raises(ValueError, match="pass tokenizer="):
+        finetune(ConvBertForSequenceClassification(config), TEXTS, "text-classification", tmp_path / "a")
+    with pytest.raises(ValueError, match="num_labels=3, and the rows have 2 labels"):
+        model = ConvBertForSequenceClassification(config.replace(num_labels=3))
+        finetune(model, TEXTS, "text-classification", tmp_path / "a", tokenizer=str(start))
+    model = ConvBertForSequenceClassification(config)
+    finetune(model, TEXTS, "text-classification", tmp_path / "b", tokenizer=str(start), **QUICK | {"epochs": 1})
+    assert pipeline("text-classification", tmp_path / "b")("a fine day")["label"] in ("good", "bad")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of files")
+def test_numbers_and_several_labels(tmp_path, start):
+    numbers = [{"text": row["text"], "label": float(row["label"] == "good")} for row in TEXTS]
+    result = finetune(str(start), numbers, "text-classification", tmp_path / "number", **QUICK)
+    assert set(result.scores) == {"spearman", "pearson"}
+    assert list(pipeline("text-classification", tmp_path / "number")("a fine day")) == ["label", "score"]
+    several = [{"text": row["text"], "label": [row["label"], "day"]} for row in TEXTS]
+    result = finetune(str(start), several, "text-classification", tmp_path / "several", **QUICK)
+    assert set(result.scores) == {"micro_f1"}
+    answers = pipeline("text-classification", tmp_path / "several")("a fine day", top_k=None)
+    assert {row["label"] for row in answers} == {"good", "bad", "day"}
+
+
+TOKENIZER = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=30), st.integers(8, 40))
+def test_every_word_with_a_token_is_asked_for_once(words, length):
+    labels = Labels(tuple(map(str, range(len(words)))))
+    batch = {"tokens": [words], "tags": [list(range(len(words)))]}
+    examples = read_tags(batch, Reading(TOKENIZER, labels, max_length=length))
+    asked = [label for row in examples["labels"] for label in row if label != -100]
+    whole = TOKENIZER(words, is_split_into_words=True, verbose=False).encodings[0]
+    assert asked == sorted({word for word in whole.word_ids if word is not None})
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.sampled_from("Ada wrote the first programme in Genoa's café 1843 !".split()), min_size=1, max_size=60), st.data())
+def test_the_marked_tokens_are_the_answer(words, data):
+    first = data.draw(st.integers(0, len(words) - 1))
+    last = data.draw(st.integers(first, min(first + 3, len(words) - 1)))
+    context, start = " ".join(words), len(" ".join(words[:first])) + (first > 0)
+    answer = " ".join(words[first : last + 1])
+    assume(answer)
+    batch = {"question": ["who?"], "context": [context], "answers": [{"text": [answer], "answer_start": [start]}]}
+    found = read_answers(batch, Reading(TOKENIZER, max_length=40, stride=12))
+    marked = [
+        ids[a : b + 1]
+        for ids, a, b in zip(found["input_ids"], found["start_positions"], found["end_positions"], strict=True)
+        if b > 0
+    ]
+    expected = TOKENIZER(answer, add_special_tokens=False)["input_ids"]
+    assert marked and all(ids == expected for ids in marked)
+
+
+def test_rows_of_every_kind_are_read(tmp_path):
+    rows = [{"text": "A fine day.", "label": "good"}, {"text": "It rains.", "label": "bad"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "a.csv").write_text("text,label\nA fine day.,good\nIt rains.,bad\n")
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    for source in (tmp_path / "a.jsonl", str(tmp_path / "a.csv"), [tmp_path / "a.parquet"], rows, iter(rows)):
+        assert list(load_rows(source)) == rows
+    both = datasets.DatasetDict(train=datasets.Dataset.from_list(rows))
+    assert list(load_rows(both)) == rows
+    with pytest.raises(ValueError, match="no split 'test'"):
+        load_rows(both, "test")
+    renamed = choose_columns(load_rows([{"sentence": "a", "text": "b", "label": 0}]), "text-classification", {"text": "sentence"})
+    assert list(renamed) == [{"text": "a", "label": 0}]
+
+
+def test_the_numbers_of_a_recipe_follow_the_rows():
+    recipe = Tuning(epochs=3, warmup=0.1, evaluate_every=0.5).recipe(per_epoch=100, watch="accuracy")
+    assert (recipe.steps, recipe.warmup, recipe.evaluate_every) == (300, 30, 50)
+    assert Tuning(epochs=0.1).recipe(per_epoch=5, watch="accuracy").steps == 1

@@ -1,0 +1,300 @@
+"""Token classification: equal to transformers, whole long texts, exact places, one label per word."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convbert.config import ConvBertConfig
+from convbert.heads import ConvBertForTokenClassification
+from convbert.pipelines.running import Row
+from convbert.pipelines.token_classification import STRATEGIES, Part, TokenClassificationPipeline, keep_own, plan_rows
+from convbert.tokenization import ConvBertTokenizerFast
+
+BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-creative-work", "I-creative-work"]
+PLAIN = ["NOUN", "VERB", "PUNCT", "O"]
+BIOES = ["O", "B-LOC", "I-LOC", "E-LOC", "S-LOC"]
+TEXTS = [
+    "Zoë Müller's café in São Paulo opened on 3.10.2021, didn't it?",
+    "Internationalization of straightforward counterrevolutionaries: O'Neill-Smith e-mailed j.doe@example.com!",
+    "First line,\r\nsecond line\twith tabs\u00a0and\u3000wide spaces.\n\n\nEnd",
+    "I ❤ 👩‍👩‍👧‍👦 and 🇩🇪 and 👋🏽 (so much)...",
+    "字节跳动 is 北京. مرحبا بالعالم Привет, мир",
+    "An unknown ☃ sign, 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 letters and “curly” – quotes…",
+    "The [MASK] and the [SEP] stand in [UNK] text; ##ing too.",
+    "x" * 150 + " is one long word",
+    ".",
+    "",
+    "   ",
+]
+LETTERS = "aBé한ß字.'- \r\n\t\u0301\u200d\u00ad\ufe0f\u302e\u0bca\ud800\x00İ👩🏽🇩ﬁ#[]"
+HOSTILE = st.text(st.sampled_from(LETTERS), max_size=40)
+
+
+def make_model(labels, seed=0, limit=512, spread=30.0):
+    torch.manual_seed(seed)
+    sizes = dict(num_hidden_layers=2, hidden_size=32, embedding_size=16, intermediate_size=32, num_attention_heads=4)
+    config = ConvBertConfig.preset("tiny", **sizes, id2label=dict(enumerate(labels)), max_position_embeddings=limit)
+    model = ConvBertForTokenClassification(config)
+    with torch.no_grad():  # so that labels change from token to token and scores are far apart
+        for name, parameter in model.named_parameters():
+            if "embeddings.word" in name or "classifier" in name:
+                parameter.mul_(spread)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+
+
+@pytest.fixture(scope="module")
+def tag(tokenizer):
+    return TokenClassificationPipeline(make_model(BIO), tokenizer)
+
+
+def open_theirs(ours, folder):
+    transformers = pytest.importorskip("transformers")
+    ours.model.save_pretrained(folder)
+    ours.tokenizer.save_pretrained(folder)
+    return transformers.pipeline("token-classification", str(folder), device="cpu")
+
+
+@pytest.fixture(scope="module", params=[BIO, PLAIN, BIOES], ids=["BIO", "plain", "BIOES"])
+def pair(request, tokenizer, tmp_path_factory):
+    ours = TokenClassificationPipeline(make_model(request.param, seed=3), tokenizer)
+    return ours, open_theirs(ours, tmp_path_factory.mktemp("model"))
+
+
+def assert_same(got, expected):
+    assert [list(row) for row in got] == [list(row) for row in expected]  # the same keys in the same order
+    places = [{name: value for name, value in row.items() if name != "score"} for row in got]
+    assert places == [{name: value for name, value in row.items() if name != "score"} for row in expected]
+    assert [row["score"] for row in got] == pytest.approx([float(row["score"]) for row in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("ignored", [("O",), (), ("PER", "B-LOC", "NOUN")], ids=["O", "nothing", "names"])
+def test_answers_equal_transformers(pair, strategy, ignored):
+    ours, theirs = pair
+    answers = ours(TEXTS, aggregation_strategy=strategy, ignore_labels=ignored)
+    for text, got in zip(TEXTS, answers, strict=True):
+        assert_same(got, theirs(text, aggregation_strategy=strategy, ignore_labels=list(ignored)))
+    if ignored == ():
+        key = "entity" if strategy == "none" else "entity_group"
+        kinds = {row[key] for rows in answers for row in rows}
+        assert len(kinds) >= (2 if ours.model.config.id2label[3] == "E-LOC" else 3)  # the model's answers vary
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_answers_equal_transformers_on_real_text(pair, strategy, shared_data):
+    ours, theirs = pair
+    lines = (shared_data / "tasks" / "wnut17" / "dev.jsonl").read_text("utf-8").splitlines()[:24]
+    texts = [" ".join(json.loads(line)["tokens"]) for line in lines]
+    lines = (shared_data / "tasks" / "squad" / "dev.jsonl").read_text("utf-8").splitlines()[:100:25]
+    texts += [json.loads(line)["context"] for line in lines]
+    usual = [text for text in texts if not hidden_characters(text)]
+    assert len(usual) > 20
+    for text, got in zip(usual, ours(usual, aggregation_strategy=strategy), strict=True):
+        assert_same(got, theirs(text, aggregation_strategy=strategy))
+
+
+def hidden_characters(text):
+    """Whether a character of this text is dropped by the tokenizer within a word, where transformers errs."""
+    return any(c in "\u200b\u200d\u00ad\ufe0f" or "\u0300" <= c <= "\u036f" for c in text)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_split_words_equal_transformers_where_words_have_no_points(pair, strategy):
+    ours, theirs = pair
+    words = ["Zoë", "internationalizes", "São", "Paulo", "☃", "👩‍👩‍👧", "lives"]
+    how = dict(aggregation_strategy=strategy, is_split_into_words=True, ignore_labels=[])
+    expected = theirs(words, **how)
+    assert_same(ours(words, **how), expected[0] if isinstance(expected[0], list) else expected)
+
+
+def test_a_word_with_a_hidden_character_is_a_word(tag):
+    for hidden in ("co\u00adoperative", "e\u0301tude", "no\u200dw"):
+        text = f"the {hidden} works"
+        rows = tag(text, aggregation_strategy="first", ignore_labels=())
+        borders = {row["start"] for row in rows} | {row["end"] for row in rows}
+        assert borders <= {0, 3, 4, 4 + len(hidden), 5 + len(hidden), len(text)}, rows
+
+
+def test_a_label_with_a_hyphen_keeps_its_name(tokenizer):
+    tag = TokenClassificationPipeline(make_model(["creative-work", "O"]), tokenizer)
+    assert {r["entity_group"] for r in tag(TEXTS[0], aggregation_strategy="simple")} == {"creative-work"}
+
+
+@settings(deadline=None)
+@given(st.integers(0, 500), st.integers(1, 40), st.data())
+def test_rows_cover_a_text_and_every_token_is_scored_where_it_sees_most(count, room, data):
+    stride = data.draw(st.integers(0, room - 1))
+    rows = plan_rows(count, room, stride)
+    assert [i for _, _, low, high in rows for i in range(low, high)] == list(range(count))
+    for (start, stop, *_), (after, *_) in zip(rows, rows[1:], strict=False):
+        assert stop - start == room and start < after and stop - after >= stride
+
+    def depth(i, start, stop):  # tokens to the nearest border that cuts the text
+        return min(i - start if start else count, stop - 1 - i if stop < count else count)
+
+    for start, stop, low, high in rows:
+        for i in range(low, high):
+            assert start <= i < stop <= count
+            assert depth(i, start, stop) == max(depth(i, a, b) for a, b, *_ in rows if a <= i < b)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(HOSTILE, min_size=1, max_size=4), st.sampled_from(STRATEGIES))
+def test_places_are_places_in_the_text(tag, texts, strategy):
+    for text, rows in zip(texts, tag(texts, aggregation_strategy=strategy, ignore_labels=()), strict=True):
+        assert json.loads(json.dumps(rows)) == rows
+        at = 0
+        for row in rows:
+            assert 0 <= row["start"] < row["end"] <= len(text)
+            assert {type(row["start"]), type(row["end"]), type(row["score"])} == {int, float}
+            assert 0 < row["score"] <= 1
+            if strategy != "none":
+                assert row["start"] >= at
+            at = row["end"]
+        if strategy not in ("none", "simple"):  # no border within a run of letters
+            for row in rows:
+                for i in (row["start"], row["end"]):
+                    assert not text[max(0, i - 1) : i + 1].encode("ascii", "replace").isalpha() or i in (0, len(text))
+        rows._repr_html_().encode()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(HOSTILE, max_size=6), min_size=1, max_size=3))
+def test_places_of_split_words(tag, sentences):
+    assert sum(map(len, sentences)) == sum(map(len, tag.tag_words(sentences)))
+    found = tag([{"tokens": words} for words in sentences], aggregation_strategy="first", ignore_labels=())
+    for words, rows in zip(sentences, found, strict=True):
+        text, at = " ".join(words), 0
+        assert len(rows) <= len(words)
+        for row in rows:
+            assert at <= row["start"] < row["end"] <= len(text)
+            at = row["end"]
+
+
+def test_where_a_name_stands(tag):
+    text = "Ünïcödé\r\n👩‍👩‍👧 naïve cafe\u0301, 北京!"
+    found = [text[row["start"] : row["end"]] for row in tag(text, ignore_labels=())]
+    assert "".join(found) == "Ünïcödé👩‍👩‍👧naïvecafe,北京!"
+
+
+def test_every_word_has_one_label(tag):
+    words = ["\u200b", "Straightforwardness", "", "isn't", "\ufe0f", "\ud800", "👩‍👩‍👧", "[SEP]", "U.S.", " ", "a b"]
+    labels = tag.tag_words(words)
+    assert len(labels) == len(words) and set(labels) <= set(BIO)
+    assert [labels[i] for i in (0, 2, 4, 5, 9)] == ["O"] * 5
+    assert tag.tag_words([words, ["one"], []]) == [labels, tag.tag_words(["one"]), []]
+    assert type(tag.tag_words([words])[0]) is list
+
+
+def test_the_label_of_a_word_is_that_of_its_first_token(tag):
+    words = ["Straightforwardness", "isn't", "internationalization", "."]
+    encoded = tag.tokenizer(words, is_split_into_words=True, return_tensors="pt")
+    with torch.inference_mode():
+        best = tag.model(**encoded).logits[0].argmax(-1).tolist()
+    first = [encoded.word_ids().index(i) for i in range(len(words))]
+    assert tag.tag_words(words) == [BIO[best[i]] for i in first]
+
+
+def test_words_without_a_token_take_a_neighbours_label_where_there_is_no_outside(tokenizer):
+    tag = TokenClassificationPipeline(make_model(["NOUN", "VERB", "ADJ"]), tokenizer)
+    before, after = tag.tag_words(["fine", "\u200b"]), tag.tag_words(["\u200b", "fine"])
+    assert before[0] == before[1] and after[0] == after[1]
+    assert tag.tag_words(["\u200b"]) == ["NOUN"]
+
+
+def test_a_long_text_is_read_whole_and_scored_in_the_deepest_row(tokenizer):
+    tag = TokenClassificationPipeline(make_model(BIO, limit=34), tokenizer)
+    text = " ".join(f"{word} number {i}." for i, word in enumerate(TEXTS[1].split() * 8))
+    rows = tag(text, ignore_labels=(), stride=12)
+    ids = tokenizer(text, verbose=False)["input_ids"]
+    assert [row["index"] for row in rows] == list(range(1, len(ids) - 1))
+    assert text.replace(" ", "") == "".join(text[row["start"] : row["end"]] for row in rows)
+    for start, stop, low, high in plan_rows(len(ids) - 2, 32, 12):
+        own = torch.tensor([[ids[0], *ids[1 + start : 1 + stop], ids[-1]]])
+        with torch.inference_mode():
+            best = tag.model(own).logits[0].softmax(-1).max(-1)
+        for i in range(low, high):
+            assert rows[i]["entity"] == BIO[best.indices[1 + i - start]]
+            assert rows[i]["score"] == pytest.approx(best.values[1 + i - start].item(), abs=1e-5)
+    words = text.split()
+    assert len(tag.tag_words(words, stride=12)) == len(words)
+    assert len(tag.tag_words(words)) == len(words)
+
+
+@pytest.mark.parametrize("limits", [dict(batch_size=1), dict(batch_size=2), dict(batch_tokens=30), {}])
+def test_how_texts_are_batched_does_not_matter(tag, limits):
+    texts = [*TEXTS, "and " * 700, *TEXTS[::-1]]
+    for strategy in ("none", "average"):
+        together = tag(texts, aggregation_strategy=strategy, **limits)
+        for text, got in zip(texts, together, strict=True):
+            assert_same(got, tag(text, aggregation_strategy=strategy))
+
+
+def test_a_stream_gives_an_error_in_the_place_of_what_is_no_text(tag):
+    stream = iter([TEXTS[0], None, {"tokens": ["Ada", 3]}, {"text": TEXTS[0]}, "word " * 600])
+    with pytest.warns(UserWarning, match="2 inputs could not be answered"):
+        results = list(tag(stream, aggregation_strategy="first"))
+    for result in (results[0], results[3]):
+        assert_same(result, tag(TEXTS[0], aggregation_strategy="first"))
+    assert "must be text" in results[1]["error"] and "word 1" in results[2]["error"]
+    assert isinstance(results[4], list)
+
+
+@pytest.mark.slow
+def test_a_megabyte_is_read(tokenizer):
+    tag = TokenClassificationPipeline(make_model(BIO), tokenizer)
+    text = "The ship sailed from Hamburg to New York on a fine day. " * 18725
+    assert len(text) > 10**6
+    rows = tag(text, aggregation_strategy="first", ignore_labels=())
+    assert rows[0]["start"] == 0 and rows[-1]["end"] == len(text) - 1
+    assert all(a["end"] <= b["start"] for a, b in zip(rows, rows[1:], strict=False))
+
+
+def test_of_a_row_only_its_own_scores_are_kept():
+    row = Row([0] * 9, note=Part(None, 2, 5))
+    kept = keep_own(torch.arange(40.0).view(20, 2), row)
+    assert kept.tolist() == [[4, 5], [6, 7], [8, 9]]
+    assert kept.untyped_storage().nbytes() == kept.numel() * 4  # the batch that they were in is free
+
+
+def test_one_result_per_input(tag):
+    one = tag(TEXTS[0])
+    assert tag([TEXTS[0]]) == [one] and tag({"text": TEXTS[0]}) == one and list(tag(iter([TEXTS[0]]))) == [one]
+    words = TEXTS[0].split()
+    split = tag(words, is_split_into_words=True)
+    assert tag([words], is_split_into_words=True) == [split] == tag([{"tokens": words}])
+    assert split.text == TEXTS[0] and one.text == TEXTS[0]
+    assert "<mark" in tag([TEXTS[0], ""])._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda f: f([]), ValueError, "list of inputs is empty"),
+        (lambda f: f(None), TypeError, "NoneType"),
+        (lambda f: f(["a", 3]), TypeError, "inputs[1]"),
+        (lambda f: f([["a", "b"]]), TypeError, "is_split_into_words=True"),
+        (lambda f: f("a", is_split_into_words=True), TypeError, "expected a list of words, got str"),
+        (lambda f: f({"txt": "a"}), ValueError, "expected the key 'text' or 'tokens', got 'txt'"),
+        (lambda f: f("a", aggregation_strategy="averge"), ValueError, "Did you mean 'average'"),
+        (lambda f: f("a", aggregation_strategy=None), ValueError, "aggregation_strategy=None is unknown"),
+        (lambda f: f("a", stride=510), ValueError, "stride=510"),
+        (lambda f: f("a", stride=-1), ValueError, "stride=-1"),
+        (lambda f: f("a", batch_size=0), ValueError, "batch_size=0"),
+        (lambda f: f.tag_words(["a", 3]), TypeError, "inputs[0]: expected a list of words, got str"),
+        (lambda f: f.tag_words([["a", 3]]), TypeError, "word 1"),
+        (lambda f: f.tag_words("a b"), TypeError, "expected a list of words"),
+    ],
+)
+def test_bad_input_is_named(tag, call, error, words):
+    with pytest.raises(error) as caught:
+        call(tag)
+    assert words in str(caught.value)
