@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/tokenization.html.md"""
 __all__ = ['ADJUSTABLE', 'ConvBertTokenizerFast', 'SpecialMixin', 'new_token', 'VocabularyMixin', 'FormMixin', 'TextMixin',
            'saved_config', 'FilesMixin', 'TrainingMixin', 'OptionsMixin', 'CallMixin', 'ConvBertTokenizer']
 
-# %% ../nbs/02_tokenization.ipynb #bad9fd05
+# %% ../nbs/02_tokenization.ipynb #f6265a49
 import json
 import os
 import warnings
@@ -34,7 +34,7 @@ from convbert.wordpiece import (
     train_vocab,
 )
 
-# %% ../nbs/02_tokenization.ipynb #a16fc208
+# %% ../nbs/02_tokenization.ipynb #22071c98
 class SpecialMixin:
     "The special tokens and their ids."
 
@@ -65,7 +65,7 @@ class SpecialMixin:
         "The special tokens that have no name."
         return [token for token in self.all_special_tokens if token not in asdict(self.options).values()]
 
-# %% ../nbs/02_tokenization.ipynb #f9f12f74
+# %% ../nbs/02_tokenization.ipynb #302c9a9e
 def new_token(
     token: Any,  # text, or a `tokenizers.AddedToken` that knows its flags
     special: bool,  # found only as it is written, and left out of decoded text on request
@@ -75,7 +75,7 @@ def new_token(
         return token
     return added_token({"content": as_text(token, "a new token"), "special": special, "normalized": not special})
 
-# %% ../nbs/02_tokenization.ipynb #9b262c10
+# %% ../nbs/02_tokenization.ipynb #feeef1d1
 class VocabularyMixin:
     "Tokens and their ids."
 
@@ -115,7 +115,7 @@ class VocabularyMixin:
         new_tokens = new_tokens if is_list(new_tokens) else [new_tokens]
         return self.backend_tokenizer.add_tokens([new_token(token, special_tokens) for token in new_tokens])
 
-# %% ../nbs/02_tokenization.ipynb #a428eded
+# %% ../nbs/02_tokenization.ipynb #d29f01a8
 class FormMixin:
     "The form of an input, token by token."
 
@@ -149,7 +149,7 @@ class FormMixin:
         "How many special tokens a text, or a pair of texts, is given."
         return self.backend_tokenizer.num_special_tokens_to_add(pair)
 
-# %% ../nbs/02_tokenization.ipynb #af829985
+# %% ../nbs/02_tokenization.ipynb #1ed1a21b
 class TextMixin:
     "From text to tokens or ids, and from ids back to text."
 
@@ -183,7 +183,7 @@ class TextMixin:
         "`decode` for each of several lists of ids, with the same `options`."
         return [self.decode(ids, **options) for ids in sequences]
 
-# %% ../nbs/02_tokenization.ipynb #f5f27c93
+# %% ../nbs/02_tokenization.ipynb #89f210bb
 def saved_config(
     tokenizer: Any,  # a `ConvBertTokenizer`
 ) -> dict[str, Any]:  # the content of tokenizer_config.json
@@ -191,15 +191,15 @@ def saved_config(
     plain, options = TokenizerOptions(), asdict(tokenizer.options)
     ours = ("do_basic_tokenize", "clean_text", "wordpieces_prefix", "never_split")  # unknown to transformers
     same = all(options[name] == getattr(plain, name) for name in ours)
-    added = json.loads(tokenizer.backend_tokenizer.to_str())["added_tokens"]
+    added, extra = json.loads(tokenizer.backend_tokenizer.to_str())["added_tokens"], tokenizer.extra_special_tokens
     return options | {
         "tokenizer_class": "ConvBertTokenizer" if same else "PreTrainedTokenizerFast",
         "model_input_names": tokenizer.model_input_names,
-        "extra_special_tokens": tokenizer.extra_special_tokens,
         "added_tokens_decoder": {str(entry.pop("id")): entry for entry in added},
+        **({"extra_special_tokens": extra} if extra else {}),  # transformers 4 cannot read an empty list
     }
 
-# %% ../nbs/02_tokenization.ipynb #4906e6b6
+# %% ../nbs/02_tokenization.ipynb #b128a6b5
 class FilesMixin:
     "Reading a tokenizer from a folder and writing it there."
 
@@ -239,7 +239,7 @@ class FilesMixin:
                 (folder / name).write_text(text, encoding="utf-8")
         return tuple(str(Path(save_directory) / name) for name in ("vocab.txt", *files))
 
-# %% ../nbs/02_tokenization.ipynb #699b17bc
+# %% ../nbs/02_tokenization.ipynb #22c107f4
 class TrainingMixin:
     "New vocabularies, from nothing or in the manner of a tokenizer."
 
@@ -271,7 +271,7 @@ class TrainingMixin:
         more["new_special_tokens"] = [*self.extra_special_tokens, *(more.get("new_special_tokens") or ())]
         return type(self).train(iterator, vocab_size, length=length, **{**asdict(self.options), **more})
 
-# %% ../nbs/02_tokenization.ipynb #bad28a8c
+# %% ../nbs/02_tokenization.ipynb #b75a8bd0
 ADJUSTABLE = ("model_max_length", "padding_side", "truncation_side")  # what may change after a tokenizer is built
 
 
@@ -296,7 +296,7 @@ class OptionsMixin:
         said = [f"{len(self)} tokens", *(f"{name}={getattr(self, name)!r}" for name in changed)]
         return f"{type(self).__name__}({', '.join(said)})"
 
-# %% ../nbs/02_tokenization.ipynb #29d6cbd1
+# %% ../nbs/02_tokenization.ipynb #f1647529
 _warned = WeakSet()  # tokenizers that have spoken about a text longer than the model
 
 
@@ -327,7 +327,7 @@ class CallMixin:
         groups = groups if options.return_overflowing_tokens else [group[:1] for group in groups]
         return BatchEncoding(make_columns(groups, options, batched), [row for group in groups for row in group], cut)
 
-# %% ../nbs/02_tokenization.ipynb #f7fbe327
+# %% ../nbs/02_tokenization.ipynb #51ced3c7
 class ConvBertTokenizer(
     OptionsMixin, CallMixin, SpecialMixin, VocabularyMixin, FormMixin, TextMixin, FilesMixin, TrainingMixin
 ):
@@ -351,5 +351,5 @@ class ConvBertTokenizer(
         vocab = read_vocab(vocab if vocab_file is None else vocab_file)
         self.backend_tokenizer = build_backend(vocab, self.options, added_tokens)
 
-# %% ../nbs/02_tokenization.ipynb #0337aaa0
+# %% ../nbs/02_tokenization.ipynb #6613ba0f
 ConvBertTokenizerFast = ConvBertTokenizer  # two names for one class, as in transformers 5

@@ -23,8 +23,12 @@ from convbert.training.finetuning import Tuning, finetune  # noqa: E402
 from convbert.training.rows import Labels, choose_columns, load_rows  # noqa: E402
 
 DAYS = "monday tuesday wednesday thursday friday saturday sunday morning evening night week year".split()
-TEXTS = [{"text": f"{what} {day}", "label": kind} for kind, what in (("good", "a fine"), ("bad", "a grey")) for day in DAYS]
-TAGS = [{"tokens": ["the", day, "is", what], "tags": ["O", "B-day", "O", "O"]} for day in DAYS for what in ("fine", "grey")]
+TEXTS = [
+    {"text": f"{what} {day}", "label": kind} for kind, what in (("good", "a fine"), ("bad", "a grey")) for day in DAYS
+]
+TAGS = [
+    {"tokens": ["the", day, "is", what], "tags": ["O", "B-day", "O", "O"]} for day in DAYS for what in ("fine", "grey")
+]
 QUESTIONS = [
     {
         "question": f"what was {what}?",
@@ -34,7 +38,11 @@ QUESTIONS = [
     for day in DAYS
     for what in ("fine", "grey")
 ]
-CHOICES = [{"question": f"a {w} {d}:", "choices": ["it rained", "the sun shone"], "label": int(w == "fine")} for d in DAYS for w in ("fine", "grey")]
+CHOICES = [
+    {"question": f"a {w} {d}:", "choices": ["it rained", "the sun shone"], "label": int(w == "fine")}
+    for d in DAYS
+    for w in ("fine", "grey")
+]
 ROWS = {
     "text-classification": TEXTS,
     "token-classification": TAGS,
@@ -68,7 +76,9 @@ def test_every_task_learns_and_leaves_a_folder_that_the_pipeline_opens(tmp_path,
     assert result.scores.keys() == result.baseline.keys()
     if task in ("text-classification", "token-classification"):  # what a model of this size learns in seconds
         assert result.scores[name] > result.baseline[name]
-    assert {"README.md", "training.json", "mistakes.jsonl", "learning.png", "vocab.txt"} <= {p.name for p in out.iterdir()}
+    assert {"README.md", "training.json", "mistakes.jsonl", "learning.png", "vocab.txt"} <= {
+        p.name for p in out.iterdir()
+    }
     assert not (out / "training").exists()
     inputs = {
         "text-classification": "a fine hour",
@@ -114,7 +124,9 @@ SCRIPT = textwrap.dedent(
 def tuned(start, out, *launcher, **changes):
     options = QUICK | {"epochs": 3, "batch_size": 6, "dropout": 0.1} | changes
     argument = json.dumps([str(start), str(out), TAGS, options])
-    command = [sys.executable, *launcher, "-c", SCRIPT, argument] if not launcher else [sys.executable, *launcher, argument]
+    command = (
+        [sys.executable, *launcher, "-c", SCRIPT, argument] if not launcher else [sys.executable, *launcher, argument]
+    )
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -233,7 +245,10 @@ def test_every_word_with_a_token_is_asked_for_once(words, length):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.sampled_from("Ada wrote the first programme in Genoa's café 1843 !".split()), min_size=1, max_size=60), st.data())
+@given(
+    st.lists(st.sampled_from("Ada wrote the first programme in Genoa's café 1843 !".split()), min_size=1, max_size=60),
+    st.data(),
+)
 def test_the_marked_tokens_are_the_answer(words, data):
     first = data.draw(st.integers(0, len(words) - 1))
     last = data.draw(st.integers(first, min(first + 3, len(words) - 1)))
@@ -262,7 +277,9 @@ def test_rows_of_every_kind_are_read(tmp_path):
     assert list(load_rows(both)) == rows
     with pytest.raises(ValueError, match="no split 'test'"):
         load_rows(both, "test")
-    renamed = choose_columns(load_rows([{"sentence": "a", "text": "b", "label": 0}]), "text-classification", {"text": "sentence"})
+    renamed = choose_columns(
+        load_rows([{"sentence": "a", "text": "b", "label": 0}]), "text-classification", {"text": "sentence"}
+    )
     assert list(renamed) == [{"text": "a", "label": 0}]
 
 

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/pipelines/features.html.md"""
 __all__ = ['POOLINGS', 'share_rows', 'split_row', 'read_features', 'keep_features', 'join_rows', 'answer_features',
            'check_pooling', 'FeatureExtractionPipeline']
 
-# %% ../../nbs/pipelines/08_features.ipynb #4fee9bbb
+# %% ../../nbs/pipelines/08_features.ipynb #ffac1899
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -20,11 +20,12 @@ from torch import Tensor
 from ..heads import ConvBertModel
 from ..hub import suggest
 from .answers import Answers
-from .running import Job, Limits, Pipeline, Row, as_text_or_pair, check_stride, read_texts
+from .reading import as_text_or_pair, check_stride, read_texts
+from .running import Job, Limits, Pipeline, Row
 from .text_classification import mean_logits
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/pipelines/08_features.ipynb #d1a9e5c5
+# %% ../../nbs/pipelines/08_features.ipynb #0e11d1c0
 def share_rows(
     n: int,  # tokens of the text, without special tokens
     room: int,  # so many go into a row
@@ -36,7 +37,7 @@ def share_rows(
     cuts = [(start + end) // 2 for start, end in zip(starts[1:], ends[:-1], strict=True)]
     return list(zip(starts, ends, [0, *cuts], [*cuts, n], strict=True))
 
-# %% ../../nbs/pipelines/08_features.ipynb #7f7e6b4c
+# %% ../../nbs/pipelines/08_features.ipynb #74e27f5e
 def split_row(
     ids: list[int],  # a whole text with `[CLS]` and `[SEP]`
     limit: int,  # most tokens the model takes
@@ -70,7 +71,7 @@ def read_features(
             found.append(split_row(e.ids, limit, stride))
     return found
 
-# %% ../../nbs/pipelines/08_features.ipynb #e36a96ac
+# %% ../../nbs/pipelines/08_features.ipynb #6409c10f
 def keep_features(
     states: Tensor,  # `(T, D)`, the pads of the batch included
     row: Row,
@@ -94,7 +95,7 @@ def join_rows(
         return mean_logits(rows, kept)
     return torch.stack(kept).sum(0) / sum(len(row.ids[row.note]) for row in rows)
 
-# %% ../../nbs/pipelines/08_features.ipynb #31a520be
+# %% ../../nbs/pipelines/08_features.ipynb #ef531efe
 def answer_features(
     text: Any,
     rows: list[Row],
@@ -118,7 +119,7 @@ def check_pooling(pooling: str | None) -> None:  # raises `ValueError` with valu
         hint = suggest(str(pooling), POOLINGS)
         raise ValueError(f"pooling={pooling!r} is unknown; None gives every token's vector. {hint}")
 
-# %% ../../nbs/pipelines/08_features.ipynb #2ee9c284
+# %% ../../nbs/pipelines/08_features.ipynb #b71bbf9a
 class FeatureExtractionPipeline(Pipeline):
     "Turn texts into vectors."
 

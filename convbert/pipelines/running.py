@@ -7,9 +7,9 @@ Docs: https://convbert.github.io/convbert/pipelines/running.html.md"""
 # %% auto #0
 __all__ = ['plan_batches', 'Row', 'pad_rows', 'make_batch', 'Job', 'Limits', 'check_counts', 'run_rows', 'size_of', 'windows',
            'attempt', 'answer_window', 'say', 'stream', 'choose_device', 'refuse_untrained', 'Pipeline', 'refuse_it',
-           'refuse_place', 'as_text_or_pair', 'read_texts', 'check_stride']
+           'refuse_place']
 
-# %% ../../nbs/pipelines/02_running.ipynb #8c2ee49f
+# %% ../../nbs/pipelines/02_running.ipynb #3c7551c3
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from .answers import Answers
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/pipelines/02_running.ipynb #ef9a95ee
+# %% ../../nbs/pipelines/02_running.ipynb #8d4832f7
 def plan_batches(
     lengths: Sequence[int],  # tokens of each row
     budget: int = 8192,  # most tokens in a batch, padding included; a row longer than that goes alone
@@ -39,7 +39,7 @@ def plan_batches(
         current.append(i)
     return batches + [current] if current else batches
 
-# %% ../../nbs/pipelines/02_running.ipynb #38d3f1eb
+# %% ../../nbs/pipelines/02_running.ipynb #03342201
 class Row(NamedTuple):
     "One sequence of tokens for the model."
 
@@ -73,7 +73,7 @@ def make_batch(
         batch["predict_at"] = pad_rows([row.at for row in rows], 0)
     return batch
 
-# %% ../../nbs/pipelines/02_running.ipynb #ef2e5ead
+# %% ../../nbs/pipelines/02_running.ipynb #0c5ea456
 @dataclass(frozen=True)
 class Job:
     "What one call of a pipeline does with its inputs."
@@ -105,7 +105,7 @@ def check_counts(**counts: int | None) -> None:  # raises `ValueError` naming th
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
-# %% ../../nbs/pipelines/02_running.ipynb #f31704fd
+# %% ../../nbs/pipelines/02_running.ipynb #f9ac36d9
 @torch.inference_mode()
 def run_rows(
     model: nn.Module,
@@ -126,7 +126,7 @@ def run_rows(
         tick(len(batch))
     return kept
 
-# %% ../../nbs/pipelines/02_running.ipynb #b11f63cf
+# %% ../../nbs/pipelines/02_running.ipynb #390728c2
 def size_of(item: Any) -> int:
     "Characters in an input."
     if isinstance(item, dict | list | tuple):
@@ -150,7 +150,7 @@ def windows(
     if window:
         yield window
 
-# %% ../../nbs/pipelines/02_running.ipynb #a0e14963
+# %% ../../nbs/pipelines/02_running.ipynb #56508f7d
 def attempt(function: Callable, item: Any) -> Any:
     "What the function returns, or the error with which it refuses the item."
     try:
@@ -181,7 +181,7 @@ def answer_window(
     ]
     return results, [row.cut for row in rows if row.cut]
 
-# %% ../../nbs/pipelines/02_running.ipynb #3425a878
+# %% ../../nbs/pipelines/02_running.ipynb #697a2794
 def say(
     cut: list[int],  # lengths of the texts that were cut
     errors: list[Exception],  # of inputs that were not answered
@@ -224,7 +224,7 @@ def stream(
         finally:
             say(cut, errors, job)
 
-# %% ../../nbs/pipelines/02_running.ipynb #74c45f9f
+# %% ../../nbs/pipelines/02_running.ipynb #d5a9e263
 def choose_device(
     device: str | torch.device | None,  # None takes the first accelerator that works
 ) -> torch.device:  # raises `ValueError` when it does not work here
@@ -294,7 +294,7 @@ class Pipeline:
         "The pipeline's own `stream`."
         return stream(self.model, self.tokenizer.pad_token_id, inputs, job, limits, refuse)
 
-# %% ../../nbs/pipelines/02_running.ipynb #ab3b7eca
+# %% ../../nbs/pipelines/02_running.ipynb #471d1efb
 def refuse_it(place: int, error: Exception) -> None:  # raises it
     "Raise what is wrong with the only input."
     raise error
@@ -304,43 +304,3 @@ def refuse_place(place: int, error: Exception) -> None:  # raises it
     "Raise what is wrong with an input of a list, and say which."
     kind = TypeError if isinstance(error, TypeError) else ValueError
     raise kind(f"inputs[{place}]: {error}") from None
-
-# %% ../../nbs/pipelines/02_running.ipynb #7698f243
-def as_text_or_pair(
-    item: Any,  # a text, or a dictionary with `text` and perhaps `text_pair`; other keys are left alone
-) -> str | tuple[str, str]:
-    "An input of a task about texts."
-    if isinstance(item, str):
-        return item
-    if not isinstance(item, dict):
-        raise TypeError(f"expected a text or a dictionary with 'text', got {type(item).__name__}: {item!r:.60}")
-    if "text" not in item:
-        raise ValueError(f"expected the key 'text' (and 'text_pair' for pairs), got {', '.join(map(repr, item))}")
-    texts = [item["text"], *([item["text_pair"]] if item.get("text_pair") is not None else [])]
-    for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(f"'text' and 'text_pair' must be texts, got {type(text).__name__}: {text!r:.60}")
-    return texts[0] if len(texts) == 1 else tuple(texts)
-
-
-def read_texts(
-    texts: list,  # texts and pairs, as `as_text_or_pair` makes them
-    tokenizer: ConvBertTokenizerFast,
-    limit: int,  # most tokens the model takes
-    stride: int | None = None,  # tokens that the rows of a long text share; None cuts it
-) -> list[list[Row]]:  # the note of a row is its `tokenizers.Encoding`
-    "Tokenize texts into rows."
-    encodings = tokenizer(texts, truncation=True, max_length=limit, stride=stride or 0).encodings
-    read = []
-    for e in encodings:
-        parts = [e, *e.overflowing] if stride is not None else [e]
-        own = [sum(mask == 0 for mask in part.special_tokens_mask) for part in e.overflowing]
-        cut = len(e) + sum(own) if stride is None and own else 0
-        read.append([Row(p.ids, p.type_ids if 1 in p.type_ids else None, cut=cut, note=p) for p in parts])
-    return read
-
-# %% ../../nbs/pipelines/02_running.ipynb #f410a156
-def check_stride(stride: int | None, limit: int) -> None:  # raises `ValueError` with value and rule
-    "Refuse a stride that leaves no room for new tokens."
-    if stride is not None and not (isinstance(stride, int) and 0 <= stride < limit - 2):
-        raise ValueError(f"stride={stride!r} must be a whole number from 0 to {limit - 3}: rows have {limit} tokens")

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/pipelines/text_classification.html.md"
 # %% auto #0
 __all__ = ['SCORINGS', 'choose_scoring', 'mean_logits', 'rank_labels', 'check_top_k', 'TextClassificationPipeline']
 
-# %% ../../nbs/pipelines/04_text_classification.ipynb #d54d4c21
+# %% ../../nbs/pipelines/04_text_classification.ipynb #e57c803b
 from functools import partial
 from typing import Any
 
@@ -18,18 +18,10 @@ from ..config import ConvBertConfig
 from ..heads import ConvBertForSequenceClassification
 from ..hub import suggest
 from .answers import Answer, Answers
-from convbert.pipelines.running import (
-    Job,
-    Limits,
-    Pipeline,
-    Row,
-    as_text_or_pair,
-    check_counts,
-    check_stride,
-    read_texts,
-)
+from .reading import as_text_or_pair, check_stride, read_texts
+from .running import Job, Limits, Pipeline, Row, check_counts
 
-# %% ../../nbs/pipelines/04_text_classification.ipynb #7717e6b4
+# %% ../../nbs/pipelines/04_text_classification.ipynb #ceca5a34
 SCORINGS = {"softmax": partial(torch.softmax, dim=-1), "sigmoid": torch.sigmoid, "none": lambda logits: logits}
 
 
@@ -44,7 +36,7 @@ def choose_scoring(
         return wish or "none"
     return "sigmoid" if config.problem_type == "multi_label_classification" or config.num_labels == 1 else "softmax"
 
-# %% ../../nbs/pipelines/04_text_classification.ipynb #54ad88cb
+# %% ../../nbs/pipelines/04_text_classification.ipynb #9f4cd8dc
 def mean_logits(
     rows: list[Row],
     kept: list[Tensor],  # logits `(num_labels,)` of each
@@ -71,7 +63,7 @@ def check_top_k(top_k: int | str | None) -> None:  # raises `ValueError` with va
         raise ValueError(f'top_k={top_k!r} must be a number, None for all, or "best" for one answer outside a list')
     check_counts(top_k=None if top_k == "best" else top_k)
 
-# %% ../../nbs/pipelines/04_text_classification.ipynb #0137ae2b
+# %% ../../nbs/pipelines/04_text_classification.ipynb #ce9c5f5b
 class TextClassificationPipeline(Pipeline):
     "Label texts or pairs of texts."
 

@@ -10,7 +10,7 @@ __all__ = ['STRATEGIES', 'plan_rows', 'Reading', 'read_tokens', 'as_text_or_word
            'list_entities', 'label_words', 'Part', 'keep_own', 'cover_text', 'read_items', 'token_job', 'WordTagging',
            'TokenClassificationPipeline']
 
-# %% ../../nbs/pipelines/05_token_classification.ipynb #7ebb06ca
+# %% ../../nbs/pipelines/05_token_classification.ipynb #4b9955b3
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import accumulate, pairwise
@@ -22,11 +22,12 @@ from torch import Tensor
 from ..heads import ConvBertForTokenClassification
 from ..hub import suggest
 from .answers import Answer, Answers, Marked
-from .running import Job, Limits, Pipeline, Row, check_stride
+from .reading import check_stride
+from .running import Job, Limits, Pipeline, Row
 from ..tokenization import ConvBertTokenizerFast
 from ..wordpiece import as_text, is_list
 
-# %% ../../nbs/pipelines/05_token_classification.ipynb #090f3bf4
+# %% ../../nbs/pipelines/05_token_classification.ipynb #497ea012
 def plan_rows(
     count: int,  # tokens of the text
     room: int,  # most tokens of text in a row
@@ -40,7 +41,7 @@ def plan_rows(
     borders = [0, *((a + room + b + 1) // 2 for a, b in pairwise(starts)), count]
     return [(start, start + room, *part) for start, part in zip(starts, pairwise(borders), strict=True)]
 
-# %% ../../nbs/pipelines/05_token_classification.ipynb #1666b888
+# %% ../../nbs/pipelines/05_token_classification.ipynb #38777434
 class Reading(NamedTuple):
     "A tokenized text: what is known of each of its N tokens, the special ones left out."
 
@@ -68,7 +69,7 @@ def read_tokens(
     tokens = [text[a:b] if token == unknown else token for token, (a, b) in zip(tokens, spans, strict=True)]
     return Reading(text, tokens, spans, words, own[0] if own else 0)
 
-# %% ../../nbs/pipelines/05_token_classification.ipynb #066f8a96
+# %% ../../nbs/pipelines/05_token_classification.ipynb #42f6a768
 def as_text_or_words(
     item: Any,  # a text, a list of words, or a dictionary with `text` or `tokens`; other keys are left alone
     split: bool,  # what is no dictionary is a list of words
@@ -93,7 +94,7 @@ def wrap_words(
     one = isinstance(inputs, list | tuple) and len(inputs) > 0 and all(isinstance(word, str) for word in inputs)
     return {"tokens": inputs} if one else inputs
 
-# %% ../../nbs/pipelines/05_token_classification.ipynb #e8cd4e77
+# %% ../../nbs/pipelines/05_token_classification.ipynb #c1424d12
 STRATEGIES = ("none", "simple", "first", "average", "max")
 
 
@@ -121,7 +122,7 @@ def find_units(
         end = max(end, span[1])
     return cut_at(starts, len(reading.spans))
 
-# %% ../../nbs/pipelines/05_token_classification.ipynb #ed804693
+# %% ../../nbs/pipelines/05_token_classification.ipynb #28236565
 def unit_scores(
     scores: Tensor,  # `(N, num_labels)`, of each token
     units: list[range],  # U
@@ -135,7 +136,7 @@ def unit_scores(
     surest = scores.amax(-1).tolist() if strategy == "max" else []
     return scores[[max(unit, key=surest.__getitem__) if surest else unit[0] for unit in units]]
 
-# %% ../../nbs/pipelines/05_token_classification.ipynb #39cdc5c7
+# %% ../../nbs/pipelines/05_token_classification.ipynb #9b2ce883
 def kind_of(label: str) -> str:
     "What must be the same within an entity."
     return label[2:] if label[:2] in ("B-", "I-") else label
@@ -154,7 +155,7 @@ def join_units(
     starts = [i for i, (a, b) in pairs if a is None or b.startswith("B-") or kind_of(a) != kind_of(b)]
     return cut_at(starts, len(labels))
 
-# %% ../../nbs/pipelines/05_token_classification.ipynb #69fafc0b
+# %% ../../nbs/pipelines/05_token_classification.ipynb #0445bc63
 class Found(NamedTuple):
     "Units of a text with their labels."
 
@@ -185,7 +186,7 @@ def list_tokens(reading: Reading, found: Found, ignored: set[str]) -> Marked:
     ]
     return Marked(answers, reading.text, "entity")
 
-# %% ../../nbs/pipelines/05_token_classification.ipynb #992a5244
+# %% ../../nbs/pipelines/05_token_classification.ipynb #d4d4889f
 def list_entities(
     reading: Reading,
     found: Found,
@@ -204,7 +205,7 @@ def list_entities(
             answers.append(Answer(entity_group=name, score=score, word=word, **places))
     return answers
 
-# %% ../../nbs/pipelines/05_token_classification.ipynb #12c40dd1
+# %% ../../nbs/pipelines/05_token_classification.ipynb #3e8c8b4c
 def label_words(
     words: tuple[str, ...],
     pieces: Iterable[tuple[int, str]],  # for each token, in order: the word that it is of, and its label
@@ -219,7 +220,7 @@ def label_words(
         found = list(accumulate([known[0] if known else None, *found], lambda a, b: a if b is None else b))[1:]
     return [default if label is None else label for label in found]
 
-# %% ../../nbs/pipelines/05_token_classification.ipynb #c2b22525
+# %% ../../nbs/pipelines/05_token_classification.ipynb #a5979f37
 class Part(NamedTuple):
     "What a row is of a text: its note."
 
@@ -249,7 +250,7 @@ def cover_text(
         rows.append(Row(ids[:lead] + body + ids[lead + count :], note=note))
     return rows
 
-# %% ../../nbs/pipelines/05_token_classification.ipynb #931c4dc3
+# %% ../../nbs/pipelines/05_token_classification.ipynb #81a6c0b0
 def read_items(
     items: list[str | tuple[str, ...]],  # texts and words
     tokenizer: ConvBertTokenizerFast,
@@ -278,7 +279,7 @@ def token_job(
     read = partial(read_items, tokenizer=pipeline.tokenizer, limit=pipeline.limit, stride=stride)
     return Job(partial(as_text_or_words, split=split), read, answer, keep=keep_own)
 
-# %% ../../nbs/pipelines/05_token_classification.ipynb #8afa4a8b
+# %% ../../nbs/pipelines/05_token_classification.ipynb #123285c8
 class WordTagging(Pipeline):
     "The second way to ask: a label for each word."
 
@@ -305,7 +306,7 @@ class WordTagging(Pipeline):
         found = self.run(wrap_words(sentences), job, limits)
         return list(found) if isinstance(found, Answers) else found
 
-# %% ../../nbs/pipelines/05_token_classification.ipynb #d9d38d61
+# %% ../../nbs/pipelines/05_token_classification.ipynb #c25b8013
 class TokenClassificationPipeline(WordTagging):
     "Label the tokens of texts, and find entities."
 

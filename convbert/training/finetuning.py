@@ -6,9 +6,9 @@ Docs: https://convbert.github.io/convbert/training/finetuning.html.md"""
 
 # %% auto #0
 __all__ = ['Tuning', 'Work', 'plan_work', 'load_start', 'check_start', 'facts_of', 'learn', 'make_batches', 'Finetuned',
-           'save_result', 'draw', 'finetune', 'find_result', 'follow', 'both_orders']
+           'save_result', 'draw', 'finetune', 'find_result']
 
-# %% ../../nbs/training/finetuning.ipynb #ac1e3c11
+# %% ../../nbs/training/finetuning.ipynb #e79386c1
 import base64
 import hashlib
 import json
@@ -28,19 +28,18 @@ from ..pipelines.answers import table
 from ..pipelines.running import choose_device
 from ..pipelines.tasks import TASKS, find_task
 from ..tokenization import ConvBertTokenizerFast
-from .examples import ExampleBatches, Reading, make_examples
 from .data import MaskedBatches, Masking, encode_documents, hold_out
+from .examples import ExampleBatches, Reading, make_examples
 from .judging import Judgement, judge, metrics_for, references_of
 from .loop import fit
 from .machine import join_team
 from .optim import Recipe
-from .recipes import recipe
 from .reports import mistakes, plot_confusions, plot_learning, write_card
 from .rows import Labels, choose_columns, find_labels, load_rows
 from .runs import check_facts
 from ..wordpiece import make_options, takes
 
-# %% ../../nbs/training/finetuning.ipynb #7a73ab15
+# %% ../../nbs/training/finetuning.ipynb #f7bb5d84
 @dataclass(frozen=True)
 class Tuning:
     "How a model is fine-tuned; the defaults are those of small models in the ELECTRA and ConvBERT papers."
@@ -83,7 +82,7 @@ class Tuning:
         changes = dict(steps=steps, warmup=round(self.warmup * steps), decay=None, compile=False)
         return Recipe(**shared | changes | dict(evaluate_every=every, save_every=every, watch=watch))
 
-# %% ../../nbs/training/finetuning.ipynb #1ba1fbbb
+# %% ../../nbs/training/finetuning.ipynb #b4fe0e1d
 @dataclass(frozen=True)
 class Work:
     "What a run is about."
@@ -119,7 +118,7 @@ def plan_work(
         references_of(held, task, found)  # raises for a label that training has never seen
     return Work(task, train, held, found, tuple(metrics) or metrics_for(task, found))
 
-# %% ../../nbs/training/finetuning.ipynb #15df527a
+# %% ../../nbs/training/finetuning.ipynb #6b7f98c0
 def load_start(
     model: str | Path,  # bundled name, folder or hub id
     work: Work,
@@ -156,7 +155,7 @@ def check_start(network: nn.Module, work: Work) -> nn.Module:
     network.config = network.config.replace(problem_type=labels.problem_type, **names)
     return network
 
-# %% ../../nbs/training/finetuning.ipynb #37cec804
+# %% ../../nbs/training/finetuning.ipynb #96472da4
 def facts_of(work: Work, start: str, tuning: Tuning) -> dict[str, Any]:
     "What makes a run this run."
     digest = hashlib.sha256()
@@ -197,7 +196,7 @@ def make_batches(work: Work, how: Reading, tuning: Tuning) -> Any:  # with `per_
     examples = make_examples(work.train, work.task, how)
     return ExampleBatches(examples, how.tokenizer.pad_token_id, tuning.batch_size, tuning.seed)
 
-# %% ../../nbs/training/finetuning.ipynb #d95ee6d8
+# %% ../../nbs/training/finetuning.ipynb #08b6f862
 @dataclass(frozen=True)
 class Finetuned:
     "The result of a run."
@@ -252,7 +251,7 @@ def draw(folder: Path, log: list, judgement: Judgement, work: Work) -> list[str]
         plt.close(figure)
     return list(figures)
 
-# %% ../../nbs/training/finetuning.ipynb #efbd155a
+# %% ../../nbs/training/finetuning.ipynb #bf9294b2
 @takes(Tuning)
 def finetune(
     model: str | Path | nn.Module,  # where to start: bundled name, folder, hub id, or a model of the task's class
@@ -299,39 +298,3 @@ def find_result(folder: Path, facts: dict[str, Any]) -> Finetuned | None:
     if (folder / "config.json").exists() and not (folder / "training").exists():
         raise ValueError(f"{folder} holds a model that this run did not make: choose another folder")
     return None
-
-# %% ../../nbs/training/finetuning.ipynb #89dbe6d2
-def follow(
-    name: str,  # of a recipe
-    size: str = "small",  # of the model: "small", "medium-small" or "base"
-) -> dict[str, Any]:  # arguments of `finetune`
-    "The data and the numbers of a published recipe."
-    r = recipe(name)
-    if size not in r.learning_rate:
-        raise ValueError(f"size={size!r} has no learning rate. {suggest(size, r.learning_rate)}")
-    source = f"{r.dataset}:{r.config}" if r.config else r.dataset
-    rows = choose_columns(load_rows(source, r.train), r.task, r.columns)
-    if r.both_orders:
-        rows = both_orders(rows)
-    shared = (
-        "epochs",
-        "batch_size",
-        "warmup",
-        "weight_decay",
-        "layer_decay",
-        "layer_decay_mode",
-        "max_length",
-        "watch",
-    )
-    numbers = {k: getattr(r, k) for k in shared} | ({"stride": r.doc_stride} if r.doc_stride is not None else {})
-    held = choose_columns(load_rows(source, r.evaluate), r.task, r.columns)
-    rest = dict(task=r.task, metrics=r.metrics, learning_rate=r.learning_rate[size])
-    return dict(dataset=rows, evaluation=held, **rest, **numbers)
-
-
-def both_orders(rows):  # a `datasets.Dataset` with `text` and `text_pair`; one of twice the length
-    "Every pair in both orders."
-    from datasets import concatenate_datasets
-
-    turned = rows.rename_columns({"text": "text_pair", "text_pair": "text"}).select_columns(rows.column_names)
-    return concatenate_datasets([rows, turned])

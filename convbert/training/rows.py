@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/rows.html.md"""
 __all__ = ['READERS', 'COLUMNS', 'OPTIONAL', 'load_files', 'load_rows', 'choose_columns', 'Labels', 'flat', 'known_names',
            'find_labels']
 
-# %% ../../nbs/training/rows.ipynb #5a62e156
+# %% ../../nbs/training/rows.ipynb #5689456c
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from ..hub import suggest
 
-# %% ../../nbs/training/rows.ipynb #ec31db1a
+# %% ../../nbs/training/rows.ipynb #511e181f
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
 
 
@@ -42,7 +42,7 @@ def load_files(
 
 
 def load_rows(
-    source: Any,  # a file or several, a hub name `owner/name` or `owner/name:config`, a dataset, a table, or dictionaries
+    source: Any,  # files, a name on the hub (`owner/name`, `owner/name:config`), a dataset, a table or dictionaries
     split: str = "train",  # of a dataset that has several
 ):  # a `datasets.Dataset`
     "The rows of a dataset, wherever it is."
@@ -69,7 +69,7 @@ def load_rows(
         raise TypeError("expected files or rows (dictionaries), got a mixture of both")
     return load_files(files) if files else datasets.Dataset.from_list(rows)
 
-# %% ../../nbs/training/rows.ipynb #9ec49447
+# %% ../../nbs/training/rows.ipynb #0879abd2
 COLUMNS = {
     "fill-mask": ("text",),
     "text-classification": ("text", "label"),
@@ -79,7 +79,7 @@ COLUMNS = {
 }
 OPTIONAL = {"text-classification": ("text_pair",), "multiple-choice": ("context", "question")}
 
-# %% ../../nbs/training/rows.ipynb #a712a779
+# %% ../../nbs/training/rows.ipynb #7b35de9f
 def choose_columns(
     rows,  # a `datasets.Dataset`
     task: str,  # a key of `COLUMNS`
@@ -110,7 +110,7 @@ def choose_columns(
             rows = rows.remove_columns([name] if name in rows.column_names else []).rename_column(column, name)
     return rows.select_columns(list(theirs))
 
-# %% ../../nbs/training/rows.ipynb #7dbe7419
+# %% ../../nbs/training/rows.ipynb #66d780b5
 @dataclass(frozen=True)
 class Labels:
     "What the labels of a dataset are."
