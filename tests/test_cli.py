@@ -27,7 +27,7 @@ def test_the_readme_command_prints_the_answers():
 def test_lines_of_standard_input_become_lines_of_json():
     done = run("fill-mask", "--json", "--top-k", "2", text="A [MASK].\n\nThe [MASK] is blue.\n")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["text"] for row in rows] == ["A [MASK].", "The [MASK] is blue."]
+    assert [row["input"] for row in rows] == ["A [MASK].", "The [MASK] is blue."]
     assert [len(row["answers"]) for row in rows] == [2, 2]
 
 
@@ -37,6 +37,13 @@ def test_lines_of_standard_input_become_lines_of_json():
         (["fill-mask", "no mask"], 1, "no [MASK]"),
         (["fill-mask", "[MASK]", "--model", "convbert-tny"], 1, "Did you mean 'convbert-tiny'"),
         (["fill-mask", "[MASK]", "--top-k", "0"], 1, "top_k=0"),
+        (["fill-mask", "[MASK]", "--file", "x.txt"], 1, "either --file, or an input"),
+        (["fill-mask", "--file", "nowhere.txt"], 1, "no such file: nowhere.txt"),
+        (["question-answering", "Who?", "--question", "Who?", "--context", "Ada."], 1, "no text goes with --question"),
+        (["zero-shot-classification", "a text"], 2, "--candidate-labels"),
+        (["finetune", "text-classification", "nowhere.csv", "--out", "never-made"], 1, "no such file: nowhere.csv"),
+        (["finetune", "glue/sst-2", "--out", "never-made"], 1, "Did you mean 'glue/sst2'"),
+        (["finetune", "ner", "x.csv", "--out", "o", "--columns", "tokens"], 1, "must look like text=sentence"),
         (["pretrain", "nowhere.txt", "--out", "never-made"], 1, "no such text file: nowhere.txt"),
         (["pretrain", "x", "--out", "never-made", "--preset", "tny"], 1, "Did you mean 'tiny'"),
         (["fil-mask", "[MASK]"], 2, "fill-mask"),
@@ -52,7 +59,7 @@ def test_errors_are_one_line_and_say_what_to_do(tmp_path, words, code, said):
 
 def test_no_text_at_all_is_an_error():
     done = run("fill-mask", text="")
-    assert done.returncode == 1 and "the list of texts is empty" in done.stderr
+    assert done.returncode == 1 and "there is nothing to answer" in done.stderr
 
 
 def test_debug_shows_the_traceback():
@@ -70,3 +77,37 @@ def test_the_first_answer_comes_within_five_seconds():
         assert run("fill-mask", "The ship sailed across the [MASK].").returncode == 0
         seconds.append(time.perf_counter() - began)
     assert sorted(seconds)[1] <= 5, f"seconds to the first answer: {seconds}"
+
+
+def test_options_have_the_names_that_they_have_in_python():
+    import inspect
+
+    from convbert import cli
+    from convbert.pipelines import TASKS
+    from convbert.training.finetuning import Tuning
+
+    assert set(cli.TASKS) == set(TASKS)
+    for task, options in cli.TASKS.items():
+        assert set(options) <= set(inspect.signature(TASKS[task].__call__).parameters), task
+    assert set(cli.TUNING_OPTIONS) <= set(Tuning.__dataclass_fields__)
+
+
+def test_files_of_rows_with_a_bad_byte_a_mark_and_a_surrogate(tmp_path):
+    (tmp_path / "a.csv").write_bytes("\ufefftext,label\nA [MASK].,x\n".encode())
+    (tmp_path / "a.txt").write_bytes(b"A caf\xe9 [MASK].\nno mask\nThe [MASK].\n")
+    (tmp_path / "a.jsonl").write_text('{"text": "\\ud83d [MASK]", "answers": "gold"}\n')
+    found = {}
+    for file in ("a.csv", "a.txt", "a.jsonl"):
+        done = run("fill-mask", "--top-k", "1", "--file", str(tmp_path / file))
+        assert done.returncode == 0, done.stderr
+        found[file] = [json.loads(line) for line in done.stdout.splitlines()]
+    assert found["a.csv"][0]["input"] == {"text": "A [MASK].", "label": "x"}
+    assert ["error" in row["answers"] for row in found["a.txt"]] == [False, True, False]
+    assert found["a.jsonl"][0]["input"] == {"text": "\ud83d [MASK]", "answers": "gold"}
+
+
+def test_whoever_has_seen_enough_may_stop_reading():
+    lines = "A [MASK].\n" * 3000
+    shell = f"{' '.join(CONVBERT[:1])} -c '{CONVBERT[2]}' fill-mask --json | head -1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, input=lines, timeout=120)
+    assert json.loads(done.stdout)["input"] == "A [MASK]." and "Traceback" not in done.stderr, done.stderr

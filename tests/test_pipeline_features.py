@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertModel
-from convbert.pipelines.features import FeatureExtractionPipeline, share_rows
+from convbert.pipelines.features import FeatureExtractionPipeline
+from convbert.pipelines.reading import plan_rows
 from convbert.tokenization import ConvBertTokenizerFast
 
 D = 32
@@ -104,7 +105,7 @@ def test_a_pair_is_read_as_a_pair(features):
 
 def test_a_long_text_is_cut_and_that_is_said_once(features):
     long = "the ship sailed " * 400
-    with pytest.warns(UserWarning, match="2 texts were too long .*1602 tokens.*pass stride=64") as said:
+    with pytest.warns(UserWarning, match="2 inputs? were too long .*1602 tokens.*pass stride=64") as said:
         got = features([long, TEXTS[0], long], return_tensors=True)
     assert len(said) == 1 and [len(states) for states in got] == [512, len(features(TEXTS[0])), 512]
     cut = features.tokenizer(long, truncation=True, max_length=512)["input_ids"]
@@ -122,7 +123,7 @@ def test_with_a_stride_every_token_of_a_long_text_is_there_once(features, stride
     assert len(states) == len(ids)
     # each token's vector is that of a row of 510 tokens of text around it
     checked = 0
-    for start, end, first, last in share_rows(len(ids) - 2, 510, stride)[::50]:
+    for start, end, first, last in plan_rows(len(ids) - 2, 510, stride)[::50]:
         row = [ids[0], *ids[start + 1 : end + 1], ids[-1]]
         with torch.inference_mode():
             expected = features.model(torch.tensor([row])).last_hidden_state[0]
@@ -138,7 +139,7 @@ def test_pooling_over_a_long_text(features):
     assert_close(mean[1], states.mean(0), atol=1e-5, rtol=0)
     assert_close(mean[0], states_alone(features, TEXTS[0]).mean(0), atol=1e-5, rtol=0)
     ids = features.tokenizer(words, verbose=False)["input_ids"]
-    rows = [[ids[0], *ids[a + 1 : b + 1], ids[-1]] for a, b, *_ in share_rows(len(ids) - 2, 510, 64)]
+    rows = [[ids[0], *ids[a + 1 : b + 1], ids[-1]] for a, b, *_ in plan_rows(len(ids) - 2, 510, 64)]
     with torch.inference_mode():
         firsts = [features.model(torch.tensor([row])).last_hidden_state[0, 0] * len(row) for row in rows]
     expected = torch.stack(firsts).sum(0) / sum(map(len, rows))

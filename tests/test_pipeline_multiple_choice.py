@@ -122,7 +122,9 @@ def test_layout_of_the_pairs():
 
 def test_a_long_context_loses_its_beginning_and_that_is_said_once(choose):
     long = {"context": "the sea was calm . " * 300, "question": "Who sang ?", "choices": ["the men", "the rain", "we"]}
-    with pytest.warns(UserWarning, match=r"2 texts were too long .*the beginning of the context was not read") as said:
+    with pytest.warns(
+        UserWarning, match=r"2 inputs? were too long .*the beginning of the context was not read"
+    ) as said:
         answers = choose([long, QUESTION, long], top_k=None)
     assert len(said) == 1
     rows = read_choices([long], choose.tokenizer, choose.limit)[0]

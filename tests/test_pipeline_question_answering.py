@@ -201,7 +201,7 @@ def test_places_are_kept_apart_on_request(qa):
 def test_a_question_that_is_too_long_is_cut_and_that_is_said_once(qa):
     long = "who " * 100 + "?"
     with pytest.warns(
-        UserWarning, match="1 text was too long .*101 tokens.*only the first 64 tokens were read"
+        UserWarning, match="1 inputs? was too long .*101 tokens.*only the first 64 tokens were read"
     ) as said:
         got = qa([ITEM, {"question": long, "context": CONTEXT * 20}], max_seq_len=128, doc_stride=20)
     assert len(said) == 1 and len(got) == 2

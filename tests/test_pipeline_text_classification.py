@@ -79,7 +79,7 @@ def test_how_texts_are_batched_does_not_matter(classify, limits):
 
 def test_a_long_text_is_cut_and_that_is_said_or_read_whole(classify):
     start = "word " * 510
-    with pytest.warns(UserWarning, match="1 text was too long for the model .the longest has 1002 tokens.*stride=64"):
+    with pytest.warns(UserWarning, match="1 input was too long for the model .the longest has 1002 tokens.*stride=64"):
         cut = classify(["word " * 1000, "short"])
     assert cut[0] == classify(start)
     whole = classify(start + "zebra " * 300, stride=64, top_k=None)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertForTokenClassification
+from convbert.pipelines.reading import plan_rows
 from convbert.pipelines.running import Row
-from convbert.pipelines.token_classification import STRATEGIES, Part, TokenClassificationPipeline, keep_own, plan_rows
+from convbert.pipelines.token_classification import STRATEGIES, RowPart, TokenClassificationPipeline, keep_own
 from convbert.tokenization import ConvBertTokenizerFast
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-creative-work", "I-creative-work"]
@@ -259,7 +260,7 @@ def test_a_megabyte_is_read(tokenizer):
 
 
 def test_of_a_row_only_its_own_scores_are_kept():
-    row = Row([0] * 9, note=Part(None, 2, 5))
+    row = Row([0] * 9, note=RowPart(None, 2, 5))
     kept = keep_own(torch.arange(40.0).view(20, 2), row)
     assert kept.tolist() == [[4, 5], [6, 7], [8, 9]]
     assert kept.untyped_storage().nbytes() == kept.numel() * 4  # the batch that they were in is free

@@ -112,7 +112,7 @@ def test_several_masks_one_by_one_and_together(fill_mask):
 
 def test_a_text_longer_than_the_model_is_cut_around_its_mask_and_that_is_said(fill_mask):
     long = "the sea was calm . " * 300 + "the ship sailed across the [MASK] . " + "and the wind blew . " * 300
-    with pytest.warns(UserWarning, match="2 texts were too long for the model") as said:
+    with pytest.warns(UserWarning, match="2 inputs were too long for the model") as said:
         answers = fill_mask([long, "A [MASK].", long + "."])
     assert len(said) == 1 and len(answers[0]) == 5
     assert answers[0][0]["sequence"].count("the sea was calm") == 300
@@ -128,7 +128,7 @@ def test_a_text_longer_than_the_model_is_cut_around_its_mask_and_that_is_said(fi
         (lambda f: f("no mask"), ValueError, "no [MASK] in 'no mask'"),
         (lambda f: f("a <mask>"), ValueError, "It has '<mask>'"),
         (lambda f: f(None), TypeError, "NoneType"),
-        (lambda f: f(["[MASK]", 3]), TypeError, "inputs[1]: expected a text with [MASK], got int"),
+        (lambda f: f(["[MASK]", 3]), TypeError, "inputs[1]: expected a text or a dictionary with 'text', got int"),
         (lambda f: f("[MASK]", top_k=0), ValueError, "top_k=0"),
         (lambda f: f("[MASK]", targets=[]), ValueError, "list of targets is empty"),
         (lambda f: f("[MASK]", targets=["antidisestablishmentarianism"]), ValueError, "is not one token"),
@@ -145,7 +145,7 @@ def test_a_text_longer_than_the_model_is_cut_around_its_mask_and_that_is_said(fi
         ),
         (lambda f: pipeline("fill-mask", f.model, tokenizer=f.tokenizer, batch_sze=3), TypeError, "batch_sze"),
         (lambda f: f(b"[MASK]"), TypeError, "got bytes"),
-        (lambda f: f({"txt": "[MASK]"}), TypeError, "expected a text with [MASK]"),
+        (lambda f: f({"txt": "[MASK]"}), ValueError, "expected the key 'text', got 'txt'"),
         (lambda f: f(["a [MASK]", "none"]), ValueError, "inputs[1]: no [MASK] in 'none'"),
         (lambda f: f("[MASK]", batch_tokens=0), ValueError, "batch_tokens=0"),
         (lambda f: pipeline("text-classification"), ValueError, "no bundled model does text-classification"),
@@ -230,7 +230,7 @@ def test_a_stream_is_answered_as_it_comes_and_an_error_costs_one_answer(fill_mas
         assert len(asked) == 1024, "a stream must not be read to its end before it is answered"
         rest = list(stream)
     assert len(rest) == 2999 and "no [MASK] in 'no mask'" in rest[7]["error"]
-    assert [rest[i]["error"] for i in (6,)] == ["expected a text with [MASK], got NoneType: None"]
+    assert [rest[i]["error"] for i in (6,)] == ["expected a text or a dictionary with 'text', got NoneType: None"]
     assert first[0]["token"] == fill_mask("The [MASK] of 0.", top_k=1)[0]["token"]
     assert rest[2998][0]["sequence"].endswith("of 2999.")
 

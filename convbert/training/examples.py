@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/examples.html.md"""
 __all__ = ['READERS', 'Reading', 'read_texts', 'label_of', 'read_tags', 'read_answers', 'answer_tokens', 'read_alternatives',
            'make_examples', 'plan_epoch', 'pad_to', 'shape_of', 'collate', 'ExampleBatches']
 
-# %% ../../nbs/training/examples.ipynb #66776d92
+# %% ../../nbs/training/examples.ipynb #d025502b
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from ..pipelines.multiple_choice import read_choices
-from ..pipelines.question_answering import Part, plan_reading, read_pairs
+from ..pipelines.question_answering import ContextPart, plan_layout, read_contexts
 from ..tokenization import ConvBertTokenizerFast
 from .rows import Labels
 
-# %% ../../nbs/training/examples.ipynb #e29da3cb
+# %% ../../nbs/training/examples.ipynb #ee7a3e67
 @dataclass(frozen=True)
 class Reading:
     "What all the functions below need."
@@ -55,7 +55,7 @@ def label_of(
         return [float(i in right) for i in range(len(labels.names))]
     return labels.id(value)
 
-# %% ../../nbs/training/examples.ipynb #dd79ca68
+# %% ../../nbs/training/examples.ipynb #8869d6f8
 def read_tags(batch: dict[str, list], how: Reading) -> dict[str, list]:
     "Words, and the tag of each at its first piece."
     for words, tags in zip(batch["tokens"], batch["tags"], strict=True):
@@ -75,11 +75,11 @@ def read_tags(batch: dict[str, list], how: Reading) -> dict[str, list]:
             columns["labels"].append(row)
     return columns
 
-# %% ../../nbs/training/examples.ipynb #9a930a69
+# %% ../../nbs/training/examples.ipynb #1b6063d1
 def read_answers(batch: dict[str, list], how: Reading) -> dict[str, list]:
     "Questions with the rows of their contexts, and the first and last token of the answer in each."
-    reading = plan_reading(how.max_length, how.stride, how.max_length, max_question_len=64)
-    read = read_pairs(list(zip(batch["question"], batch["context"], strict=True)), how.tokenizer, reading)
+    layout = plan_layout(how.max_length, how.stride, how.max_length, max_question_len=64)
+    read = read_contexts(list(zip(batch["question"], batch["context"], strict=True)), how.tokenizer, layout)
     columns: dict[str, list] = {
         name: [] for name in ("input_ids", "token_type_ids", "start_positions", "end_positions")
     }
@@ -97,7 +97,7 @@ def read_answers(batch: dict[str, list], how: Reading) -> dict[str, list]:
 
 
 def answer_tokens(
-    part: Part,  # the part of a context that a row holds
+    part: ContextPart,  # the part of a context that a row holds
     start: int,  # of the answer, in characters
     end: int,
 ) -> tuple[int, int]:  # places in the row; 0, 0 where the answer is not whole in it
@@ -108,7 +108,7 @@ def answer_tokens(
         return 0, 0
     return int(inside[0]) - part.begin + part.at, int(inside[-1]) - part.begin + part.at
 
-# %% ../../nbs/training/examples.ipynb #872ff92c
+# %% ../../nbs/training/examples.ipynb #042f2e46
 def read_alternatives(batch: dict[str, list], how: Reading) -> dict[str, list]:
     "Questions with a row for each choice."
     items = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
@@ -121,7 +121,7 @@ def read_alternatives(batch: dict[str, list], how: Reading) -> dict[str, list]:
     ids, types = ([[getattr(row, name) for row in rows] for rows in read] for name in ("ids", "types"))
     return {"input_ids": ids, "token_type_ids": types, "labels": batch["label"]}
 
-# %% ../../nbs/training/examples.ipynb #de5ee1ec
+# %% ../../nbs/training/examples.ipynb #f14ac1c7
 READERS = {
     "text-classification": read_texts,
     "token-classification": read_tags,
@@ -141,7 +141,7 @@ def make_examples(
     function = partial(READERS[task], how=how)
     return rows.map(function, batched=True, remove_columns=rows.column_names, desc="tokenize")
 
-# %% ../../nbs/training/examples.ipynb #37686a08
+# %% ../../nbs/training/examples.ipynb #1ed0ff5c
 def plan_epoch(
     lengths: np.ndarray,  # `(N,)` tokens of each example
     size: int,  # examples in a batch
@@ -156,7 +156,7 @@ def plan_epoch(
     batches = [pool[i : i + size] for pool in pools for i in range(0, len(pool), size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
-# %% ../../nbs/training/examples.ipynb #c943a63f
+# %% ../../nbs/training/examples.ipynb #237ddd8b
 def pad_to(
     value: Any,  # a number, or lists of numbers nested to any depth
     shape: Sequence[int],  # to this shape
@@ -189,7 +189,7 @@ def collate(
     ones = [[[1] * len(t) for t in row] if len(shape) == 3 else [1] * len(row) for row in ids]
     return batch | {"attention_mask": torch.tensor(pad_to(ones, shape, 0))}
 
-# %% ../../nbs/training/examples.ipynb #586cf5c5
+# %% ../../nbs/training/examples.ipynb #a2add0fa
 @dataclass
 class ExampleBatches:
     "Batches of examples, each a pure function of the seed and the step."
