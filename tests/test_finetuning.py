@@ -1,7 +1,6 @@
 """Fine-tuning from rows to a folder: every task, killed and resumed, in two processes, with data that is wrong."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, p
 from convbert.config import ConvBertConfig  # noqa: E402
 from convbert.heads import ConvBertModel  # noqa: E402
 from convbert.training.examples import Reading, read_answers, read_tags  # noqa: E402
-from convbert.training.finetuning import Tuning, finetune  # noqa: E402
+from convbert.training.finetuning import Tuning, finetune, plan_work, to_recipe  # noqa: E402
 from convbert.training.rows import Labels, choose_columns, load_rows  # noqa: E402
 
 DAYS = "monday tuesday wednesday thursday friday saturday sunday morning evening night week year".split()
@@ -103,7 +102,7 @@ def test_the_same_folder_is_not_given_to_another_run(tmp_path, start):
 
 SCRIPT = textwrap.dedent(
     """
-    import json, sys, torch
+    import json, os, pathlib, sys, torch
     torch.set_num_threads(1)
     from convbert.training import examples
     from convbert.training.finetuning import finetune
@@ -116,6 +115,7 @@ SCRIPT = textwrap.dedent(
 
     examples.ExampleBatches.__call__ = tell
     start, out, rows, options = json.loads(sys.argv[1])
+    pathlib.Path(out).parent.joinpath("rank-" + os.environ.get("RANK", "alone")).touch()
     finetune(start, rows, "token-classification", out, **options)
     """
 )
@@ -160,15 +160,17 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, start):
 def test_two_processes_learn_what_one_learns_with_the_same_batch(tmp_path, start):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script)]
-    done = [tuned(start, tmp_path / "one", dropout=0.0), tuned(start, tmp_path / "two", *launch, dropout=0.0)]
+    same = dict(dropout=0.0, epochs=30, learning_rate=1e-3)
+    done = [tuned(start, tmp_path / "one", **same), tuned(start, tmp_path / "two", *launch, **same)]
     for process in done:
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said[-3000:]
     one, two = (json.loads((tmp_path / name / "training.json").read_text())["log"] for name in ("one", "two"))
     losses = [[row["loss"] for row in log if "loss" in row] for log in (one, two)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) >= 1
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) >= 5
+    assert {p.name for p in tmp_path.glob("rank-*")} == {"rank-alone", "rank-0", "rank-1"}
     a, b = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=1e-4, rtol=1e-3, msg=name)
@@ -217,7 +219,6 @@ def test_a_model_of_the_callers_own(tmp_path, start):
     assert pipeline("text-classification", tmp_path / "b")("a fine day")["label"] in ("good", "bad")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions of files")
 def test_numbers_and_several_labels(tmp_path, start):
     numbers = [{"text": row["text"], "label": float(row["label"] == "good")} for row in TEXTS]
     result = finetune(str(start), numbers, "text-classification", tmp_path / "number", **QUICK)
@@ -284,6 +285,67 @@ def test_rows_of_every_kind_are_read(tmp_path):
 
 
 def test_the_numbers_of_a_recipe_follow_the_rows():
-    recipe = Tuning(epochs=3, warmup=0.1, evaluate_every=0.5).recipe(per_epoch=100, watch="accuracy")
+    recipe = to_recipe(Tuning(epochs=3, warmup=0.1, evaluate_every=0.5), per_epoch=100, watch="accuracy")
     assert (recipe.steps, recipe.warmup, recipe.evaluate_every) == (300, 30, 50)
-    assert Tuning(epochs=0.1).recipe(per_epoch=5, watch="accuracy").steps == 1
+    assert to_recipe(Tuning(epochs=0.1), per_epoch=5, watch="accuracy").steps == 1
+
+
+def test_a_folder_of_the_users_own_is_left_alone(tmp_path, start):
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "rows.jsonl").write_text("\n".join(map(json.dumps, TEXTS)))
+    rows = str(tmp_path / "training" / "rows.jsonl")
+    finetune(str(start), rows, "text-classification", tmp_path, **QUICK | {"epochs": 1})
+    assert (tmp_path / "training" / "rows.jsonl").exists() and (tmp_path / "config.json").exists()
+    assert {p.name for p in (tmp_path / "training").iterdir()} == {"rows.jsonl"}
+
+
+def test_what_cannot_be_judged_is_said_before_training(tmp_path, start):
+    for change, words in (
+        (dict(metrics=["acuracy"]), "Did you mean 'accuracy'"),
+        (dict(metrics=["entity_f1"]), "entity_f1 needs"),
+        (dict(watch="mc"), "Did you mean 'mcc'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            finetune(str(start), TEXTS, "text-classification", tmp_path / "m", **QUICK | change)
+        assert not (tmp_path / "m").exists()
+
+
+def test_the_best_perplexity_is_the_lowest(tmp_path, start):
+    result = finetune(str(start), ROWS["fill-mask"], "fill-mask", tmp_path, watch="perplexity", **QUICK)
+    log = json.loads((tmp_path / "training.json").read_text())["log"]
+    seen = [row["perplexity"] for row in log if "perplexity" in row and "step" in row]
+    assert len(set(seen)) > 1 and result.scores["perplexity"] == pytest.approx(min(seen), rel=1e-4)
+
+
+def test_rows_about_the_same_text_stay_on_one_side(tmp_path):
+    rows = [{**row, "context": row["context"] + str(i % 12)} for i, row in enumerate(QUESTIONS * 4)]
+    work = plan_work("question-answering", rows)
+    assert not set(work.train["context"]) & set(work.held["context"])
+    alternating = [{"text": f"text {i}", "label": ("good", "bad")[i % 2]} for i in range(400)]
+    work = plan_work("text-classification", alternating)
+    assert 0.05 < len(work.held) / 400 < 0.2 and set(work.held["label"]) == {"good", "bad"}
+
+
+def test_an_answer_that_does_not_stand_where_it_is_said_to_is_refused(tmp_path, start):
+    wrong = [{**row, "answers": {"text": row["answers"]["text"], "answer_start": [5]}} for row in QUESTIONS]
+    with pytest.raises(ValueError, match="answer_start counts characters"):
+        finetune(str(start), wrong, "question-answering", tmp_path / "m", **QUICK)
+
+
+def test_texts_that_are_cut_in_training_are_counted(tmp_path, start):
+    rows = [{**row, "text": row["text"] + " day" * (60 if i % 5 == 0 else 0)} for i, row in enumerate(TEXTS)]
+    with pytest.warns(UserWarning, match="longer than max_length=32 and were cut"):
+        finetune(str(start), rows, "text-classification", tmp_path / "m", **QUICK | {"epochs": 1})
+
+
+def test_another_model_in_memory_is_another_run(tmp_path, start):
+    def call(seed):
+        torch.manual_seed(seed)
+        model = ConvBertForSequenceClassification(ConvBertConfig.from_pretrained(start))
+        return finetune(
+            model, TEXTS, "text-classification", tmp_path / "m", tokenizer=str(start), **QUICK | {"epochs": 1}
+        )
+
+    assert call(0).scores == call(0).scores
+    with pytest.raises(ValueError, match="holds another run .*base"):
+        call(1)

@@ -6,9 +6,9 @@ Docs: https://convbert.github.io/convbert/pipelines/fill_mask.html.md"""
 
 # %% auto #0
 __all__ = ['find_window', 'check_masked', 'find_masks', 'read_masked', 'choose_words', 'target_ids', 'fill', 'fill_together',
-           'FillMaskPipeline', 'make_answer']
+           'MaskAnswers', 'FillMaskPipeline', 'make_answer']
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #c280c8fc
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #1781bfd4
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ from .reading import text_of
 from .running import Job, Limits, Pipeline, Row, attempt, check_counts, run_rows
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #2388ef5a
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #342f8320
 def find_window(
     ids: list[int],  # the whole text with `[CLS]` and `[SEP]`
     masks: list[int],  # places of its masks
@@ -37,7 +37,7 @@ def find_window(
     start = min(max(1, start), max(1, body - room))
     return start, min(start + room, body)
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #02554216
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #5c9065a8
 def check_masked(
     item: Any,  # what the caller gave
     mask: str,  # as the tokenizer writes it
@@ -68,7 +68,7 @@ def read_masked(
     start, end = find_window(ids, places, limit)
     return Row([ids[0], *ids[start:end], ids[-1]], at=[p - start + 1 for p in places], cut=len(ids), note=ids)
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #994f95c6
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #9ab829c3
 def choose_words(
     scores: Tensor,  # `(V,)` log-probabilities
     top_k: int | None,  # 5, or all targets, when None
@@ -105,7 +105,7 @@ def target_ids(
             )
     return ids
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #94b741ab
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #3b666559
 def fill(
     row: Row,
     tokens: list[int],  # for the first masks
@@ -135,8 +135,38 @@ def fill_together(
         kept = sorted(grown, key=lambda beam: -beam[0])[:beams]
     return sorted(((math.exp(log), tokens) for log, tokens in kept), key=lambda found: -found[0])
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #e3e39ecf
-class FillMaskPipeline(Pipeline):
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #97e92888
+class MaskAnswers(Pipeline):
+    "How texts with masks are read, and chosen words become answers."
+
+    def read(self, texts: list[str]) -> list:
+        "One row per text, or what is wrong with it."
+        read = partial(read_masked, tokenizer=self.tokenizer, limit=self.limit)
+        return [attempt(lambda ids: [read(ids)], ids) for ids in self.tokenizer(texts, verbose=False)["input_ids"]]
+
+    def one_by_one(self, text: str, rows: list[Row], kept: list) -> Answers:
+        "Answers that fill one mask and leave the others."
+        ids = rows[0].note
+        places = find_masks(ids, self.tokenizer)
+        lists = [
+            Answers(make_answer(self.tokenizer, ids, {at: i}, p) for p, i in words)
+            for at, words in zip(places, kept[0], strict=True)
+        ]
+        return lists[0] if len(lists) == 1 else Answers(lists)
+
+    def together(self, text: str, rows: list[Row], kept: list, job: Job, limits: Limits, top_k: int, beams: int):
+        "Answers that fill every mask."
+        ids, row = rows[0].note, rows[0]
+        score = partial(run_rows, self.model, pad_id=self.tokenizer.pad_token_id, job=job, limits=limits)
+        places = find_masks(ids, self.tokenizer)
+        found = fill_together(score, row, kept[0][0], beams)[:top_k]
+        return Answers(
+            make_answer(self.tokenizer, ids, dict(zip(places, tokens, strict=True)), p, joint=True)
+            for p, tokens in found
+        )
+
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #99d88fad
+class FillMaskPipeline(MaskAnswers):
     "Fill the `[MASK]`s of texts."
 
     task, model_class = "fill-mask", ConvBertForMaskedLM
@@ -172,33 +202,7 @@ class FillMaskPipeline(Pipeline):
         check = partial(check_masked, mask=self.tokenizer.mask_token)
         return Job(check, self.read, self.one_by_one, keep=keep, advice="only the part around the masks was read")
 
-    def read(self, texts: list[str]) -> list:
-        "One row per text, or what is wrong with it."
-        read = partial(read_masked, tokenizer=self.tokenizer, limit=self.limit)
-        return [attempt(lambda ids: [read(ids)], ids) for ids in self.tokenizer(texts, verbose=False)["input_ids"]]
-
-    def one_by_one(self, text: str, rows: list[Row], kept: list) -> Answers:
-        "Answers that fill one mask and leave the others."
-        ids = rows[0].note
-        places = find_masks(ids, self.tokenizer)
-        lists = [
-            Answers(make_answer(self.tokenizer, ids, {at: i}, p) for p, i in words)
-            for at, words in zip(places, kept[0], strict=True)
-        ]
-        return lists[0] if len(lists) == 1 else Answers(lists)
-
-    def together(self, text: str, rows: list[Row], kept: list, job: Job, limits: Limits, top_k: int, beams: int):
-        "Answers that fill every mask."
-        ids, row = rows[0].note, rows[0]
-        score = partial(run_rows, self.model, pad_id=self.tokenizer.pad_token_id, job=job, limits=limits)
-        places = find_masks(ids, self.tokenizer)
-        found = fill_together(score, row, kept[0][0], beams)[:top_k]
-        return Answers(
-            make_answer(self.tokenizer, ids, dict(zip(places, tokens, strict=True)), p, joint=True)
-            for p, tokens in found
-        )
-
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #4b0bca25
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #d66364da
 def make_answer(
     tokenizer: ConvBertTokenizerFast,
     ids: list[int],  # the whole text, with special tokens

@@ -72,9 +72,7 @@ def cut_pair(
     room = limit - tokenizer.num_special_tokens_to_add(True)
     keep = share_room(room, len(first), len(second), "longest_first")
     left = tokenizer.truncation_side == "left"
-    first, second = (
-        part[len(part) - n :] if left else part[:n] for part, n in zip((first, second), keep, strict=True)
-    )
+    first, second = (part[len(part) - n :] if left else part[:n] for part, n in zip((first, second), keep, strict=True))
     types = tokenizer.create_token_type_ids_from_sequences(first, second)
     return Row(tokenizer.build_inputs_with_special_tokens(first, second), types, cut=len(encoding.ids))
 

@@ -9,11 +9,12 @@ __all__ = ['plan_batches', 'Row', 'pad_rows', 'make_batch', 'Job', 'Limits', 'ch
            'windows', 'attempt', 'read_window', 'Told', 'answer_window', 'stream', 'progress_bar', 'choose_device',
            'refuse_untrained', 'Pipeline', 'refuse_it', 'refuse_place']
 
-# %% ../../nbs/pipelines/02_running.ipynb #451e52b1
+# %% ../../nbs/pipelines/02_running.ipynb #d3f7de06
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from tqdm.auto import tqdm
 from .answers import Answers
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/pipelines/02_running.ipynb #f2dacc70
+# %% ../../nbs/pipelines/02_running.ipynb #f58aa2aa
 def plan_batches(
     lengths: Sequence[int],  # tokens of each row
     budget: int = 8192,  # most tokens in a batch, padding included; a row longer than that goes alone
@@ -40,7 +41,7 @@ def plan_batches(
         current.append(i)
     return batches + [current] if current else batches
 
-# %% ../../nbs/pipelines/02_running.ipynb #8b99afde
+# %% ../../nbs/pipelines/02_running.ipynb #1dab66e6
 class Row(NamedTuple):
     "One sequence of tokens for the model."
 
@@ -74,7 +75,7 @@ def make_batch(
         batch["predict_at"] = pad_rows([row.at for row in rows], 0)
     return batch
 
-# %% ../../nbs/pipelines/02_running.ipynb #f39a706c
+# %% ../../nbs/pipelines/02_running.ipynb #e17df0b5
 @dataclass(frozen=True)
 class Job:
     "What one call of a pipeline does with its inputs."
@@ -115,7 +116,7 @@ def check_top_k(top_k: int | str | None) -> None:  # raises `ValueError` with va
         raise ValueError(f'top_k={top_k!r} must be a number, None for all, or "best" for one answer outside a list')
     check_counts(top_k=None if top_k == "best" else top_k)
 
-# %% ../../nbs/pipelines/02_running.ipynb #808f26ef
+# %% ../../nbs/pipelines/02_running.ipynb #b73c1cca
 @torch.inference_mode()
 def run_rows(
     model: nn.Module,
@@ -136,7 +137,7 @@ def run_rows(
         tick(len(batch))
     return kept
 
-# %% ../../nbs/pipelines/02_running.ipynb #47cadcdf
+# %% ../../nbs/pipelines/02_running.ipynb #b2740011
 def size_of(item: Any) -> int:
     "Characters in an input."
     if isinstance(item, dict | list | tuple):
@@ -160,7 +161,7 @@ def windows(
     if window:
         yield window
 
-# %% ../../nbs/pipelines/02_running.ipynb #2f231031
+# %% ../../nbs/pipelines/02_running.ipynb #8763bacf
 def attempt(function: Callable, item: Any) -> Any:
     "What the function returns, or the error with which it refuses the item."
     try:
@@ -177,7 +178,7 @@ def read_window(items: list, job: Job) -> list[list[Row] | Exception]:
         return together
     return [attempt(lambda one: job.read([one])[0], item) for item in items]
 
-# %% ../../nbs/pipelines/02_running.ipynb #ad5928ed
+# %% ../../nbs/pipelines/02_running.ipynb #856e127b
 @dataclass
 class Told:
     "What a call has to say at its end."
@@ -198,7 +199,7 @@ class Told:
             said = f"{number} could not be answered, the first because: {self.first}"
             warnings.warn(said, stacklevel=level + 1)
 
-
+# %% ../../nbs/pipelines/02_running.ipynb #7b15d3b2
 def answer_window(
     model: nn.Module,
     pad_id: int,  # id of `[PAD]`
@@ -222,7 +223,7 @@ def answer_window(
         failed = isinstance(each, Exception)
         yield each if failed else job.answer(item, each, [kept.popleft() for _ in each])
 
-# %% ../../nbs/pipelines/02_running.ipynb #ae9b64cb
+# %% ../../nbs/pipelines/02_running.ipynb #64595747
 def stream(
     model: nn.Module,
     pad_id: int,  # id of `[PAD]`
@@ -255,7 +256,7 @@ def progress_bar(inputs: Iterable, limits: Limits) -> tqdm:
     off = (None if total != 1 else True) if limits.progress is None else not limits.progress
     return tqdm(total=total, desc="answer", unit="text", delay=0 if limits.progress else 2, disable=off)
 
-# %% ../../nbs/pipelines/02_running.ipynb #01f40056
+# %% ../../nbs/pipelines/02_running.ipynb #71a1414a
 def choose_device(
     device: str | torch.device | None,  # None takes the first accelerator that works
 ) -> torch.device:  # raises `ValueError` when it does not work here
@@ -281,7 +282,7 @@ def refuse_untrained(
             "If you have trained it since loading, set model.load_report = None."
         )
 
-
+# %% ../../nbs/pipelines/02_running.ipynb #1f76555e
 class Pipeline:
     "What all pipelines share; each has a `task` and a `model_class`, and a `__call__` that makes a `Job`."
 
@@ -305,30 +306,24 @@ class Pipeline:
         limits: Limits,
     ) -> Any:  # one result, `Answers`, or an iterator
         "One input, one result; a list, a list; a stream, a stream."
+        go = partial(stream, self.model, self.tokenizer.pad_token_id, job=job, limits=limits)
         if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):  # a `pandas.DataFrame`: its rows
             inputs = inputs.to_dict("records")
         if isinstance(inputs, str | dict):
-            job.check(inputs)
-            return list(self.stream([inputs], job, limits, refuse_it))[0]
+            return list(go([inputs], refuse=refuse_it, level=4))[0]
         if isinstance(inputs, bytes) or not hasattr(inputs, "__iter__"):
             raise TypeError(f"expected a text, a list of texts or a stream of them, got {type(inputs).__name__}")
         if not isinstance(inputs, list | tuple):
-            return self.stream(inputs, job, limits, level=2)
+            return go(inputs)
         if not inputs:
             raise ValueError("the list of inputs is empty")
         for place, item in enumerate(inputs):
             error = attempt(job.check, item)
             if isinstance(error, Exception):
                 refuse_place(place, error)
-        return Answers(self.stream(inputs, job, limits, refuse_place))
+        return Answers(go(inputs, refuse=refuse_place, level=4))
 
-    def stream(
-        self, inputs: Iterable, job: Job, limits: Limits, refuse: Callable | None = None, level: int = 4
-    ) -> Iterator:
-        "The pipeline's own `stream`."
-        return stream(self.model, self.tokenizer.pad_token_id, inputs, job, limits, refuse, level)
-
-# %% ../../nbs/pipelines/02_running.ipynb #9d58d5b4
+# %% ../../nbs/pipelines/02_running.ipynb #34c49435
 def refuse_it(place: int, error: Exception) -> None:  # raises it
     "Raise what is wrong with the only input."
     raise error

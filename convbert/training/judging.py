@@ -6,9 +6,9 @@ Docs: https://convbert.github.io/convbert/training/judging.html.md"""
 
 # %% auto #0
 __all__ = ['references_of', 'metrics_for', 'predict', 'words_of', 'nearest', 'baseline', 'frequency_scores', 'Judgement', 'judge',
-           'judge_masks']
+           'check_judging', 'score_as', 'judge_masks']
 
-# %% ../../nbs/training/judging.ipynb #0d1abd1d
+# %% ../../nbs/training/judging.ipynb #40cf916d
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from .metrics import score
 from .pretraining import masked_scores
 from .rows import Labels
 
-# %% ../../nbs/training/judging.ipynb #df394d38
+# %% ../../nbs/training/judging.ipynb #1b26c199
 def references_of(
     rows,  # a `datasets.Dataset` with the task's columns
     task: str,
@@ -60,7 +60,7 @@ def metrics_for(
         return ("micro_f1",)
     return ("accuracy",) if task == "multiple-choice" else ("accuracy", "macro_f1", "mcc")
 
-# %% ../../nbs/training/judging.ipynb #abb366b4
+# %% ../../nbs/training/judging.ipynb #144a0eca
 def predict(
     model: nn.Module,
     tokenizer: ConvBertTokenizerFast,
@@ -75,7 +75,9 @@ def predict(
     options: dict[str, Any] = {"top_k": None} if how.labels.problem_type == "multi_label_classification" else {}
     if task == "question-answering":
         impossible = any(not answers["text"] for answers in rows["answers"])
-        options = dict(max_seq_len=how.max_length, doc_stride=how.stride, handle_impossible_answer=impossible)
+        options = dict(
+            max_seq_len=how.max_length, doc_stride=how.stride, handle_impossible_answer=impossible, max_answer_len=30
+        )
     found = list(pipe(iter(rows), **options))
     for place, answer in enumerate(found):
         if "error" in answer:
@@ -88,7 +90,7 @@ def predict(
     key = "score" if how.labels.problem_type == "regression" else key
     return [answer[key] for answer in found], [answer["score"] for answer in found]
 
-# %% ../../nbs/training/judging.ipynb #f41f2275
+# %% ../../nbs/training/judging.ipynb #7d7b86bf
 def words_of(text: str) -> Counter:
     "The words of a text, lower-cased."
     return Counter(re.findall(r"\w+", text.lower()))
@@ -124,7 +126,7 @@ def baseline(
     common = Counter(tuple(k) if isinstance(k, list) else k for k in known).most_common(1)[0][0]
     return [list(common) if isinstance(common, tuple) else common] * len(rows), f"always {common}"
 
-# %% ../../nbs/training/judging.ipynb #75c565b1
+# %% ../../nbs/training/judging.ipynb #d473edf8
 def frequency_scores(
     train: np.ndarray,  # `(N,)` token ids
     held: np.ndarray,  # `(M,)`
@@ -138,7 +140,7 @@ def frequency_scores(
         top1=float((held == best[0]).mean()), top5=float(np.isin(held, best).mean()), perplexity=float(np.exp(nll))
     )
 
-# %% ../../nbs/training/judging.ipynb #54a39e5a
+# %% ../../nbs/training/judging.ipynb #d5fe99e7
 @dataclass(frozen=True)
 class Judgement:
     "A model's predictions on rows with known answers, and what they are worth."
@@ -166,13 +168,37 @@ def judge(
     references, metrics = references_of(rows, task, how.labels), metrics or metrics_for(task, how.labels)
     predictions, sure = predict(model, tokenizer, rows, task, how)
     trivial, rule = baseline(rows, train, task, how.labels)
-    single = how.labels.problem_type == "single_label_classification"
-    number = how.labels.id if single else lambda answer: answer  # F1 asks for class 1, so it must see numbers
-    right = list(map(number, references))
-    scores = [score(metrics, list(map(number, answers)), right) for answers in (predictions, trivial)]
+    scores = [score_as(metrics, answers, references, how.labels) for answers in (predictions, trivial)]
     return Judgement(predictions, references, sure, *scores, rule)
 
-# %% ../../nbs/training/judging.ipynb #eec1e07b
+# %% ../../nbs/training/judging.ipynb #6da8db56
+def check_judging(
+    rows,  # a `datasets.Dataset` to judge by
+    train,
+    task: str,
+    labels: Labels,
+    metrics: Sequence[str],
+) -> None:  # raises `ValueError` for labels and metrics that do not go together
+    "Score the baseline."
+    if task == "fill-mask":
+        known = metrics_for(task, labels)
+        if unknown := sorted(set(metrics) - set(known)):
+            raise ValueError(f"fill-mask is not scored by {unknown[0]!r}, but by {', '.join(known)}")
+        return
+    try:
+        references = references_of(rows, task, labels)
+    except ValueError as error:
+        raise ValueError(f"evaluation: {error} of the training rows") from None
+    score_as(metrics, baseline(rows, train, task, labels)[0], references, labels)
+
+
+def score_as(metrics: Sequence[str], predictions: list, references: list, labels: Labels) -> dict[str, float]:
+    "Scores; F1 asks for class 1, so single labels are shown to the metrics as ids."
+    if labels.problem_type == "single_label_classification":
+        predictions, references = (list(map(labels.id, side)) for side in (predictions, references))
+    return score(metrics, predictions, references)
+
+# %% ../../nbs/training/judging.ipynb #76924b2e
 def judge_masks(
     model: nn.Module,
     tokenizer: ConvBertTokenizerFast,

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/optim.html.md"""
 __all__ = ['CHOICES', 'LAYER', 'Recipe', 'check_recipe', 'orthogonalize', 'Muon', 'depth', 'layer_scale', 'parameter_groups',
            'make_optimizers', 'set_rates']
 
-# %% ../../nbs/training/optim.ipynb #717f85ab
+# %% ../../nbs/training/optim.ipynb #d1d757dd
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# %% ../../nbs/training/optim.ipynb #10c52aed
+# %% ../../nbs/training/optim.ipynb #fb8f10b2
 @dataclass(frozen=True)
 class Recipe:
     "The numbers of a training run."
@@ -25,6 +25,7 @@ class Recipe:
     learning_rate: float = 1e-3  # peak
     warmup: int = 100  # steps over which the rate rises from 0
     decay: int | None = None  # last steps over which it falls to 0; all after the warm-up when None
+    beta2: float = 0.98  # of AdamW: how long it remembers the size of gradients
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm
     optimizer: str = "adamw"  # or "muon": Muon for matrices inside the layers, AdamW for the rest
@@ -54,7 +55,7 @@ class Recipe:
         "Whether the rate has begun to fall, so that the end of the run is settled."
         return step > (self.warmup if self.decay is None else self.steps - self.decay)
 
-# %% ../../nbs/training/optim.ipynb #3a8d49a8
+# %% ../../nbs/training/optim.ipynb #00f9b2ef
 CHOICES = {
     "optimizer": ("adamw", "muon"),
     "layer_decay_mode": ("paper", "official"),
@@ -84,7 +85,7 @@ def check_recipe(
     if recipe.patience and not recipe.watch:
         raise ValueError(f"patience={recipe.patience} needs watch: the name of the score that must get better")
 
-# %% ../../nbs/training/optim.ipynb #df82c8e6
+# %% ../../nbs/training/optim.ipynb #39eed826
 def orthogonalize(
     matrix: Tensor,  # `(M, N)`
     steps: int = 5,  # Newton-Schulz iterations
@@ -97,7 +98,7 @@ def orthogonalize(
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
-# %% ../../nbs/training/optim.ipynb #b9408d6a
+# %% ../../nbs/training/optim.ipynb #6236d74e
 class Muon(torch.optim.Optimizer):
     "Momentum whose update is orthogonalised, and scaled to the size of an Adam update (arXiv 2502.16982)."
 
@@ -118,7 +119,7 @@ class Muon(torch.optim.Optimizer):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
 
-# %% ../../nbs/training/optim.ipynb #4deb421e
+# %% ../../nbs/training/optim.ipynb #c2eb19d4
 LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")  # in the name of a layer's parameter
 
 
@@ -143,7 +144,7 @@ def layer_scale(
         below += 1
     return recipe.layer_decay**below
 
-# %% ../../nbs/training/optim.ipynb #19e6c0a6
+# %% ../../nbs/training/optim.ipynb #91bdc158
 def parameter_groups(
     named: list[tuple[str, nn.Parameter]],
     scales: dict[str, float],  # name to share of the learning rate
@@ -170,7 +171,7 @@ def make_optimizers(
     matrices = [(n, p) for n, p in named if n in inner]
     rest = [(n, p) for n, p in named if n not in inner]
     lr, decay = recipe.learning_rate, recipe.weight_decay
-    adamw = torch.optim.AdamW(parameter_groups(rest, scales, decay), lr=lr, betas=(0.9, 0.98), eps=1e-6)
+    adamw = torch.optim.AdamW(parameter_groups(rest, scales, decay), lr=lr, betas=(0.9, recipe.beta2), eps=1e-6)
     return [adamw, Muon(parameter_groups(matrices, scales, decay), lr, decay)] if matrices else [adamw]
 
 
