@@ -10,7 +10,7 @@ __all__ = ['TASKS', 'FIELDS', 'REQUIRED', 'ALIASES', 'TUNING_OPTIONS', 'PLAN_OPT
            'parse_column', 'add_finetune', 'pretrain', 'scale', 'add_pretrain', 'evaluate', 'add_evaluate',
            'make_parser', 'main']
 
-# %% ../nbs/08_cli.ipynb #1b47ae28
+# %% ../nbs/08_cli.ipynb #01924d72
 import argparse
 import contextlib
 import csv
@@ -25,7 +25,7 @@ from typing import Any
 
 from . import __version__
 
-# %% ../nbs/08_cli.ipynb #677958f3
+# %% ../nbs/08_cli.ipynb #401444ff
 def parse_line(line: str) -> Any:
     "A row, when the line is a JSON object; otherwise a text."
     if line.lstrip().startswith("{"):
@@ -50,7 +50,7 @@ def read_inputs(
         else:
             yield from (parse_line(line.rstrip("\r\n")) for line in lines if line.strip())
 
-# %% ../nbs/08_cli.ipynb #5ebd497f
+# %% ../nbs/08_cli.ipynb #7f222ed2
 TASKS = {
     "fill-mask": dict(top_k=int, targets=[str], normalize_targets=bool, joint=bool),
     "text-classification": dict(top_k=int, function_to_apply=str, stride=int),
@@ -83,7 +83,7 @@ def given_input(args: argparse.Namespace) -> list:  # of texts, or one row; empt
         raise ValueError(f"{wanted} goes with --{next(iter(row)).replace('_', '-')}, and there are {len(args.text)}")
     return [{**row, **({"text": args.text[0]} if args.text else {})}]
 
-# %% ../nbs/08_cli.ipynb #70beba51
+# %% ../nbs/08_cli.ipynb #2f99b6b0
 def answer(args: argparse.Namespace) -> None:
     "Print the answers of a pipeline."
     from convbert.pipelines import pipeline
@@ -118,7 +118,7 @@ def with_inputs(helper: Any, inputs: Iterable, options: dict[str, Any]) -> Itera
     for found in helper(remember(), **options):
         yield waiting.popleft(), found
 
-# %% ../nbs/08_cli.ipynb #e2250140
+# %% ../nbs/08_cli.ipynb #7edfe6eb
 def add_options(parser: argparse.ArgumentParser, options: dict[str, Any], where: str) -> None:
     "Options of these names and types; `where` says whose they are."
     for name, kind in options.items():
@@ -142,7 +142,7 @@ def add_tasks(commands) -> None:
         add_options(p, options, "the pipeline")
         p.set_defaults(run=answer, task=task)
 
-# %% ../nbs/08_cli.ipynb #b2bb7872
+# %% ../nbs/08_cli.ipynb #6e430465
 TUNING_OPTIONS = dict(
     epochs=float,
     batch_size=int,
@@ -179,7 +179,7 @@ def finetune(args: argparse.Namespace) -> None:
     for name, value in done.scores.items():
         print(f"{name} {value:.4f} ({done.rule}: {done.baseline[name]:.4f})")
 
-# %% ../nbs/08_cli.ipynb #5ac3f53a
+# %% ../nbs/08_cli.ipynb #3c3f58e2
 def parse_column(pair: str) -> tuple[str, Any]:
     "`ours=theirs`; several of theirs are joined by commas."
     ours, equals, theirs = pair.partition("=")
@@ -203,7 +203,7 @@ def add_finetune(commands) -> None:
     add_options(p, TUNING_OPTIONS, "`Tuning`")
     p.set_defaults(run=finetune)
 
-# %% ../nbs/08_cli.ipynb #0bfdb709
+# %% ../nbs/08_cli.ipynb #035d90f3
 def pretrain(args: argparse.Namespace) -> None:
     "Train a masked language model on plain text, or go on with a run that was stopped."
     from dataclasses import replace
@@ -234,7 +234,7 @@ def scale(recipe: Any, given: dict[str, Any]) -> Any:
 
 PLAN_OPTIONS = ("vocab_size", "tokenizer", "masking", "mask_rates", "tokens_per_batch")
 
-# %% ../nbs/08_cli.ipynb #a58963cf
+# %% ../nbs/08_cli.ipynb #d10cf84e
 RECIPE_OPTIONS = dict(
     steps=int,
     learning_rate=float,
@@ -269,7 +269,7 @@ def add_pretrain(commands) -> None:
         p.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"`Recipe.{name}`")
     p.set_defaults(run=pretrain)
 
-# %% ../nbs/08_cli.ipynb #e2d63918
+# %% ../nbs/08_cli.ipynb #0028c197
 def evaluate(args: argparse.Namespace) -> None:
     "Print how many masked tokens of a text a model guesses."
     from convbert.training import pretraining
@@ -287,7 +287,7 @@ def add_evaluate(commands) -> None:
     p.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     p.set_defaults(run=evaluate)
 
-# %% ../nbs/08_cli.ipynb #048f4da2
+# %% ../nbs/08_cli.ipynb #901da8d0
 def make_parser() -> argparse.ArgumentParser:
     "All commands and their arguments."
     parser = argparse.ArgumentParser(prog="convbert", description="ConvBERT: answers and training from the shell.")

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/mixed_attention.html.md"""
 __all__ = ['split_heads', 'attend', 'attend_fused', 'attention_bias', 'shift_sum', 'span_key', 'span_kernel', 'span_conv',
            'MixedMaps', 'near_kernel', 'MixedAttention']
 
-# %% ../nbs/03_mixed_attention.ipynb #703fc311
+# %% ../nbs/03_mixed_attention.ipynb #8593c108
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .config import ConvBertConfig
 
-# %% ../nbs/03_mixed_attention.ipynb #d78f0a71
+# %% ../nbs/03_mixed_attention.ipynb #aaa7a1e0
 def split_heads(
     x: Tensor,  # `(B, T, H*d)`
     num_heads: int,  # H
@@ -25,7 +25,7 @@ def split_heads(
     "View a row of features as heads."
     return x.unflatten(-1, (num_heads, -1))
 
-# %% ../nbs/03_mixed_attention.ipynb #3003accb
+# %% ../nbs/03_mixed_attention.ipynb #084fa526
 def attend(
     query: Tensor,  # `(B, T, H, d)`
     key: Tensor,  # `(B, T, H, d)`
@@ -41,7 +41,7 @@ def attend(
     mixed = torch.einsum("bhqk,bkhd->bqhd", F.dropout(weights, dropout, dropout > 0), value)
     return mixed, weights
 
-# %% ../nbs/03_mixed_attention.ipynb #7b34e93a
+# %% ../nbs/03_mixed_attention.ipynb #4db9bbd5
 def attend_fused(
     query: Tensor,  # `(B, T, H, d)`
     key: Tensor,  # `(B, T, H, d)`
@@ -53,7 +53,7 @@ def attend_fused(
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout).transpose(1, 2)
 
-# %% ../nbs/03_mixed_attention.ipynb #77f171f5
+# %% ../nbs/03_mixed_attention.ipynb #48bede2d
 def attention_bias(
     mask: Tensor,  # `(B, T)`, true at real tokens
     dtype: torch.dtype,  # of the scores that it is added to
@@ -62,7 +62,7 @@ def attention_bias(
     bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     return bias.masked_fill(~mask, torch.finfo(dtype).min / 2)[:, None, None, :]  # half: room for the scores
 
-# %% ../nbs/03_mixed_attention.ipynb #d0729a4b
+# %% ../nbs/03_mixed_attention.ipynb #ce86486b
 def shift_sum(
     x: Tensor,  # `(B, T, …)`
     weights: Tensor,  # K weights per place, in a last axis that x has not; the other axes broadcast against x
@@ -75,7 +75,7 @@ def shift_sum(
         total = total + padded[:, k : k + T] * weights[..., k]
     return total
 
-# %% ../nbs/03_mixed_attention.ipynb #93a1c30f
+# %% ../nbs/03_mixed_attention.ipynb #337747f2
 def span_key(
     x: Tensor,  # `(B, T, D)`, zero at padding
     depthwise: Tensor,  # `(D, 1, K)`: one short filter per feature
@@ -84,7 +84,7 @@ def span_key(
     "The span-aware key: what surrounds a token."
     return pointwise(shift_sum(x, depthwise[:, 0]))
 
-# %% ../nbs/03_mixed_attention.ipynb #d211a0ae
+# %% ../nbs/03_mixed_attention.ipynb #5e4a7a55
 def span_kernel(
     query: Tensor,  # Q: `(B, T, H*d)`
     key: Tensor,  # K_s: `(B, T, H*d)`
@@ -94,7 +94,7 @@ def span_kernel(
     "Each token's own convolution kernels, one per head."
     return split_heads(generator(query * key), num_heads).softmax(-1)
 
-# %% ../nbs/03_mixed_attention.ipynb #0eecb113
+# %% ../nbs/03_mixed_attention.ipynb #a70fe0f3
 def span_conv(
     value: Tensor,  # `(B, T, H, d)`, zero at padding
     kernel: Tensor,  # `(B, T, H, K)`, summing to 1 over K
@@ -102,7 +102,7 @@ def span_conv(
     "Mix each token's window of K values with its own kernel."
     return shift_sum(value, kernel[..., None, :])
 
-# %% ../nbs/03_mixed_attention.ipynb #a654d445
+# %% ../nbs/03_mixed_attention.ipynb #4620f8cb
 @dataclass
 class MixedMaps:
     "What one mixed layer did: where its attention heads looked and which kernels its convolution heads made."
@@ -120,7 +120,7 @@ def near_kernel(
     key = span_key(x, mixer.span_depthwise, mixer.span_pointwise)
     return span_kernel(query, key, mixer.conv_kernel, mixer.num_heads)
 
-# %% ../nbs/03_mixed_attention.ipynb #8099dabe
+# %% ../nbs/03_mixed_attention.ipynb #42980019
 class MixedAttention(nn.Module):
     "Self-attention heads beside span-based dynamic convolution heads, joined by one output projection."
 

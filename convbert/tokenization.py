@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/tokenization.html.md"""
 __all__ = ['ADJUSTABLE', 'ConvBertTokenizerFast', 'SpecialMixin', 'new_token', 'VocabularyMixin', 'FormMixin', 'TextMixin',
            'saved_config', 'FilesMixin', 'TrainingMixin', 'OptionsMixin', 'CallMixin', 'ConvBertTokenizer']
 
-# %% ../nbs/02_tokenization.ipynb #f6265a49
+# %% ../nbs/02_tokenization.ipynb #f73b070a
 import json
 import os
 import warnings
@@ -34,7 +34,7 @@ from convbert.wordpiece import (
     train_vocab,
 )
 
-# %% ../nbs/02_tokenization.ipynb #22071c98
+# %% ../nbs/02_tokenization.ipynb #acc07923
 class SpecialMixin:
     "The special tokens and their ids."
 
@@ -65,7 +65,7 @@ class SpecialMixin:
         "The special tokens that have no name."
         return [token for token in self.all_special_tokens if token not in asdict(self.options).values()]
 
-# %% ../nbs/02_tokenization.ipynb #302c9a9e
+# %% ../nbs/02_tokenization.ipynb #9d940730
 def new_token(
     token: Any,  # text, or a `tokenizers.AddedToken` that knows its flags
     special: bool,  # found only as it is written, and left out of decoded text on request
@@ -75,7 +75,7 @@ def new_token(
         return token
     return added_token({"content": as_text(token, "a new token"), "special": special, "normalized": not special})
 
-# %% ../nbs/02_tokenization.ipynb #feeef1d1
+# %% ../nbs/02_tokenization.ipynb #a2c8210d
 class VocabularyMixin:
     "Tokens and their ids."
 
@@ -115,7 +115,7 @@ class VocabularyMixin:
         new_tokens = new_tokens if is_list(new_tokens) else [new_tokens]
         return self.backend_tokenizer.add_tokens([new_token(token, special_tokens) for token in new_tokens])
 
-# %% ../nbs/02_tokenization.ipynb #d29f01a8
+# %% ../nbs/02_tokenization.ipynb #9e880e00
 class FormMixin:
     "The form of an input, token by token."
 
@@ -149,7 +149,7 @@ class FormMixin:
         "How many special tokens a text, or a pair of texts, is given."
         return self.backend_tokenizer.num_special_tokens_to_add(pair)
 
-# %% ../nbs/02_tokenization.ipynb #1ed1a21b
+# %% ../nbs/02_tokenization.ipynb #96589c09
 class TextMixin:
     "From text to tokens or ids, and from ids back to text."
 
@@ -183,7 +183,7 @@ class TextMixin:
         "`decode` for each of several lists of ids, with the same `options`."
         return [self.decode(ids, **options) for ids in sequences]
 
-# %% ../nbs/02_tokenization.ipynb #89f210bb
+# %% ../nbs/02_tokenization.ipynb #8a4dad1c
 def saved_config(
     tokenizer: Any,  # a `ConvBertTokenizer`
 ) -> dict[str, Any]:  # the content of tokenizer_config.json
@@ -199,7 +199,7 @@ def saved_config(
         **({"extra_special_tokens": extra} if extra else {}),  # transformers 4 cannot read an empty list
     }
 
-# %% ../nbs/02_tokenization.ipynb #b128a6b5
+# %% ../nbs/02_tokenization.ipynb #2f536a6b
 class FilesMixin:
     "Reading a tokenizer from a folder and writing it there."
 
@@ -239,7 +239,7 @@ class FilesMixin:
                 (folder / name).write_text(text, encoding="utf-8")
         return tuple(str(Path(save_directory) / name) for name in ("vocab.txt", *files))
 
-# %% ../nbs/02_tokenization.ipynb #22c107f4
+# %% ../nbs/02_tokenization.ipynb #679664a2
 class TrainingMixin:
     "New vocabularies, from nothing or in the manner of a tokenizer."
 
@@ -271,7 +271,7 @@ class TrainingMixin:
         more["new_special_tokens"] = [*self.extra_special_tokens, *(more.get("new_special_tokens") or ())]
         return type(self).train(iterator, vocab_size, length=length, **{**asdict(self.options), **more})
 
-# %% ../nbs/02_tokenization.ipynb #b75a8bd0
+# %% ../nbs/02_tokenization.ipynb #af861b58
 ADJUSTABLE = ("model_max_length", "padding_side", "truncation_side")  # what may change after a tokenizer is built
 
 
@@ -296,7 +296,7 @@ class OptionsMixin:
         said = [f"{len(self)} tokens", *(f"{name}={getattr(self, name)!r}" for name in changed)]
         return f"{type(self).__name__}({', '.join(said)})"
 
-# %% ../nbs/02_tokenization.ipynb #f1647529
+# %% ../nbs/02_tokenization.ipynb #edb24a90
 _warned = WeakSet()  # tokenizers that have spoken about a text longer than the model
 
 
@@ -327,7 +327,7 @@ class CallMixin:
         groups = groups if options.return_overflowing_tokens else [group[:1] for group in groups]
         return BatchEncoding(make_columns(groups, options, batched), [row for group in groups for row in group], cut)
 
-# %% ../nbs/02_tokenization.ipynb #51ced3c7
+# %% ../nbs/02_tokenization.ipynb #aa2312b6
 class ConvBertTokenizer(
     OptionsMixin, CallMixin, SpecialMixin, VocabularyMixin, FormMixin, TextMixin, FilesMixin, TrainingMixin
 ):
@@ -351,5 +351,5 @@ class ConvBertTokenizer(
         vocab = read_vocab(vocab if vocab_file is None else vocab_file)
         self.backend_tokenizer = build_backend(vocab, self.options, added_tokens)
 
-# %% ../nbs/02_tokenization.ipynb #6613ba0f
+# %% ../nbs/02_tokenization.ipynb #224dfff7
 ConvBertTokenizerFast = ConvBertTokenizer  # two names for one class, as in transformers 5

@@ -7,12 +7,12 @@ Docs: https://convbert.github.io/convbert/pipelines/answers.html.md"""
 # %% auto #0
 __all__ = ['TINTS', 'show', 'cell', 'table', 'columns', 'Answer', 'Answers', 'highlight', 'Marked']
 
-# %% ../../nbs/pipelines/01_answers.ipynb #d81f6420
+# %% ../../nbs/pipelines/01_answers.ipynb #abf536c2
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-# %% ../../nbs/pipelines/01_answers.ipynb #b34880dd
+# %% ../../nbs/pipelines/01_answers.ipynb #151873a5
 def show(value: Any) -> str:
     "A value in a table: numbers short, lists joined."
     if isinstance(value, float):
@@ -43,7 +43,7 @@ def columns(rows: Sequence[dict]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=False)]
     return "\n".join("  ".join(v.ljust(w) for v, w in zip(row, widths, strict=False)).rstrip() for row in cells)
 
-# %% ../../nbs/pipelines/01_answers.ipynb #b84051f8
+# %% ../../nbs/pipelines/01_answers.ipynb #785153a5
 class Answer(dict):
     "One result: a dictionary that a notebook shows as a table."
 
@@ -75,7 +75,7 @@ class Answers(list):
             return "\n\n".join(map(str, self))
         return columns(self) if self else "no answers"
 
-# %% ../../nbs/pipelines/01_answers.ipynb #2f9a57c6
+# %% ../../nbs/pipelines/01_answers.ipynb #8e23b88d
 TINTS = ("46,134,171", "214,128,44", "91,156,80", "176,94,148", "139,117,201", "120,120,120")  # red, green, blue
 
 
@@ -93,7 +93,7 @@ def highlight(
         at = end
     return f"<div style='white-space:pre-wrap;line-height:1.7'>{''.join(parts)}{escape(text[at:])}</div>"
 
-# %% ../../nbs/pipelines/01_answers.ipynb #7670e1d1
+# %% ../../nbs/pipelines/01_answers.ipynb #7e2c0d02
 class Marked(Answers):
     "Results that are places in one text; a notebook shows the text with these places marked."
 

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/pipelines/features.html.md"""
 # %% auto #0
 __all__ = ['POOLINGS', 'keep_features', 'join_rows', 'answer_features', 'check_pooling', 'FeatureExtractionPipeline']
 
-# %% ../../nbs/pipelines/10_features.ipynb #674a0c3a
+# %% ../../nbs/pipelines/10_features.ipynb #1a09e86a
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -22,7 +22,7 @@ from .answers import Answers
 from .reading import as_text_or_pair, check_stride, mean_scores, read_texts
 from .running import Job, Limits, Pipeline, Row
 
-# %% ../../nbs/pipelines/10_features.ipynb #52943dce
+# %% ../../nbs/pipelines/10_features.ipynb #0bf0b1b8
 def keep_features(
     states: Tensor,  # `(T, D)`, the pads of the batch included
     row: Row,
@@ -46,7 +46,7 @@ def join_rows(
         return mean_scores(rows, kept)
     return torch.stack(kept).sum(0) / sum(len(row.ids[row.note]) for row in rows)
 
-# %% ../../nbs/pipelines/10_features.ipynb #1ce0da95
+# %% ../../nbs/pipelines/10_features.ipynb #c0d5b63b
 def answer_features(
     text: Any,
     rows: list[Row],
@@ -70,7 +70,7 @@ def check_pooling(pooling: str | None) -> None:  # raises `ValueError` with valu
         hint = suggest(str(pooling), POOLINGS)
         raise ValueError(f"pooling={pooling!r} is unknown; None gives every token's vector. {hint}")
 
-# %% ../../nbs/pipelines/10_features.ipynb #ee058fb9
+# %% ../../nbs/pipelines/10_features.ipynb #bd2eeebf
 class FeatureExtractionPipeline(Pipeline):
     "Turn texts into vectors."
 

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/pipelines/fill_mask.html.md"""
 __all__ = ['find_window', 'check_masked', 'find_masks', 'read_masked', 'choose_words', 'target_ids', 'fill', 'fill_together',
            'MaskAnswers', 'FillMaskPipeline', 'make_answer']
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #1781bfd4
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #6f812d45
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ from .reading import text_of
 from .running import Job, Limits, Pipeline, Row, attempt, check_counts, run_rows
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #342f8320
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #f2970fab
 def find_window(
     ids: list[int],  # the whole text with `[CLS]` and `[SEP]`
     masks: list[int],  # places of its masks
@@ -37,7 +37,7 @@ def find_window(
     start = min(max(1, start), max(1, body - room))
     return start, min(start + room, body)
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #5c9065a8
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #fe04d1f1
 def check_masked(
     item: Any,  # what the caller gave
     mask: str,  # as the tokenizer writes it
@@ -68,7 +68,7 @@ def read_masked(
     start, end = find_window(ids, places, limit)
     return Row([ids[0], *ids[start:end], ids[-1]], at=[p - start + 1 for p in places], cut=len(ids), note=ids)
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #9ab829c3
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #16380715
 def choose_words(
     scores: Tensor,  # `(V,)` log-probabilities
     top_k: int | None,  # 5, or all targets, when None
@@ -105,7 +105,7 @@ def target_ids(
             )
     return ids
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #3b666559
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #67a94e6a
 def fill(
     row: Row,
     tokens: list[int],  # for the first masks
@@ -135,7 +135,7 @@ def fill_together(
         kept = sorted(grown, key=lambda beam: -beam[0])[:beams]
     return sorted(((math.exp(log), tokens) for log, tokens in kept), key=lambda found: -found[0])
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #97e92888
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #96eb778f
 class MaskAnswers(Pipeline):
     "How texts with masks are read, and chosen words become answers."
 
@@ -165,7 +165,7 @@ class MaskAnswers(Pipeline):
             for p, tokens in found
         )
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #99d88fad
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #c93030a6
 class FillMaskPipeline(MaskAnswers):
     "Fill the `[MASK]`s of texts."
 
@@ -202,7 +202,7 @@ class FillMaskPipeline(MaskAnswers):
         check = partial(check_masked, mask=self.tokenizer.mask_token)
         return Job(check, self.read, self.one_by_one, keep=keep, advice="only the part around the masks was read")
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #d66364da
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #41d96fcc
 def make_answer(
     tokenizer: ConvBertTokenizerFast,
     ids: list[int],  # the whole text, with special tokens

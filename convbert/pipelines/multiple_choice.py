@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/pipelines/multiple_choice.html.md"""
 __all__ = ['check_choices', 'as_question', 'choice_pairs', 'read_choices', 'ask_one_choice', 'rank_choices', 'answer_question',
            'one_question', 'MultipleChoicePipeline']
 
-# %% ../../nbs/pipelines/08_multiple_choice.ipynb #5f409d4b
+# %% ../../nbs/pipelines/08_multiple_choice.ipynb #c59bb03f
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from .reading import is_missing, read_pairs
 from .running import Job, Limits, Pipeline, Row, check_top_k
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/pipelines/08_multiple_choice.ipynb #1a94e0ad
+# %% ../../nbs/pipelines/08_multiple_choice.ipynb #f32ea046
 def check_choices(choices: Any) -> list[str]:  # raises `TypeError` or `ValueError` with value and rule
     "At least two texts to choose from."
     if isinstance(choices, str):
@@ -56,7 +56,7 @@ def as_question(
         raise ValueError("'question' and 'context' are both empty: there is nothing to choose by")
     return {**texts, "choices": choices}
 
-# %% ../../nbs/pipelines/08_multiple_choice.ipynb #51bf9c41
+# %% ../../nbs/pipelines/08_multiple_choice.ipynb #5e843ba9
 def choice_pairs(
     item: dict[str, Any],  # as `as_question` makes it, or a dataset's row of that form
 ) -> list[tuple[str, str]]:  # first and second text for each choice
@@ -65,7 +65,7 @@ def choice_pairs(
     first = " ".join(part for part in parts if part)
     return [(first, choice) for choice in item["choices"]]
 
-# %% ../../nbs/pipelines/08_multiple_choice.ipynb #7cf8b618
+# %% ../../nbs/pipelines/08_multiple_choice.ipynb #e7b3422a
 def read_choices(
     items: Sequence[dict[str, Any]],  # as `as_question` makes them, or a dataset's rows of that form
     tokenizer: ConvBertTokenizerFast,
@@ -74,7 +74,7 @@ def read_choices(
     "The rows of questions; the same here and in fine-tuning."
     return read_pairs([choice_pairs(item) for item in items], tokenizer, limit, side="left")
 
-# %% ../../nbs/pipelines/08_multiple_choice.ipynb #53e1938c
+# %% ../../nbs/pipelines/08_multiple_choice.ipynb #9ef4ab06
 def ask_one_choice(
     model: ConvBertForMultipleChoice,
     batch: dict[str, Tensor],  # `(B, T)`
@@ -82,7 +82,7 @@ def ask_one_choice(
     "Ask each row as a question that has one choice."
     return model(**{name: tensor[:, None] for name, tensor in batch.items()})
 
-# %% ../../nbs/pipelines/08_multiple_choice.ipynb #0a73696b
+# %% ../../nbs/pipelines/08_multiple_choice.ipynb #324cd5ca
 def rank_choices(
     scores: list[float],
     choices: list[str],
@@ -98,7 +98,7 @@ def answer_question(item: dict[str, Any], rows: list[Row], kept: list[Tensor], t
     "The answer to a question from the score of each of its choices."
     return rank_choices(torch.stack(kept).softmax(0).tolist(), item["choices"], top_k)
 
-# %% ../../nbs/pipelines/08_multiple_choice.ipynb #d9a32b8d
+# %% ../../nbs/pipelines/08_multiple_choice.ipynb #4f529020
 def one_question(
     inputs: Any,  # what was given by place
     words: dict[str, Any],  # and what by name: `question`, `choices`, `context`
@@ -111,7 +111,7 @@ def one_question(
         raise TypeError("give questions as dictionaries, or one question by question=, choices= and context=")
     return named if inputs is None else inputs
 
-# %% ../../nbs/pipelines/08_multiple_choice.ipynb #ff222003
+# %% ../../nbs/pipelines/08_multiple_choice.ipynb #9d38f2e9
 class MultipleChoicePipeline(Pipeline):
     "Choose between several answers or continuations."
 

@@ -9,7 +9,7 @@ __all__ = ['plan_batches', 'Row', 'pad_rows', 'make_batch', 'Job', 'Limits', 'ch
            'windows', 'attempt', 'read_window', 'Told', 'answer_window', 'stream', 'progress_bar', 'choose_device',
            'refuse_untrained', 'Pipeline', 'refuse_it', 'refuse_place']
 
-# %% ../../nbs/pipelines/02_running.ipynb #d3f7de06
+# %% ../../nbs/pipelines/02_running.ipynb #9fa71d3c
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from .answers import Answers
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/pipelines/02_running.ipynb #f58aa2aa
+# %% ../../nbs/pipelines/02_running.ipynb #404084b0
 def plan_batches(
     lengths: Sequence[int],  # tokens of each row
     budget: int = 8192,  # most tokens in a batch, padding included; a row longer than that goes alone
@@ -41,7 +41,7 @@ def plan_batches(
         current.append(i)
     return batches + [current] if current else batches
 
-# %% ../../nbs/pipelines/02_running.ipynb #1dab66e6
+# %% ../../nbs/pipelines/02_running.ipynb #f21de1e0
 class Row(NamedTuple):
     "One sequence of tokens for the model."
 
@@ -75,7 +75,7 @@ def make_batch(
         batch["predict_at"] = pad_rows([row.at for row in rows], 0)
     return batch
 
-# %% ../../nbs/pipelines/02_running.ipynb #e17df0b5
+# %% ../../nbs/pipelines/02_running.ipynb #c8bcee98
 @dataclass(frozen=True)
 class Job:
     "What one call of a pipeline does with its inputs."
@@ -116,7 +116,7 @@ def check_top_k(top_k: int | str | None) -> None:  # raises `ValueError` with va
         raise ValueError(f'top_k={top_k!r} must be a number, None for all, or "best" for one answer outside a list')
     check_counts(top_k=None if top_k == "best" else top_k)
 
-# %% ../../nbs/pipelines/02_running.ipynb #b73c1cca
+# %% ../../nbs/pipelines/02_running.ipynb #6b78b5e6
 @torch.inference_mode()
 def run_rows(
     model: nn.Module,
@@ -137,7 +137,7 @@ def run_rows(
         tick(len(batch))
     return kept
 
-# %% ../../nbs/pipelines/02_running.ipynb #b2740011
+# %% ../../nbs/pipelines/02_running.ipynb #c7edcc04
 def size_of(item: Any) -> int:
     "Characters in an input."
     if isinstance(item, dict | list | tuple):
@@ -161,7 +161,7 @@ def windows(
     if window:
         yield window
 
-# %% ../../nbs/pipelines/02_running.ipynb #8763bacf
+# %% ../../nbs/pipelines/02_running.ipynb #0b68c142
 def attempt(function: Callable, item: Any) -> Any:
     "What the function returns, or the error with which it refuses the item."
     try:
@@ -178,7 +178,7 @@ def read_window(items: list, job: Job) -> list[list[Row] | Exception]:
         return together
     return [attempt(lambda one: job.read([one])[0], item) for item in items]
 
-# %% ../../nbs/pipelines/02_running.ipynb #856e127b
+# %% ../../nbs/pipelines/02_running.ipynb #2e2b4cbe
 @dataclass
 class Told:
     "What a call has to say at its end."
@@ -199,7 +199,7 @@ class Told:
             said = f"{number} could not be answered, the first because: {self.first}"
             warnings.warn(said, stacklevel=level + 1)
 
-# %% ../../nbs/pipelines/02_running.ipynb #7b15d3b2
+# %% ../../nbs/pipelines/02_running.ipynb #6b2239d3
 def answer_window(
     model: nn.Module,
     pad_id: int,  # id of `[PAD]`
@@ -223,7 +223,7 @@ def answer_window(
         failed = isinstance(each, Exception)
         yield each if failed else job.answer(item, each, [kept.popleft() for _ in each])
 
-# %% ../../nbs/pipelines/02_running.ipynb #64595747
+# %% ../../nbs/pipelines/02_running.ipynb #7b1b1db4
 def stream(
     model: nn.Module,
     pad_id: int,  # id of `[PAD]`
@@ -256,7 +256,7 @@ def progress_bar(inputs: Iterable, limits: Limits) -> tqdm:
     off = (None if total != 1 else True) if limits.progress is None else not limits.progress
     return tqdm(total=total, desc="answer", unit="text", delay=0 if limits.progress else 2, disable=off)
 
-# %% ../../nbs/pipelines/02_running.ipynb #71a1414a
+# %% ../../nbs/pipelines/02_running.ipynb #565108c9
 def choose_device(
     device: str | torch.device | None,  # None takes the first accelerator that works
 ) -> torch.device:  # raises `ValueError` when it does not work here
@@ -282,7 +282,7 @@ def refuse_untrained(
             "If you have trained it since loading, set model.load_report = None."
         )
 
-# %% ../../nbs/pipelines/02_running.ipynb #1f76555e
+# %% ../../nbs/pipelines/02_running.ipynb #4ad23151
 class Pipeline:
     "What all pipelines share; each has a `task` and a `model_class`, and a `__call__` that makes a `Job`."
 
@@ -323,7 +323,7 @@ class Pipeline:
                 refuse_place(place, error)
         return Answers(go(inputs, refuse=refuse_place, level=4))
 
-# %% ../../nbs/pipelines/02_running.ipynb #34c49435
+# %% ../../nbs/pipelines/02_running.ipynb #1d91fdf8
 def refuse_it(place: int, error: Exception) -> None:  # raises it
     "Raise what is wrong with the only input."
     raise error

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/pipelines/tasks.html.md"""
 # %% auto #0
 __all__ = ['TASKS', 'ALIASES', 'DEFAULT_MODELS', 'find_task', 'check_loaded', 'default_model', 'load', 'pipeline']
 
-# %% ../../nbs/pipelines/11_tasks.ipynb #b88a0e48
+# %% ../../nbs/pipelines/11_tasks.ipynb #eca81d53
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from .token_classification import TokenClassificationPipeline
 from .zero_shot import ZeroShotClassificationPipeline
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/pipelines/11_tasks.ipynb #ca3ad57a
+# %% ../../nbs/pipelines/11_tasks.ipynb #549a01a2
 TASKS = {
     kind.task: kind
     for kind in (
@@ -52,7 +52,7 @@ def find_task(
         raise ValueError(f"no task {task!r}. {suggest(str(task), [*TASKS, *ALIASES])}")
     return name
 
-# %% ../../nbs/pipelines/11_tasks.ipynb #9c47f144
+# %% ../../nbs/pipelines/11_tasks.ipynb #7e7c80b5
 def check_loaded(model: nn.Module, kind: type, tokenizer: Any, dtype: Any, hub: dict) -> nn.Module:
     "Refuse what a model that is already loaded cannot heed."
     if not isinstance(model, kind.model_class):
@@ -66,7 +66,7 @@ def check_loaded(model: nn.Module, kind: type, tokenizer: Any, dtype: Any, hub: 
         raise TypeError(f"{names} cannot be heeded: the model is already loaded; choose when loading it")
     return model
 
-# %% ../../nbs/pipelines/11_tasks.ipynb #72ab3509
+# %% ../../nbs/pipelines/11_tasks.ipynb #38d45dcb
 def default_model(
     task: str,  # a key of `TASKS`
 ) -> str:  # raises `ValueError` where no bundled model can do it
@@ -82,7 +82,7 @@ def load(kind: type, name: str | Path, **options: Any) -> nn.Module:
         warnings.filterwarnings("ignore", "ConvBertModel from .*\nIn the checkpoint, but without use")
         return kind.model_class.from_pretrained(name, **options)
 
-# %% ../../nbs/pipelines/11_tasks.ipynb #ed9062ab
+# %% ../../nbs/pipelines/11_tasks.ipynb #64f7a9f0
 def pipeline(
     task: str,  # a key of `TASKS`, or an alias
     model: str

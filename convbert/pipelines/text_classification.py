@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/pipelines/text_classification.html.md"
 # %% auto #0
 __all__ = ['SCORINGS', 'choose_scoring', 'rank_labels', 'TextClassificationPipeline']
 
-# %% ../../nbs/pipelines/05_text_classification.ipynb #3ffa7609
+# %% ../../nbs/pipelines/05_text_classification.ipynb #cc08f007
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from .answers import Answer, Answers
 from .reading import as_text_or_pair, check_stride, mean_scores, read_texts
 from .running import Job, Limits, Pipeline, Row, check_top_k
 
-# %% ../../nbs/pipelines/05_text_classification.ipynb #f7a4bae2
+# %% ../../nbs/pipelines/05_text_classification.ipynb #ef62c89e
 SCORINGS = {"softmax": partial(torch.softmax, dim=-1), "sigmoid": torch.sigmoid, "none": lambda logits: logits}
 
 
@@ -36,7 +36,7 @@ def choose_scoring(
         return wish or "none"
     return "sigmoid" if config.problem_type == "multi_label_classification" or config.num_labels == 1 else "softmax"
 
-# %% ../../nbs/pipelines/05_text_classification.ipynb #42a89146
+# %% ../../nbs/pipelines/05_text_classification.ipynb #48994c7b
 def rank_labels(
     scores: list[float],
     names: dict[int, str],  # id to label
@@ -47,7 +47,7 @@ def rank_labels(
     answers = Answers(Answer(label=names[i], score=scores[i]) for i in order)
     return answers[0] if top_k == "best" else Answers(answers[:top_k])
 
-# %% ../../nbs/pipelines/05_text_classification.ipynb #8f429d47
+# %% ../../nbs/pipelines/05_text_classification.ipynb #c5c1a1d0
 class TextClassificationPipeline(Pipeline):
     "Label texts or pairs of texts."
 

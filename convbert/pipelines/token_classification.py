@@ -10,7 +10,7 @@ __all__ = ['STRATEGIES', 'Tokenized', 'read_tokens', 'as_text_or_words', 'wrap_w
            'label_words', 'RowPart', 'keep_own', 'cover_text', 'read_items', 'token_job', 'WordTagging',
            'TokenClassificationPipeline']
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #78b537bc
+# %% ../../nbs/pipelines/06_token_classification.ipynb #4e2dcc83
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import accumulate, pairwise
@@ -27,7 +27,7 @@ from .running import Job, Limits, Pipeline, Row
 from ..tokenization import ConvBertTokenizerFast
 from ..wordpiece import as_text, is_list
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #4e161339
+# %% ../../nbs/pipelines/06_token_classification.ipynb #a4b0c678
 class Tokenized(NamedTuple):
     "A tokenized text: what is known of each of its N tokens, the special ones left out."
 
@@ -55,7 +55,7 @@ def read_tokens(
     tokens = [text[a:b] if token == unknown else token for token, (a, b) in zip(tokens, spans, strict=True)]
     return Tokenized(text, tokens, spans, words, own[0] if own else 0)
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #755428fb
+# %% ../../nbs/pipelines/06_token_classification.ipynb #d6c995d1
 def as_text_or_words(
     item: Any,  # a text, a list of words, or a dictionary with `text` or `tokens`; other keys are left alone
     split: bool,  # what is no dictionary is a list of words
@@ -80,7 +80,7 @@ def wrap_words(
     one = isinstance(inputs, list | tuple) and len(inputs) > 0 and all(isinstance(word, str) for word in inputs)
     return {"tokens": inputs} if one else inputs
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #2b564fb3
+# %% ../../nbs/pipelines/06_token_classification.ipynb #a5fe34bc
 STRATEGIES = ("none", "simple", "first", "average", "max")
 
 
@@ -108,7 +108,7 @@ def find_units(
         end = max(end, span[1])
     return cut_at(starts, len(reading.spans))
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #f532f7de
+# %% ../../nbs/pipelines/06_token_classification.ipynb #914e3e60
 def unit_scores(
     scores: Tensor,  # `(N, num_labels)`, of each token
     units: list[range],  # U
@@ -122,7 +122,7 @@ def unit_scores(
     surest = scores.amax(-1).tolist() if strategy == "max" else []
     return scores[[max(unit, key=surest.__getitem__) if surest else unit[0] for unit in units]]
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #0de12bd7
+# %% ../../nbs/pipelines/06_token_classification.ipynb #0f97e2fb
 def kind_of(label: str) -> str:
     "What must be the same within an entity."
     return label[2:] if label[:2] in ("B-", "I-") else label
@@ -141,7 +141,7 @@ def join_units(
     starts = [i for i, (a, b) in pairs if a is None or b.startswith("B-") or kind_of(a) != kind_of(b)]
     return cut_at(starts, len(labels))
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #a36dbde6
+# %% ../../nbs/pipelines/06_token_classification.ipynb #aa9d8b94
 class Found(NamedTuple):
     "Units of a text with their labels."
 
@@ -172,7 +172,7 @@ def list_tokens(reading: Tokenized, found: Found, ignored: set[str]) -> Marked:
     ]
     return Marked(answers, reading.text, "entity")
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #07fe4709
+# %% ../../nbs/pipelines/06_token_classification.ipynb #d3a4116b
 def list_entities(
     reading: Tokenized,
     found: Found,
@@ -191,7 +191,7 @@ def list_entities(
             answers.append(Answer(entity_group=name, score=score, word=word, **places))
     return answers
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #d8a49c08
+# %% ../../nbs/pipelines/06_token_classification.ipynb #0dbdccbd
 def label_words(
     words: tuple[str, ...],
     pieces: Iterable[tuple[int, str]],  # for each token, in order: the word that it is of, and its label
@@ -206,7 +206,7 @@ def label_words(
         found = list(accumulate([known[0] if known else None, *found], lambda a, b: a if b is None else b))[1:]
     return [default if label is None else label for label in found]
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #482c1385
+# %% ../../nbs/pipelines/06_token_classification.ipynb #a839d587
 class RowPart(NamedTuple):
     "What a row is of a text: its note."
 
@@ -236,7 +236,7 @@ def cover_text(
         rows.append(Row(ids[:lead] + body + ids[lead + count :], note=note))
     return rows
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #0d8a9a79
+# %% ../../nbs/pipelines/06_token_classification.ipynb #6ca13192
 def read_items(
     items: list[str | tuple[str, ...]],  # texts and words
     tokenizer: ConvBertTokenizerFast,
@@ -265,7 +265,7 @@ def token_job(
     read = partial(read_items, tokenizer=pipeline.tokenizer, limit=pipeline.limit, stride=stride)
     return Job(partial(as_text_or_words, split=split), read, answer, keep=keep_own)
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #b45eb4c4
+# %% ../../nbs/pipelines/06_token_classification.ipynb #bf0efa22
 class WordTagging(Pipeline):
     "The second way to ask: a label for each word."
 
@@ -292,7 +292,7 @@ class WordTagging(Pipeline):
         found = self.run(wrap_words(sentences), job, limits)
         return list(found) if isinstance(found, Answers) else found
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #47202d3d
+# %% ../../nbs/pipelines/06_token_classification.ipynb #5d145c91
 class TokenClassificationPipeline(WordTagging):
     "Label the tokens of texts, and find entities."
 

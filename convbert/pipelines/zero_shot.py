@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/pipelines/zero_shot.html.md"""
 # %% auto #0
 __all__ = ['find_entailment', 'read_labels', 'fill_template', 'label_scores', 'answer_labels', 'ZeroShotClassificationPipeline']
 
-# %% ../../nbs/pipelines/09_zero_shot.ipynb #fc8864dd
+# %% ../../nbs/pipelines/09_zero_shot.ipynb #1d3722aa
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from .reading import read_pairs, text_of
 from .running import Job, Limits, Pipeline, Row
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/pipelines/09_zero_shot.ipynb #2ace6e0f
+# %% ../../nbs/pipelines/09_zero_shot.ipynb #33c537bc
 def find_entailment(
     names: dict[int, str],  # id to label, as the model's config has it
 ) -> tuple[int, int]:  # ids of entailment and of what stands against it; raises `ValueError` with the names
@@ -36,7 +36,7 @@ def find_entailment(
     first, last = min(names), max(names)
     return found[0], against[0] if against else last if found[0] == first else first
 
-# %% ../../nbs/pipelines/09_zero_shot.ipynb #31cf17d6
+# %% ../../nbs/pipelines/09_zero_shot.ipynb #420f53aa
 def read_labels(
     labels: str | Sequence[str],  # a list, or one text with commas between the labels
 ) -> list[str]:  # raises `TypeError` or `ValueError` with value and rule
@@ -70,7 +70,7 @@ def fill_template(
         raise ValueError(f"hypothesis_template={template!r} must contain {{}} once, where the label goes")
     return filled
 
-# %% ../../nbs/pipelines/09_zero_shot.ipynb #9fa943dd
+# %% ../../nbs/pipelines/09_zero_shot.ipynb #0f447b5c
 def label_scores(
     logits: Tensor,  # `(C, num_labels)`, a row for each candidate label
     entailment: int,  # id of the label that says it follows
@@ -82,7 +82,7 @@ def label_scores(
         return logits[:, [against, entailment]].softmax(-1)[:, 1]
     return logits[:, entailment].softmax(0)
 
-# %% ../../nbs/pipelines/09_zero_shot.ipynb #1dd0ef92
+# %% ../../nbs/pipelines/09_zero_shot.ipynb #4c62516a
 def answer_labels(
     text: str,
     rows: list[Row],  # one per label
@@ -95,7 +95,7 @@ def answer_labels(
     order = sorted(range(len(labels)), key=lambda i: -scores[i])
     return Answer(sequence=text, labels=[labels[i] for i in order], scores=[scores[i] for i in order])
 
-# %% ../../nbs/pipelines/09_zero_shot.ipynb #c16e9e50
+# %% ../../nbs/pipelines/09_zero_shot.ipynb #f7a2f3ca
 class ZeroShotClassificationPipeline(Pipeline):
     "Label texts with labels that are chosen when asking."
 

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/data.html.md"""
 __all__ = ['check_files', 'load_documents', 'hold_out', 'encode_documents', 'Masking', 'mask_tokens', 'choose_pieces',
            'MaskedBatches', 'per_epoch']
 
-# %% ../../nbs/training/data.ipynb #99f81c89
+# %% ../../nbs/training/data.ipynb #1de4f850
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/training/data.ipynb #86e47706
+# %% ../../nbs/training/data.ipynb #f183a220
 def check_files(
     files: Sequence[str | Path],  # of text
 ) -> list[str]:  # raises `FileNotFoundError` naming those that are not there
@@ -61,7 +61,7 @@ def hold_out(
     rows = np.arange(len(documents))
     return documents.select(rows[rows % every != 0]), documents.select(rows[rows % every == 0])
 
-# %% ../../nbs/training/data.ipynb #8469dec2
+# %% ../../nbs/training/data.ipynb #b774cce9
 def encode_documents(
     documents,  # a `datasets.Dataset` with the column "text"
     tokenizer: ConvBertTokenizerFast,  # its `[SEP]` is put between documents
@@ -84,7 +84,7 @@ def encode_documents(
     chunks = tokens.with_format("arrow")[:]["ids"].chunks
     return np.concatenate([c.flatten().to_numpy(zero_copy_only=False).astype(dtype) for c in chunks])
 
-# %% ../../nbs/training/data.ipynb #e7ee6939
+# %% ../../nbs/training/data.ipynb #cc425bcb
 @dataclass(frozen=True)
 class Masking:
     "How masked-LM inputs are made: how many tokens are asked for, and what is shown in their place."
@@ -117,7 +117,7 @@ def mask_tokens(
     shown = torch.where((fate >= masking.mask) & (fate < masking.mask + masking.random), wild, shown)
     return {"input_ids": ids.scatter(1, at, shown), "predict_at": at, "labels": labels}
 
-# %% ../../nbs/training/data.ipynb #c8733fd4
+# %% ../../nbs/training/data.ipynb #cbd0d0b4
 def choose_pieces(
     length: int,  # of the whole text, in tokens
     size: int,  # of a piece
@@ -133,7 +133,7 @@ def choose_pieces(
     chosen = rng.permutation(pieces)[(place * count + np.arange(count)) % pieces]
     return offset + chosen * size
 
-# %% ../../nbs/training/data.ipynb #176f99bf
+# %% ../../nbs/training/data.ipynb #665cab93
 @dataclass
 class MaskedBatches:
     "Batches of masked text, each a pure function of the seed and the step, so that training can resume anywhere."
@@ -174,7 +174,7 @@ class MaskedBatches:
         ids = torch.from_numpy(text.astype(np.int64))[:, : size // (T - 2) * (T - 2)].reshape(-1, T - 2)
         return F.pad(F.pad(ids, (1, 0), value=self.tokenizer.cls_token_id), (0, 1), value=self.tokenizer.sep_token_id)
 
-# %% ../../nbs/training/data.ipynb #0364623a
+# %% ../../nbs/training/data.ipynb #2ae2ec1f
 def per_epoch(batches: MaskedBatches) -> int:
     "Batches in a pass over the text."
     size, count = max(batches.lengths) - 2, batches.tokens_per_batch // max(batches.lengths)

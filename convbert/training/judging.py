@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/judging.html.md"""
 __all__ = ['references_of', 'metrics_for', 'predict', 'words_of', 'nearest', 'baseline', 'frequency_scores', 'Judgement', 'judge',
            'check_judging', 'score_as', 'judge_masks']
 
-# %% ../../nbs/training/judging.ipynb #40cf916d
+# %% ../../nbs/training/judging.ipynb #b6a188da
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from .metrics import score
 from .pretraining import masked_scores
 from .rows import Labels
 
-# %% ../../nbs/training/judging.ipynb #1b26c199
+# %% ../../nbs/training/judging.ipynb #38fe14fd
 def references_of(
     rows,  # a `datasets.Dataset` with the task's columns
     task: str,
@@ -60,7 +60,7 @@ def metrics_for(
         return ("micro_f1",)
     return ("accuracy",) if task == "multiple-choice" else ("accuracy", "macro_f1", "mcc")
 
-# %% ../../nbs/training/judging.ipynb #144a0eca
+# %% ../../nbs/training/judging.ipynb #8e4e1b79
 def predict(
     model: nn.Module,
     tokenizer: ConvBertTokenizerFast,
@@ -90,7 +90,7 @@ def predict(
     key = "score" if how.labels.problem_type == "regression" else key
     return [answer[key] for answer in found], [answer["score"] for answer in found]
 
-# %% ../../nbs/training/judging.ipynb #7d7b86bf
+# %% ../../nbs/training/judging.ipynb #0093f000
 def words_of(text: str) -> Counter:
     "The words of a text, lower-cased."
     return Counter(re.findall(r"\w+", text.lower()))
@@ -126,7 +126,7 @@ def baseline(
     common = Counter(tuple(k) if isinstance(k, list) else k for k in known).most_common(1)[0][0]
     return [list(common) if isinstance(common, tuple) else common] * len(rows), f"always {common}"
 
-# %% ../../nbs/training/judging.ipynb #d473edf8
+# %% ../../nbs/training/judging.ipynb #8018e05d
 def frequency_scores(
     train: np.ndarray,  # `(N,)` token ids
     held: np.ndarray,  # `(M,)`
@@ -140,7 +140,7 @@ def frequency_scores(
         top1=float((held == best[0]).mean()), top5=float(np.isin(held, best).mean()), perplexity=float(np.exp(nll))
     )
 
-# %% ../../nbs/training/judging.ipynb #d5fe99e7
+# %% ../../nbs/training/judging.ipynb #699873dc
 @dataclass(frozen=True)
 class Judgement:
     "A model's predictions on rows with known answers, and what they are worth."
@@ -171,7 +171,7 @@ def judge(
     scores = [score_as(metrics, answers, references, how.labels) for answers in (predictions, trivial)]
     return Judgement(predictions, references, sure, *scores, rule)
 
-# %% ../../nbs/training/judging.ipynb #6da8db56
+# %% ../../nbs/training/judging.ipynb #d22d3f2c
 def check_judging(
     rows,  # a `datasets.Dataset` to judge by
     train,
@@ -198,7 +198,7 @@ def score_as(metrics: Sequence[str], predictions: list, references: list, labels
         predictions, references = (list(map(labels.id, side)) for side in (predictions, references))
     return score(metrics, predictions, references)
 
-# %% ../../nbs/training/judging.ipynb #76924b2e
+# %% ../../nbs/training/judging.ipynb #9d250e5a
 def judge_masks(
     model: nn.Module,
     tokenizer: ConvBertTokenizerFast,

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/loop.html.md"""
 __all__ = ['patient_interrupt', 'task_loss', 'step_seed', 'train_step', 'check_finite', 'Meter', 'evaluate_run', 'fit',
            'finish_step', 'stop_run']
 
-# %% ../../nbs/training/loop.ipynb #d49665fc
+# %% ../../nbs/training/loop.ipynb #4cc5f441
 import math
 import signal
 import threading
@@ -27,7 +27,7 @@ from .machine import autocast, compiled, count_targets, join_team, share
 from .optim import Recipe, make_optimizers, set_rates
 from .runs import Run, best_row, finished, load_checkpoint, restore_best, save_best, save_checkpoint
 
-# %% ../../nbs/training/loop.ipynb #4b1b694a
+# %% ../../nbs/training/loop.ipynb #ec7dfcc4
 @contextmanager
 def patient_interrupt():
     "Inside, the first Ctrl-C only sets the yielded event's `asked`; the second one interrupts."
@@ -47,7 +47,7 @@ def patient_interrupt():
     finally:
         signal.signal(signal.SIGINT, before)
 
-# %% ../../nbs/training/loop.ipynb #389f96c9
+# %% ../../nbs/training/loop.ipynb #c1de467e
 def task_loss(
     output: Any,  # of a model: its `loss`, and `logits` `(…, C)` when labels are smoothed
     batch: dict[str, Tensor],  # its `labels` `(…)`, class ids, -100 where nothing is asked
@@ -62,7 +62,7 @@ def task_loss(
     even = -logits.float().log_softmax(-1).mean(-1)[labels != -100].mean()
     return (1 - smoothing) * output.loss + smoothing * even
 
-# %% ../../nbs/training/loop.ipynb #a1c3fb0f
+# %% ../../nbs/training/loop.ipynb #259ba34f
 def step_seed(
     seed: int,  # of the recipe
     step: int,
@@ -71,7 +71,7 @@ def step_seed(
     "The seed of a step's random numbers."
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
-# %% ../../nbs/training/loop.ipynb #5fde8381
+# %% ../../nbs/training/loop.ipynb #bf917d9a
 def train_step(
     run: Run,
     forward: nn.Module,  # the run's model, perhaps compiled, perhaps one of several
@@ -107,7 +107,7 @@ def check_finite(what: str, value: float, run: Run) -> float:
         )
     return value
 
-# %% ../../nbs/training/loop.ipynb #e8671748
+# %% ../../nbs/training/loop.ipynb #6262e824
 class Meter:
     "Mean loss and tokens per second since the last report."
 
@@ -127,7 +127,7 @@ class Meter:
         self.__init__()
         return row
 
-# %% ../../nbs/training/loop.ipynb #c643da0f
+# %% ../../nbs/training/loop.ipynb #c91f772a
 def evaluate_run(
     run: Run,
     evaluate: Callable[[nn.Module], dict[str, float]],
@@ -151,7 +151,7 @@ def evaluate_run(
         save_best(run)
     return found
 
-# %% ../../nbs/training/loop.ipynb #18404593
+# %% ../../nbs/training/loop.ipynb #de933979
 def fit(
     model: nn.Module,  # trained in place
     batches: Callable[[int], dict[str, Tensor]],  # step to batch: a pure function, so that runs can resume
@@ -181,7 +181,7 @@ def fit(
         stop_run(run, meter)
     return restore_best(run)
 
-# %% ../../nbs/training/loop.ipynb #64c16a19
+# %% ../../nbs/training/loop.ipynb #2ad7b30f
 def finish_step(run: Run, meter: Meter, bar: tqdm, evaluate: Callable | None) -> None:
     "Report, evaluate and save, each when it is due."
     recipe, last = run.recipe, run.step == run.recipe.steps

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/training/machine.html.md"""
 # %% auto #0
 __all__ = ['fast_bfloat16', 'autocast', 'compiled', 'count_targets', 'share', 'Team', 'join_team']
 
-# %% ../../nbs/training/machine.ipynb #eaa83544
+# %% ../../nbs/training/machine.ipynb #45b8a11a
 import os
 import shutil
 import warnings
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .optim import Recipe
 
-# %% ../../nbs/training/machine.ipynb #ba5ad913
+# %% ../../nbs/training/machine.ipynb #00ba8d40
 def fast_bfloat16(
     device: torch.device,
 ) -> bool:
@@ -40,7 +40,7 @@ def autocast(
     low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and fast_bfloat16(device))
     return torch.autocast(device.type, torch.bfloat16) if low else nullcontext()
 
-# %% ../../nbs/training/machine.ipynb #0f014184
+# %% ../../nbs/training/machine.ipynb #719820e8
 def compiled(
     model: nn.Module,
     recipe: Recipe,
@@ -58,7 +58,7 @@ def compiled(
         return model
     return torch.compile(model, dynamic=False)
 
-# %% ../../nbs/training/machine.ipynb #0712a851
+# %% ../../nbs/training/machine.ipynb #0975936e
 def count_targets(
     batch: dict[str, Tensor],  # rows along the first dimension
 ) -> int:  # labels that are asked for (not -100), or rows when there are no labels
@@ -83,7 +83,7 @@ def share(
     own = weight(rows)
     return (rows, world * own / whole) if own else (batch, 0.0)
 
-# %% ../../nbs/training/machine.ipynb #27ba3044
+# %% ../../nbs/training/machine.ipynb #37da7cd7
 @dataclass(frozen=True)
 class Team:
     "The processes that train one model; most often one."
@@ -121,7 +121,7 @@ class Team:
         "Go on when all processes are here."
         self.any(False)
 
-# %% ../../nbs/training/machine.ipynb #aa6ab11c
+# %% ../../nbs/training/machine.ipynb #817c823b
 def join_team(
     model: nn.Module,  # moved to this process's device when there are several processes
 ) -> Team:

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/optim.html.md"""
 __all__ = ['CHOICES', 'LAYER', 'Recipe', 'check_recipe', 'orthogonalize', 'Muon', 'depth', 'layer_scale', 'parameter_groups',
            'make_optimizers', 'set_rates']
 
-# %% ../../nbs/training/optim.ipynb #d1d757dd
+# %% ../../nbs/training/optim.ipynb #ab73a545
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# %% ../../nbs/training/optim.ipynb #fb8f10b2
+# %% ../../nbs/training/optim.ipynb #9ebdff3d
 @dataclass(frozen=True)
 class Recipe:
     "The numbers of a training run."
@@ -55,7 +55,7 @@ class Recipe:
         "Whether the rate has begun to fall, so that the end of the run is settled."
         return step > (self.warmup if self.decay is None else self.steps - self.decay)
 
-# %% ../../nbs/training/optim.ipynb #00f9b2ef
+# %% ../../nbs/training/optim.ipynb #c6161805
 CHOICES = {
     "optimizer": ("adamw", "muon"),
     "layer_decay_mode": ("paper", "official"),
@@ -85,7 +85,7 @@ def check_recipe(
     if recipe.patience and not recipe.watch:
         raise ValueError(f"patience={recipe.patience} needs watch: the name of the score that must get better")
 
-# %% ../../nbs/training/optim.ipynb #39eed826
+# %% ../../nbs/training/optim.ipynb #3cc56779
 def orthogonalize(
     matrix: Tensor,  # `(M, N)`
     steps: int = 5,  # Newton-Schulz iterations
@@ -98,7 +98,7 @@ def orthogonalize(
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
-# %% ../../nbs/training/optim.ipynb #6236d74e
+# %% ../../nbs/training/optim.ipynb #59568f75
 class Muon(torch.optim.Optimizer):
     "Momentum whose update is orthogonalised, and scaled to the size of an Adam update (arXiv 2502.16982)."
 
@@ -119,7 +119,7 @@ class Muon(torch.optim.Optimizer):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
 
-# %% ../../nbs/training/optim.ipynb #c2eb19d4
+# %% ../../nbs/training/optim.ipynb #16a585a6
 LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")  # in the name of a layer's parameter
 
 
@@ -144,7 +144,7 @@ def layer_scale(
         below += 1
     return recipe.layer_decay**below
 
-# %% ../../nbs/training/optim.ipynb #91bdc158
+# %% ../../nbs/training/optim.ipynb #cd8bd4dd
 def parameter_groups(
     named: list[tuple[str, nn.Parameter]],
     scales: dict[str, float],  # name to share of the learning rate

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/pretraining.html.md"""
 __all__ = ['TINY_RECIPE', 'Plan', 'masked_scores', 'evaluate', 'prepare_text', 'pretrain', 'check_folder', 'last_scores',
            'save_result', 'write_card']
 
-# %% ../../nbs/training/pretraining.ipynb #88a2519f
+# %% ../../nbs/training/pretraining.ipynb #7e40d96f
 import json
 import math
 import platform
@@ -30,12 +30,12 @@ from .loop import fit
 from .optim import Recipe
 from .runs import check_facts, read_checkpoint
 
-# %% ../../nbs/training/pretraining.ipynb #b6d4a42e
+# %% ../../nbs/training/pretraining.ipynb #d5fe6ec1
 TINY_RECIPE = Recipe(
-    steps=2150, learning_rate=2e-3, warmup=100, decay=600, weight_decay=0.1, optimizer="muon", save_every=50
+    steps=4600, learning_rate=2e-3, warmup=100, decay=1300, weight_decay=0.1, optimizer="muon", save_every=50
 )
 
-# %% ../../nbs/training/pretraining.ipynb #dad95dc0
+# %% ../../nbs/training/pretraining.ipynb #a67e0eeb
 @dataclass(frozen=True)
 class Plan:
     "What to train, on what, and how; the defaults made the bundled `convbert-tiny`."
@@ -44,7 +44,7 @@ class Plan:
     config: ConvBertConfig = ConvBertConfig.preset("tiny")  # the vocabulary size is set by the tokenizer
     recipe: Recipe = TINY_RECIPE
     masking: Masking = Masking(rate=0.2, mask=1.0, random=0.0)
-    mask_rates: tuple[tuple[int, float], ...] = ((800, 0.3), (1550, 0.2))  # (step, rate): changes on the way
+    mask_rates: tuple[tuple[int, float], ...] = ((800, 0.3), (3300, 0.2))  # (step, rate): changes on the way
     lengths: tuple[int, ...] = (128,) * 7 + (512,)  # see `MaskedBatches`
     tokens_per_batch: int = 8192
     vocab_size: int = 8192  # of the WordPiece vocabulary learnt from the text
@@ -74,7 +74,7 @@ class Plan:
         )
         return {"files": data, "hold_out_every": self.hold_out_every, **rest, **recipe, **model}
 
-# %% ../../nbs/training/pretraining.ipynb #d20e1cae
+# %% ../../nbs/training/pretraining.ipynb #595fa825
 @torch.inference_mode()
 def masked_scores(
     model: ConvBertForMaskedLM,
@@ -94,7 +94,7 @@ def masked_scores(
         count += len(labels)
     return dict(top1=hits[0].item() / count, top5=hits[1].item() / count, perplexity=math.exp(nll / count))
 
-# %% ../../nbs/training/pretraining.ipynb #964c5d75
+# %% ../../nbs/training/pretraining.ipynb #2a968b1a
 def evaluate(
     files: Sequence[str | Path],  # plain text that the model was not trained on
     model: str | Path = "convbert-tiny",  # bundled name, folder or hub id
@@ -111,7 +111,7 @@ def evaluate(
     asked = steps * batches(0)["labels"].numel()
     return {**masked_scores(network, batches, steps), "asked": asked}
 
-# %% ../../nbs/training/pretraining.ipynb #e8e2bfaf
+# %% ../../nbs/training/pretraining.ipynb #f82a3a0b
 def prepare_text(
     plan: Plan,
     folder: Path,  # the tokenizer is kept here
@@ -129,7 +129,7 @@ def prepare_text(
     tokenizer.save_pretrained(folder)
     return tokenizer, encode_documents(train, tokenizer), encode_documents(held, tokenizer)
 
-# %% ../../nbs/training/pretraining.ipynb #41ab80c1
+# %% ../../nbs/training/pretraining.ipynb #7060498e
 def pretrain(
     plan: Plan,
     folder: str | Path,  # holds checkpoints, and at the end the model
@@ -163,7 +163,7 @@ def check_folder(
     elif (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model and no checkpoint to go on from: choose another folder")
 
-# %% ../../nbs/training/pretraining.ipynb #25cbd46f
+# %% ../../nbs/training/pretraining.ipynb #abc76d67
 def last_scores(log: list[dict[str, float]]) -> dict[str, float]:
     "The scores of a log's last evaluation."
     row = next(row for row in reversed(log) if "top1" in row)
@@ -185,7 +185,7 @@ def save_result(
         if not (folder / "README.md").exists():  # people may have written in it since
             (part / "README.md").write_text(write_card(plan, log), encoding="utf-8")
 
-# %% ../../nbs/training/pretraining.ipynb #9dac9b3f
+# %% ../../nbs/training/pretraining.ipynb #90cd3862
 def write_card(
     plan: Plan,
     log: list[dict[str, float]],  # what `fit` returned

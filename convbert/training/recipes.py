@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/recipes.html.md"""
 __all__ = ['RATES', 'RECIPES', 'PAPER', 'ELECTRA', 'PADDLE', 'PUBLISHED', 'FinetuneRecipe', 'recipe', 'follow', 'shared_tokens',
            'both_orders', 'Published']
 
-# %% ../../nbs/training/recipes.ipynb #a7a1fc7e
+# %% ../../nbs/training/recipes.ipynb #7092eb34
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,10 @@ from ..hub import suggest
 from .metrics import METRICS
 from .rows import COLUMNS, OPTIONAL, choose_columns, load_rows
 
-# %% ../../nbs/training/recipes.ipynb #810092e4
+# %% ../../nbs/training/recipes.ipynb #70269262
 RATES = {"small": 3e-4, "medium-small": 3e-4, "base": 1e-4}  # of the paper's code, by size of the model
 
-# %% ../../nbs/training/recipes.ipynb #299cc7fa
+# %% ../../nbs/training/recipes.ipynb #86c37c6c
 @dataclass(frozen=True)
 class FinetuneRecipe:
     "How a model is fine-tuned on a dataset, and judged."
@@ -59,7 +59,7 @@ class FinetuneRecipe:
         if self.both_orders and "text_pair" not in self.columns:
             raise ValueError("both_orders=True needs a text_pair to change places with")
 
-# %% ../../nbs/training/recipes.ipynb #9556309c
+# %% ../../nbs/training/recipes.ipynb #4abd2ff5
 def _glue(config: str, text: str, text_pair: str | None = None, **facts) -> FinetuneRecipe:
     "The recipe of a GLUE task."
     pair = {"text_pair": text_pair} if text_pair else {}
@@ -94,7 +94,7 @@ RECIPES = {
     "glue/rte": _glue("rte", "sentence1", "sentence2", epochs=10),
 }
 
-# %% ../../nbs/training/recipes.ipynb #b2318eed
+# %% ../../nbs/training/recipes.ipynb #9bc1d3a8
 _SQUAD = dict(
     columns={"question": "question", "context": "context", "answers": "answers"},
     metrics=("exact_match", "squad_f1"),
@@ -131,7 +131,7 @@ RECIPES |= {
     ),
 }
 
-# %% ../../nbs/training/recipes.ipynb #85b1d3bc
+# %% ../../nbs/training/recipes.ipynb #32997b76
 def recipe(
     name: str,  # such as "glue/cola"
 ) -> FinetuneRecipe:
@@ -140,7 +140,7 @@ def recipe(
         raise ValueError(f"there is no recipe {name!r}. {suggest(name, RECIPES)}")
     return RECIPES[name]
 
-# %% ../../nbs/training/recipes.ipynb #9134878d
+# %% ../../nbs/training/recipes.ipynb #1e7d4f44
 def follow(
     name: str,  # of a recipe
     size: str = "small",  # of the model: "small", "medium-small" or "base"
@@ -181,7 +181,7 @@ def both_orders(rows):  # a `datasets.Dataset` with `text` and `text_pair`; one 
     turned = rows.rename_columns({"text": "text_pair", "text_pair": "text"}).select_columns(rows.column_names)
     return concatenate_datasets([rows, turned])
 
-# %% ../../nbs/training/recipes.ipynb #8cf8caf0
+# %% ../../nbs/training/recipes.ipynb #d5aebe02
 @dataclass(frozen=True)
 class Published:
     "Scores that somebody reports."
@@ -216,7 +216,7 @@ def _squad(version: str, exact: float, f1: float | None, source: str) -> dict[st
     scores = {name: round(percent / 100, 4) for name, percent in found.items() if percent is not None}
     return {f"squad_{version}": Published(scores, "dev", source)}
 
-# %% ../../nbs/training/recipes.ipynb #70621af4
+# %% ../../nbs/training/recipes.ipynb #f78b68ff
 PUBLISHED = {
     "convbert-small": _average(78.9) | _squad("v1", 77.1, 84.1, PAPER),
     "convbert-small-4m": _average(80.1),

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/rows.html.md"""
 __all__ = ['FORMATS', 'COLUMNS', 'OPTIONAL', 'kind_of', 'load_files', 'load_rows', 'choose_columns', 'Labels', 'flat',
            'known_names', 'check_places', 'find_labels']
 
-# %% ../../nbs/training/rows.ipynb #fde2852b
+# %% ../../nbs/training/rows.ipynb #b88fab2b
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from ..hub import suggest
 
-# %% ../../nbs/training/rows.ipynb #6ad98e30
+# %% ../../nbs/training/rows.ipynb #7ff289a0
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
 
 
@@ -47,7 +47,7 @@ def load_files(
         cause = error.__cause__ or error
         raise ValueError(f"cannot read {', '.join(map(str, files))} ({type(cause).__name__}: {cause})") from error
 
-# %% ../../nbs/training/rows.ipynb #57ed916d
+# %% ../../nbs/training/rows.ipynb #e41888d2
 def load_rows(
     source: Any,  # files, a name on the hub (`owner/name`, `owner/name:config`), a dataset, a table or dictionaries
     split: str = "train",  # of a dataset that has several
@@ -76,7 +76,7 @@ def load_rows(
         raise TypeError("expected files or rows (dictionaries), got a mixture of both")
     return load_files(files) if files else datasets.Dataset.from_list(rows)
 
-# %% ../../nbs/training/rows.ipynb #07b8e090
+# %% ../../nbs/training/rows.ipynb #fbf706cd
 COLUMNS = {
     "fill-mask": ("text",),
     "text-classification": ("text", "label"),
@@ -86,7 +86,7 @@ COLUMNS = {
 }
 OPTIONAL = {"text-classification": ("text_pair",), "multiple-choice": ("context", "question")}
 
-# %% ../../nbs/training/rows.ipynb #38872aa4
+# %% ../../nbs/training/rows.ipynb #69e4161b
 def choose_columns(
     rows,  # a `datasets.Dataset`
     task: str,  # a key of `COLUMNS`
@@ -122,7 +122,7 @@ def choose_columns(
         rows = rows.add_column(name, values)
     return rows.select_columns(list(theirs))
 
-# %% ../../nbs/training/rows.ipynb #59ddffca
+# %% ../../nbs/training/rows.ipynb #563eacf8
 @dataclass(frozen=True)
 class Labels:
     "What the labels of a dataset are."
@@ -154,7 +154,7 @@ def known_names(rows, column: str) -> Sequence[str] | None:
     feature = rows.features[column]
     return getattr(getattr(feature, "feature", feature), "names", None)
 
-# %% ../../nbs/training/rows.ipynb #1198e063
+# %% ../../nbs/training/rows.ipynb #7dc1330d
 def check_places(column: Sequence, several: bool) -> None:  # raises `ValueError`
     "Refuse lists with a 0 or a 1 for each label: they would be read as lists of ids."
     if several and len({len(row) for row in column}) == 1 and len(column[0]) > 1:

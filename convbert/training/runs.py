@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/runs.html.md"""
 __all__ = ['Run', 'evaluations', 'best_row', 'finished', 'write_whole', 'save_checkpoint', 'read_checkpoint', 'check_facts',
            'save_best', 'check_best', 'restore_best', 'load_checkpoint']
 
-# %% ../../nbs/training/runs.ipynb #004a2a67
+# %% ../../nbs/training/runs.ipynb #54b413bb
 import math
 import os
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from torch import nn
 from .machine import Team
 from .optim import Recipe
 
-# %% ../../nbs/training/runs.ipynb #c24e283a
+# %% ../../nbs/training/runs.ipynb #940b46af
 @dataclass
 class Run:
     "A training run as it stands."
@@ -48,7 +48,7 @@ class Run:
         "The weights with the best watched score."
         return self.folder / "best.safetensors"
 
-# %% ../../nbs/training/runs.ipynb #03fea6a2
+# %% ../../nbs/training/runs.ipynb #5abad4dd
 def evaluations(
     log: list[dict[str, float]],
 ) -> list[dict[str, float]]:  # step and scores
@@ -76,7 +76,7 @@ def finished(
     since = [row for row in evaluations(run.log) if best is None or row["step"] > best["step"]]
     return len(since) >= run.recipe.patience
 
-# %% ../../nbs/training/runs.ipynb #b144b9ad
+# %% ../../nbs/training/runs.ipynb #81d6dc8d
 def write_whole(
     path: Path,
     write: Callable[[Path], None],  # writes the file that it is given
@@ -110,7 +110,7 @@ def save_checkpoint(
     )
     write_whole(run.path, lambda path: torch.save(state, path))
 
-# %% ../../nbs/training/runs.ipynb #4fecca1e
+# %% ../../nbs/training/runs.ipynb #4a509e4f
 def read_checkpoint(
     path: Path,
 ) -> dict[str, Any]:  # raises `ValueError` when it is not one of ours
@@ -126,7 +126,7 @@ def read_checkpoint(
         raise ValueError(f"{path} is not a checkpoint of this loop, it lacks {', '.join(sorted(missing))}")
     return state
 
-# %% ../../nbs/training/runs.ipynb #4722a623
+# %% ../../nbs/training/runs.ipynb #a18a0765
 def check_facts(
     path: Path,  # of the checkpoint
     here: dict[str, Any],  # of the run that is about to start
@@ -140,7 +140,7 @@ def check_facts(
             f"{path.parent} holds another run ({'; '.join(other)}): choose another folder, or delete that one"
         )
 
-# %% ../../nbs/training/runs.ipynb #1b6de1c1
+# %% ../../nbs/training/runs.ipynb #4bafe734
 def save_best(
     run: Run,
 ) -> None:
@@ -176,7 +176,7 @@ def restore_best(
     load_model(run.model, run.best)
     return [*run.log, {"best_step": best["step"], **{k: v for k, v in best.items() if k != "step"}}]
 
-# %% ../../nbs/training/runs.ipynb #26bedcf4
+# %% ../../nbs/training/runs.ipynb #41ffa11d
 def load_checkpoint(
     run: Run,
 ) -> None:  # raises `ValueError` when the folder holds another run
