@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from functools import partial
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = textwrap.dedent(
     """
-    import os, sys
+    import os, signal, sys
     from pathlib import Path
 
     import torch
@@ -25,6 +26,9 @@ SCRIPT = textwrap.dedent(
     from convbert.heads import ConvBertForTokenClassification
     from convbert.training.loop import fit
     from convbert.training.optim import Recipe
+
+
+    pause = -1  # at this step the script waits for a signal
 
 
     def tagger(dropout):
@@ -58,6 +62,8 @@ SCRIPT = textwrap.dedent(
         def told(step):
             if said:
                 print("step", step, os.getpid(), flush=True)
+                if step == pause:
+                    signal.pause()  # until the test's signal is here
             return batches(step)
 
         model = model or tagger(dropout)
@@ -72,7 +78,7 @@ SCRIPT = textwrap.dedent(
 
 
     if __name__ == "__main__":
-        folder, job = Path(sys.argv[1]), sys.argv[2]
+        folder, job, pause = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
         if job == "same":  # twice in one process group: half of the run, and the rest with the same model
             train(folder, 10, 0.0, train(folder, 5, 0.0))
         else:
@@ -91,10 +97,12 @@ def launch(tmp_path_factory):
     options = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
     options += ["--num_cpu_threads_per_process=1", "--main_process_port=0"]
 
-    def start(folder, job):
-        command = [sys.executable, "-m", "accelerate.commands.launch", *options, "script.py", str(folder), job]
+    def start(folder, job, pause=-1):
+        command = [sys.executable, "-m", "accelerate.commands.launch", *options]
+        command += ["script.py", str(folder), job, str(pause)]
+        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background is started deaf to it
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=home, env=env, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(command, cwd=home, env=env, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed)
 
     return start
 
@@ -156,9 +164,9 @@ def stop_at(process, step, number):
 def test_a_run_of_two_that_was_killed_and_interrupted_ends_with_the_same_weights(tmp_path, launch):
     finish(launch(tmp_path / "whole", "stopped"))
     parts = tmp_path / "parts"
-    first, _ = stop_at(launch(parts, "stopped"), 5, signal.SIGKILL)
+    first, _ = stop_at(launch(parts, "stopped", pause=5), 5, signal.SIGKILL)
     assert first == 0 and not (parts / "result0.pt").exists()
-    first, said = stop_at(launch(parts, "stopped"), 8, signal.SIGINT)
+    first, said = stop_at(launch(parts, "stopped", pause=8), 8, signal.SIGINT)
     assert first >= 4 and not (parts / "result0.pt").exists()
     assert "the same call resumes" in said, said[-4000:]
     out = finish(launch(parts, "stopped"))

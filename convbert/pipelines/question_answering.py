@@ -9,7 +9,7 @@ __all__ = ['as_asked', 'pair_up', 'gather_inputs', 'Layout', 'plan_layout', 'Con
            'Spans', 'best_spans', 'join_spans', 'SpanAnswer', 'SpanAnswers', 'choose_answers', 'read_contexts',
            'stack_logits', 'find_answers', 'QuestionAnsweringPipeline']
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #86eb1931
+# %% ../../nbs/pipelines/07_question_answering.ipynb #4243be23
 from collections.abc import Callable
 from functools import partial
 from html import escape
@@ -26,7 +26,7 @@ from .running import Job, Limits, Pipeline, Row, check_counts, check_top_k
 from ..tokenization import ConvBertTokenizerFast
 from ..wordpiece import is_list
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #eed34bd0
+# %% ../../nbs/pipelines/07_question_answering.ipynb #fe13a64b
 def as_asked(
     item: Any,  # a dictionary with `question` and `context`; other keys are left alone
 ) -> tuple[str, str]:  # raises `TypeError` or `ValueError` saying what is wrong
@@ -67,7 +67,7 @@ def gather_inputs(inputs: Any, question: Any, context: Any) -> Any:  # what `Pip
         return pair_up(inputs.get("question"), inputs.get("context"))
     return inputs
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #57236031
+# %% ../../nbs/pipelines/07_question_answering.ipynb #3d0630f3
 class Layout(NamedTuple):
     "How a question and a context are laid out in rows."
 
@@ -92,9 +92,9 @@ def plan_layout(
     if isinstance(stride, bool) or not isinstance(stride, int) or not 0 <= stride <= most:
         raise ValueError(f"doc_stride={stride!r} must be a whole number from 0 to {most}: rows have {length} tokens")
     room = length - 3 - stride
-    return Layout(length, stride, min(max_question_len, room - max(1, room // 4)))
+    return Layout(length, stride, min(max_question_len, room - max(1, room // 8)))
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #8f8deb42
+# %% ../../nbs/pipelines/07_question_answering.ipynb #443716f1
 class Context(NamedTuple):
     "A text in tokens."
 
@@ -115,7 +115,7 @@ def read_context(
     offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
     return Context(encoding.ids, offsets, begins[which], ends[which])
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #562fd0db
+# %% ../../nbs/pipelines/07_question_answering.ipynb #bf4eca72
 class ContextPart(NamedTuple):
     "The part of a context that a row holds."
 
@@ -153,7 +153,7 @@ def cut_rows(
         rows.append(Row(ids, types, cut=cut, note=ContextPart(context, begin, min(begin + room, count), at)))
     return rows
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #187a4020
+# %% ../../nbs/pipelines/07_question_answering.ipynb #7e015988
 class Spans(NamedTuple):
     "What is kept of a row's scores."
 
@@ -179,7 +179,7 @@ def best_spans(
     found = zip(best.tolist(), first.tolist(), (first + where % W).tolist(), strict=True)
     return Spans((start[0] * end[0]).item(), list(found))
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #7ef9ff13
+# %% ../../nbs/pipelines/07_question_answering.ipynb #231ce96d
 def join_spans(
     context: str,
     rows: list[Row],  # their notes are `ContextPart`s
@@ -200,7 +200,7 @@ def join_spans(
                 answers[key]["score"] = answers[key]["score"] + score if merge else max(answers[key]["score"], score)
     return list(answers.values())
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #3acd5559
+# %% ../../nbs/pipelines/07_question_answering.ipynb #8a20f208
 class SpanAnswer(Answer):
     "The answer to a question; a notebook shows it in its context."
 
@@ -236,7 +236,7 @@ def choose_answers(
     ranked = sorted(answers, key=lambda answer: -answer["score"])
     return SpanAnswer(ranked[0], question, context) if top_k == "best" else SpanAnswers(ranked[:top_k], context)
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #f52dfe05
+# %% ../../nbs/pipelines/07_question_answering.ipynb #4527783d
 def read_contexts(
     items: list[tuple[str, str]],  # question and context
     tokenizer: ConvBertTokenizerFast,
@@ -271,7 +271,7 @@ def find_answers(
         answers.append(Answer(score=min(spans.null for spans in kept), start=0, end=0, answer=""))
     return choose_answers(answers, top_k, *item)
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #018d3993
+# %% ../../nbs/pipelines/07_question_answering.ipynb #cc2bdea7
 class QuestionAnsweringPipeline(Pipeline):
     "Find the answer to a question in a text."
 

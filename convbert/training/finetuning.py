@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/finetuning.html.md"""
 __all__ = ['Tuning', 'to_recipe', 'Work', 'plan_work', 'set_apart', 'load_start', 'check_start', 'facts_of', 'learn',
            'make_batches', 'Finetuned', 'save_result', 'draw', 'finetune', 'name_of', 'find_result']
 
-# %% ../../nbs/training/finetuning.ipynb #8266a4f3
+# %% ../../nbs/training/finetuning.ipynb #0ceae9bd
 import base64
 import hashlib
 import json
@@ -42,7 +42,7 @@ from .rows import Labels, choose_columns, find_labels, load_rows
 from .runs import check_facts
 from ..wordpiece import make_options, takes
 
-# %% ../../nbs/training/finetuning.ipynb #3acb26dd
+# %% ../../nbs/training/finetuning.ipynb #9d066153
 @dataclass(frozen=True)
 class Tuning:
     "How a model is fine-tuned; the defaults are those of small models in the ELECTRA and ConvBERT papers."
@@ -74,7 +74,7 @@ class Tuning:
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup={self.warmup!r} is a share of the steps, from 0 to 1")
 
-# %% ../../nbs/training/finetuning.ipynb #6b458f95
+# %% ../../nbs/training/finetuning.ipynb #5d73c7b0
 def to_recipe(
     tuning: Tuning,
     per_epoch: int,  # steps in an epoch
@@ -88,7 +88,7 @@ def to_recipe(
     when = dict(evaluate_every=every, save_every=min(every, 100), watch=watch, watch_lower=watch == "perplexity")
     return Recipe(**shared | changes | when)
 
-# %% ../../nbs/training/finetuning.ipynb #749a4fa5
+# %% ../../nbs/training/finetuning.ipynb #ce5963f6
 @dataclass(frozen=True)
 class Work:
     "What a run is about."
@@ -120,19 +120,24 @@ def plan_work(
     check_judging(work.held, work.train, task, found, work.metrics)  # before hours are spent
     return work
 
-# %% ../../nbs/training/finetuning.ipynb #e3044094
+# %% ../../nbs/training/finetuning.ipynb #65845165
 def set_apart(rows, task: str) -> tuple:  # rows to train on, rows to judge by
     "About a tenth of the rows, chosen by what they are about: equal texts stay on one side."
-    keys = {"question-answering": "context", "token-classification": "tokens", "multiple-choice": "choices"}
-    texts = rows[keys.get(task, "text")]
+    about = {
+        "question-answering": ["context"],
+        "token-classification": ["tokens"],
+        "multiple-choice": ["context", "question"],
+    }
+    names = [name for name in about.get(task, ["text", "text_pair"]) if name in rows.column_names]
+    texts = zip(*(rows[name] for name in names), strict=True)
     held = np.array([zlib.crc32(str(text).encode("utf-8", "replace")) % 10 == 0 for text in texts])
-    if not 0 < held.sum() < len(held):
+    if len(held) < 20 or not 0 < held.sum() < len(held):
         raise ValueError(
             f"{len(held)} rows are too few to set a tenth apart: pass evaluation=... with rows to judge by"
         )
     return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
 
-# %% ../../nbs/training/finetuning.ipynb #8f96d528
+# %% ../../nbs/training/finetuning.ipynb #fe816de3
 def load_start(
     model: str | Path,  # bundled name, folder or hub id
     work: Work,
@@ -169,7 +174,7 @@ def check_start(network: nn.Module, work: Work) -> nn.Module:
     network.config = network.config.replace(problem_type=labels.problem_type, **names)
     return network
 
-# %% ../../nbs/training/finetuning.ipynb #bb1a9b36
+# %% ../../nbs/training/finetuning.ipynb #d467d8d7
 def facts_of(work: Work, start: str, tokenizer: str | None, tuning: Tuning) -> dict[str, Any]:
     "What makes a run this run."
     digest = hashlib.sha256()
@@ -201,7 +206,7 @@ def learn(
     log = fit(network, batches, recipe, folder, lambda model: ask(model).scores, facts)
     return log, join_team(network).ask(lambda: ask(network.eval()))
 
-# %% ../../nbs/training/finetuning.ipynb #34719bb2
+# %% ../../nbs/training/finetuning.ipynb #fe47fc40
 def make_batches(work: Work, how: Reading, tuning: Tuning) -> Any:  # with `per_epoch`
     "The examples of the task, dealt out."
     if work.task == "fill-mask":
@@ -211,7 +216,7 @@ def make_batches(work: Work, how: Reading, tuning: Tuning) -> Any:  # with `per_
     examples = make_examples(work.train, work.task, how)
     return ExampleBatches(examples, how.tokenizer.pad_token_id, tuning.batch_size, tuning.seed)
 
-# %% ../../nbs/training/finetuning.ipynb #6a25e97e
+# %% ../../nbs/training/finetuning.ipynb #15a742a7
 @dataclass(frozen=True)
 class Finetuned:
     "The result of a run."
@@ -229,7 +234,7 @@ class Finetuned:
         shown = f"<img alt='loss and score along the run' src='data:image/png;base64,{data}'>" if data else ""
         return table(rows) + shown
 
-# %% ../../nbs/training/finetuning.ipynb #b91486c2
+# %% ../../nbs/training/finetuning.ipynb #42a7e552
 def save_result(
     network: nn.Module,
     tokenizer: ConvBertTokenizerFast,
@@ -269,7 +274,7 @@ def draw(folder: Path, log: list, judgement: Judgement, work: Work) -> list[str]
         plt.close(figure)
     return list(figures)
 
-# %% ../../nbs/training/finetuning.ipynb #9cc87fee
+# %% ../../nbs/training/finetuning.ipynb #073842e7
 @takes(Tuning)
 def finetune(
     model: str | Path | nn.Module,  # where to start: bundled name, folder, hub id, or a model of the task's class
@@ -309,7 +314,7 @@ def finetune(
     join_team(network).ask(lambda: save_result(network, tokenizer, work, log, judgement, facts, folder))
     return Finetuned(folder, judgement.scores, judgement.baseline, judgement.rule)
 
-# %% ../../nbs/training/finetuning.ipynb #be97208f
+# %% ../../nbs/training/finetuning.ipynb #544c8e66
 def name_of(what: Any) -> str | None:
     "A name as it was given, or for a thing in memory its class and a digest of what it holds."
     if what is None or isinstance(what, str | Path):
