@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/pipelines/features.html.md"""
 # %% auto #0
 __all__ = ['POOLINGS', 'keep_features', 'join_rows', 'answer_features', 'check_pooling', 'FeatureExtractionPipeline']
 
-# %% ../../nbs/pipelines/10_features.ipynb #1a09e86a
+# %% ../../nbs/pipelines/10_features.ipynb #98933bb7
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -22,7 +22,7 @@ from .answers import Answers
 from .reading import as_text_or_pair, check_stride, mean_scores, read_texts
 from .running import Job, Limits, Pipeline, Row
 
-# %% ../../nbs/pipelines/10_features.ipynb #0bf0b1b8
+# %% ../../nbs/pipelines/10_features.ipynb #0dd12607
 def keep_features(
     states: Tensor,  # `(T, D)`, the pads of the batch included
     row: Row,
@@ -46,7 +46,7 @@ def join_rows(
         return mean_scores(rows, kept)
     return torch.stack(kept).sum(0) / sum(len(row.ids[row.note]) for row in rows)
 
-# %% ../../nbs/pipelines/10_features.ipynb #c0d5b63b
+# %% ../../nbs/pipelines/10_features.ipynb #36dd2425
 def answer_features(
     text: Any,
     rows: list[Row],
@@ -70,7 +70,7 @@ def check_pooling(pooling: str | None) -> None:  # raises `ValueError` with valu
         hint = suggest(str(pooling), POOLINGS)
         raise ValueError(f"pooling={pooling!r} is unknown; None gives every token's vector. {hint}")
 
-# %% ../../nbs/pipelines/10_features.ipynb #bd2eeebf
+# %% ../../nbs/pipelines/10_features.ipynb #02e439d9
 class FeatureExtractionPipeline(Pipeline):
     "Turn texts into vectors."
 

@@ -9,7 +9,7 @@ __all__ = ['as_asked', 'pair_up', 'gather_inputs', 'Layout', 'plan_layout', 'Con
            'Spans', 'best_spans', 'join_spans', 'SpanAnswer', 'SpanAnswers', 'choose_answers', 'read_contexts',
            'stack_logits', 'find_answers', 'QuestionAnsweringPipeline']
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #4243be23
+# %% ../../nbs/pipelines/07_question_answering.ipynb #c85e0af0
 from collections.abc import Callable
 from functools import partial
 from html import escape
@@ -26,7 +26,7 @@ from .running import Job, Limits, Pipeline, Row, check_counts, check_top_k
 from ..tokenization import ConvBertTokenizerFast
 from ..wordpiece import is_list
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #fe13a64b
+# %% ../../nbs/pipelines/07_question_answering.ipynb #5e0eb64e
 def as_asked(
     item: Any,  # a dictionary with `question` and `context`; other keys are left alone
 ) -> tuple[str, str]:  # raises `TypeError` or `ValueError` saying what is wrong
@@ -67,7 +67,7 @@ def gather_inputs(inputs: Any, question: Any, context: Any) -> Any:  # what `Pip
         return pair_up(inputs.get("question"), inputs.get("context"))
     return inputs
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #3d0630f3
+# %% ../../nbs/pipelines/07_question_answering.ipynb #b0bb98c6
 class Layout(NamedTuple):
     "How a question and a context are laid out in rows."
 
@@ -94,7 +94,7 @@ def plan_layout(
     room = length - 3 - stride
     return Layout(length, stride, min(max_question_len, room - max(1, room // 8)))
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #443716f1
+# %% ../../nbs/pipelines/07_question_answering.ipynb #e2cb02bb
 class Context(NamedTuple):
     "A text in tokens."
 
@@ -115,7 +115,7 @@ def read_context(
     offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
     return Context(encoding.ids, offsets, begins[which], ends[which])
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #bf4eca72
+# %% ../../nbs/pipelines/07_question_answering.ipynb #293c6192
 class ContextPart(NamedTuple):
     "The part of a context that a row holds."
 
@@ -153,7 +153,7 @@ def cut_rows(
         rows.append(Row(ids, types, cut=cut, note=ContextPart(context, begin, min(begin + room, count), at)))
     return rows
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #7e015988
+# %% ../../nbs/pipelines/07_question_answering.ipynb #ce5bea71
 class Spans(NamedTuple):
     "What is kept of a row's scores."
 
@@ -179,7 +179,7 @@ def best_spans(
     found = zip(best.tolist(), first.tolist(), (first + where % W).tolist(), strict=True)
     return Spans((start[0] * end[0]).item(), list(found))
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #231ce96d
+# %% ../../nbs/pipelines/07_question_answering.ipynb #6305947d
 def join_spans(
     context: str,
     rows: list[Row],  # their notes are `ContextPart`s
@@ -200,7 +200,7 @@ def join_spans(
                 answers[key]["score"] = answers[key]["score"] + score if merge else max(answers[key]["score"], score)
     return list(answers.values())
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #8a20f208
+# %% ../../nbs/pipelines/07_question_answering.ipynb #d3266707
 class SpanAnswer(Answer):
     "The answer to a question; a notebook shows it in its context."
 
@@ -236,7 +236,7 @@ def choose_answers(
     ranked = sorted(answers, key=lambda answer: -answer["score"])
     return SpanAnswer(ranked[0], question, context) if top_k == "best" else SpanAnswers(ranked[:top_k], context)
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #4527783d
+# %% ../../nbs/pipelines/07_question_answering.ipynb #a388a4ec
 def read_contexts(
     items: list[tuple[str, str]],  # question and context
     tokenizer: ConvBertTokenizerFast,
@@ -271,7 +271,7 @@ def find_answers(
         answers.append(Answer(score=min(spans.null for spans in kept), start=0, end=0, answer=""))
     return choose_answers(answers, top_k, *item)
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #cc2bdea7
+# %% ../../nbs/pipelines/07_question_answering.ipynb #2fc84f0b
 class QuestionAnsweringPipeline(Pipeline):
     "Find the answer to a question in a text."
 

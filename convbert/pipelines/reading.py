@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/pipelines/reading.html.md"""
 __all__ = ['is_missing', 'text_of', 'as_text_or_pair', 'cut_text', 'cut_pair', 'plan_rows', 'split_text', 'check_stride',
            'read_texts', 'mean_scores', 'pair_row', 'read_pairs']
 
-# %% ../../nbs/pipelines/03_reading.ipynb #c1805504
+# %% ../../nbs/pipelines/03_reading.ipynb #c56e3688
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -20,7 +20,7 @@ from ..batching import share_room
 from .running import Row, attempt
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/pipelines/03_reading.ipynb #2f993138
+# %% ../../nbs/pipelines/03_reading.ipynb #fcee1397
 def is_missing(value: Any) -> bool:
     "Whether this is how a dataset (None) or a table (NaN) says that there is nothing."
     return value is None or (isinstance(value, float) and value != value)
@@ -49,7 +49,7 @@ def as_text_or_pair(
         raise TypeError(f"'text_pair' must be a text, got {type(pair).__name__}: {pair!r:.60}")
     return text, pair
 
-# %% ../../nbs/pipelines/03_reading.ipynb #78560379
+# %% ../../nbs/pipelines/03_reading.ipynb #4e24580b
 def cut_text(
     ids: list[int],  # a text with `[CLS]` and `[SEP]`
     limit: int,  # most tokens the model takes
@@ -76,7 +76,7 @@ def cut_pair(
     types = tokenizer.create_token_type_ids_from_sequences(first, second)
     return Row(tokenizer.build_inputs_with_special_tokens(first, second), types, cut=len(encoding.ids))
 
-# %% ../../nbs/pipelines/03_reading.ipynb #718a83eb
+# %% ../../nbs/pipelines/03_reading.ipynb #4ec562f6
 def plan_rows(
     count: int,  # tokens of the text
     room: int,  # most tokens of text in a row
@@ -90,7 +90,7 @@ def plan_rows(
     borders = [0, *((a + room + b + 1) // 2 for a, b in pairwise(starts)), count]
     return [(start, start + room, *part) for start, part in zip(starts, pairwise(borders), strict=True)]
 
-# %% ../../nbs/pipelines/03_reading.ipynb #ea0494ee
+# %% ../../nbs/pipelines/03_reading.ipynb #da8040f6
 def split_text(
     ids: list[int],  # a whole text with `[CLS]` and `[SEP]`
     limit: int,  # most tokens the model takes
@@ -103,7 +103,7 @@ def split_text(
         rows.append(Row([ids[0], *ids[start + 1 : stop + 1], ids[-1]], note=own))
     return rows
 
-# %% ../../nbs/pipelines/03_reading.ipynb #0e070f69
+# %% ../../nbs/pipelines/03_reading.ipynb #3c8b335b
 def check_stride(stride: int | None, limit: int) -> None:  # raises `ValueError` with value and rule
     "Refuse a stride that leaves no room for new tokens."
     whole = hasattr(stride, "__index__") and not isinstance(stride, bool)
@@ -134,7 +134,7 @@ def read_texts(
     encodings = tokenizer(texts, verbose=False).encodings
     return [rows_of(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
-# %% ../../nbs/pipelines/03_reading.ipynb #82dfb741
+# %% ../../nbs/pipelines/03_reading.ipynb #77986d87
 def mean_scores(
     rows: list[Row],
     kept: list[Tensor],  # scores of each, of one shape
@@ -143,7 +143,7 @@ def mean_scores(
     weights = torch.tensor([float(len(row.ids)) for row in rows])
     return (torch.stack(kept) * (weights / weights.sum())[:, None]).sum(0)
 
-# %% ../../nbs/pipelines/03_reading.ipynb #566c8561
+# %% ../../nbs/pipelines/03_reading.ipynb #7075bdbd
 def pair_row(
     first: list[int],  # ids of the first text
     second: list[int],  # and of the second, without special tokens
@@ -165,7 +165,7 @@ def pair_row(
     types = tokenizer.create_token_type_ids_from_sequences(first, second)
     return Row(ids, types, cut=total if total > limit else 0)
 
-# %% ../../nbs/pipelines/03_reading.ipynb #815b5085
+# %% ../../nbs/pipelines/03_reading.ipynb #a289b929
 def read_pairs(
     items: Sequence[list[tuple[str, str]]],  # for each input the pairs of texts that the model reads
     tokenizer: ConvBertTokenizerFast,

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/examples.html.md"""
 __all__ = ['MAKERS', 'Reading', 'read_texts', 'label_of', 'read_tags', 'read_answers', 'find_answer', 'answer_tokens',
            'read_alternatives', 'make_examples', 'plan_epoch', 'pad_to', 'shape_of', 'collate', 'ExampleBatches']
 
-# %% ../../nbs/training/examples.ipynb #4e53774e
+# %% ../../nbs/training/examples.ipynb #a6c79e5c
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from ..pipelines.question_answering import ContextPart, plan_layout, read_contex
 from ..tokenization import ConvBertTokenizerFast
 from .rows import Labels
 
-# %% ../../nbs/training/examples.ipynb #fa063a72
+# %% ../../nbs/training/examples.ipynb #e12312cc
 @dataclass(frozen=True)
 class Reading:
     "What all the functions below need."
@@ -57,7 +57,7 @@ def label_of(
         return [float(i in right) for i in range(len(labels.names))]
     return labels.id(value)
 
-# %% ../../nbs/training/examples.ipynb #47146ed9
+# %% ../../nbs/training/examples.ipynb #26524acc
 def read_tags(batch: dict[str, list], how: Reading) -> dict[str, list]:
     "Words, and the tag of each at its first piece."
     for words, tags in zip(batch["tokens"], batch["tags"], strict=True):
@@ -77,7 +77,7 @@ def read_tags(batch: dict[str, list], how: Reading) -> dict[str, list]:
             columns["labels"].append(row)
     return columns
 
-# %% ../../nbs/training/examples.ipynb #77b5d0aa
+# %% ../../nbs/training/examples.ipynb #973ad17f
 def read_answers(batch: dict[str, list], how: Reading) -> dict[str, list]:
     "Questions with the rows of their contexts, and the first and last token of the answer in each."
     layout = plan_layout(how.max_length, how.stride, how.max_length, max_question_len=64)
@@ -115,7 +115,7 @@ def find_answer(
         )
     return start, start + len(text)
 
-# %% ../../nbs/training/examples.ipynb #83ae63ca
+# %% ../../nbs/training/examples.ipynb #156499a5
 def answer_tokens(
     part: ContextPart,  # the part of a context that a row holds
     start: int,  # of the answer, in characters
@@ -128,7 +128,7 @@ def answer_tokens(
         return 0, 0
     return int(inside[0]) - part.begin + part.at, int(inside[-1]) - part.begin + part.at
 
-# %% ../../nbs/training/examples.ipynb #909847f7
+# %% ../../nbs/training/examples.ipynb #be1227d4
 def read_alternatives(batch: dict[str, list], how: Reading) -> dict[str, list]:
     "Questions with a row for each choice."
     items = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
@@ -142,7 +142,7 @@ def read_alternatives(batch: dict[str, list], how: Reading) -> dict[str, list]:
     cut = [any(row.cut for row in rows) for rows in read]
     return {"input_ids": ids, "token_type_ids": types, "labels": batch["label"], "cut": cut}
 
-# %% ../../nbs/training/examples.ipynb #953e4550
+# %% ../../nbs/training/examples.ipynb #e236fd01
 MAKERS = {
     "text-classification": read_texts,
     "token-classification": read_tags,
@@ -169,7 +169,7 @@ def make_examples(
         )
     return examples.remove_columns("cut")
 
-# %% ../../nbs/training/examples.ipynb #5e84fd59
+# %% ../../nbs/training/examples.ipynb #89def199
 def plan_epoch(
     lengths: np.ndarray,  # `(N,)` tokens of each example
     size: int,  # examples in a batch
@@ -184,7 +184,7 @@ def plan_epoch(
     batches = [pool[i : i + size] for pool in pools for i in range(0, len(pool), size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
-# %% ../../nbs/training/examples.ipynb #9f0f99e1
+# %% ../../nbs/training/examples.ipynb #f1206ab6
 def pad_to(
     value: Any,  # a number, or lists of numbers nested to any depth
     shape: Sequence[int],  # to this shape
@@ -217,7 +217,7 @@ def collate(
     ones = [[[1] * len(t) for t in row] if len(shape) == 3 else [1] * len(row) for row in ids]
     return batch | {"attention_mask": torch.tensor(pad_to(ones, shape, 0))}
 
-# %% ../../nbs/training/examples.ipynb #4fe8b644
+# %% ../../nbs/training/examples.ipynb #bff409e9
 @dataclass
 class ExampleBatches:
     "Batches of examples, each a pure function of the seed and the step."
