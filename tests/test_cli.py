@@ -17,9 +17,9 @@ def run(*words, text=None):
 
 
 def test_the_readme_command_prints_the_answers():
-    done = run("fill-mask", "She opened the [MASK] and went out.")
+    done = run("fill-mask", "The ship sailed across the [MASK].")
     assert done.returncode == 0, done.stderr
-    expected = pipeline("fill-mask", device="cpu")("She opened the [MASK] and went out.")
+    expected = pipeline("fill-mask", device="cpu")("The ship sailed across the [MASK].")
     lines = done.stdout.strip().splitlines()
     assert len(lines) == 5 and all(row["sequence"] in line for row, line in zip(expected, lines, strict=True))
 
@@ -74,7 +74,7 @@ def test_the_first_answer_comes_within_five_seconds():
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
-        assert run("fill-mask", "She opened the [MASK] and went out.").returncode == 0
+        assert run("fill-mask", "The ship sailed across the [MASK].").returncode == 0
         seconds.append(time.perf_counter() - began)
     assert sorted(seconds)[1] <= 5, f"seconds to the first answer: {seconds}"
 
