@@ -57,7 +57,7 @@ class CallOptions:
 
     @property
     def fill(self) -> str | None:
-        "What to pad to: the longest row (\"longest\"), a fixed length (\"max_length\"), or nothing."
+        'What to pad to: the longest row ("longest"), a fixed length ("max_length"), or nothing.'
         return FILLS.get(choose("padding", self.padding, CHOICES["padding"]))
 
     @property

@@ -10,7 +10,7 @@ __all__ = ['TASKS', 'FIELDS', 'REQUIRED', 'ALIASES', 'TUNING_OPTIONS', 'PLAN_OPT
            'parse_column', 'add_finetune', 'pretrain', 'scale', 'add_pretrain', 'evaluate', 'add_evaluate',
            'make_parser', 'main']
 
-# %% ../nbs/08_cli.ipynb #01924d72
+# %% ../nbs/08_cli.ipynb #948d4148
 import argparse
 import contextlib
 import csv
@@ -25,7 +25,7 @@ from typing import Any
 
 from . import __version__
 
-# %% ../nbs/08_cli.ipynb #401444ff
+# %% ../nbs/08_cli.ipynb #2bfaee85
 def parse_line(line: str) -> Any:
     "A row, when the line is a JSON object; otherwise a text."
     if line.lstrip().startswith("{"):
@@ -50,7 +50,7 @@ def read_inputs(
         else:
             yield from (parse_line(line.rstrip("\r\n")) for line in lines if line.strip())
 
-# %% ../nbs/08_cli.ipynb #7f222ed2
+# %% ../nbs/08_cli.ipynb #f84d70b7
 TASKS = {
     "fill-mask": dict(top_k=int, targets=[str], normalize_targets=bool, joint=bool),
     "text-classification": dict(top_k=int, function_to_apply=str, stride=int),
@@ -83,7 +83,7 @@ def given_input(args: argparse.Namespace) -> list:  # of texts, or one row; empt
         raise ValueError(f"{wanted} goes with --{next(iter(row)).replace('_', '-')}, and there are {len(args.text)}")
     return [{**row, **({"text": args.text[0]} if args.text else {})}]
 
-# %% ../nbs/08_cli.ipynb #2f99b6b0
+# %% ../nbs/08_cli.ipynb #8c8da07e
 def answer(args: argparse.Namespace) -> None:
     "Print the answers of a pipeline."
     from convbert.pipelines import pipeline
@@ -118,7 +118,7 @@ def with_inputs(helper: Any, inputs: Iterable, options: dict[str, Any]) -> Itera
     for found in helper(remember(), **options):
         yield waiting.popleft(), found
 
-# %% ../nbs/08_cli.ipynb #7edfe6eb
+# %% ../nbs/08_cli.ipynb #9998cba7
 def add_options(parser: argparse.ArgumentParser, options: dict[str, Any], where: str) -> None:
     "Options of these names and types; `where` says whose they are."
     for name, kind in options.items():
@@ -142,7 +142,7 @@ def add_tasks(commands) -> None:
         add_options(p, options, "the pipeline")
         p.set_defaults(run=answer, task=task)
 
-# %% ../nbs/08_cli.ipynb #6e430465
+# %% ../nbs/08_cli.ipynb #8c0105a2
 TUNING_OPTIONS = dict(
     epochs=float,
     batch_size=int,
@@ -150,7 +150,9 @@ TUNING_OPTIONS = dict(
     layer_decay=float,
     layer_decay_mode=str,
     warmup=float,
+    beta2=float,
     weight_decay=float,
+    clip=float,
     dropout=float,
     label_smoothing=float,
     max_length=int,
@@ -168,18 +170,21 @@ def finetune(args: argparse.Namespace) -> None:
     from convbert.training import finetuning, recipes
 
     options = {k: getattr(args, k) for k in TUNING_OPTIONS if getattr(args, k) is not None}
-    options |= dict(labels=args.labels, device=args.device)
+    options |= dict(labels=args.labels, device=args.device, tokenizer=args.tokenizer)
+    options |= dict(metrics=args.metrics) if args.metrics else {}
     if args.data:
         data = args.data[0] if len(args.data) == 1 else args.data
         columns = dict(parse_column(pair) for pair in args.columns or [])
         options |= dict(task=args.task, dataset=data, evaluation=args.evaluation, columns=columns or None)
+    elif args.evaluation or args.columns:
+        raise ValueError(f"{args.task} without data must be a recipe, which brings --evaluation and --columns")
     else:
         options = recipes.follow(args.task, args.size) | options
     done = finetuning.finetune(args.model, folder=args.out, **options)
     for name, value in done.scores.items():
         print(f"{name} {value:.4f} ({done.rule}: {done.baseline[name]:.4f})")
 
-# %% ../nbs/08_cli.ipynb #3c3f58e2
+# %% ../nbs/08_cli.ipynb #7de3a7e7
 def parse_column(pair: str) -> tuple[str, Any]:
     "`ours=theirs`; several of theirs are joined by commas."
     ours, equals, theirs = pair.partition("=")
@@ -198,12 +203,14 @@ def add_finetune(commands) -> None:
     p.add_argument("--size", default="small", help="learning rate of a recipe: small, medium-small or base")
     p.add_argument("--evaluation", help="rows to judge by (default: every tenth of the data)")
     p.add_argument("--columns", nargs="+", metavar="OURS=THEIRS", help="what our columns are called there")
+    p.add_argument("--metrics", nargs="+", help="scores, the first is watched (default: the task's)")
+    p.add_argument("--tokenizer", help="bundled name, folder or hub id (default: the model's own)")
     p.add_argument("--labels", nargs="+", help="names of the label ids, in their order")
     p.add_argument("--device", help="cpu, cuda, … (default: an accelerator when there is one)")
     add_options(p, TUNING_OPTIONS, "`Tuning`")
     p.set_defaults(run=finetune)
 
-# %% ../nbs/08_cli.ipynb #035d90f3
+# %% ../nbs/08_cli.ipynb #db7f9ee9
 def pretrain(args: argparse.Namespace) -> None:
     "Train a masked language model on plain text, or go on with a run that was stopped."
     from dataclasses import replace
@@ -234,7 +241,7 @@ def scale(recipe: Any, given: dict[str, Any]) -> Any:
 
 PLAN_OPTIONS = ("vocab_size", "tokenizer", "masking", "mask_rates", "tokens_per_batch")
 
-# %% ../nbs/08_cli.ipynb #d10cf84e
+# %% ../nbs/08_cli.ipynb #8119aae1
 RECIPE_OPTIONS = dict(
     steps=int,
     learning_rate=float,
@@ -265,11 +272,10 @@ def add_pretrain(commands) -> None:
     p.add_argument("--tokens-per-batch", type=int, help="tokens in a step (default: 8192)")
     p.add_argument("--device", help="cpu, cuda, … (default: an accelerator when there is one)")
     p.add_argument("--no-compile", dest="compile", action="store_false", default=None, help="run without torch.compile")
-    for name, kind in RECIPE_OPTIONS.items():
-        p.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"`Recipe.{name}`")
+    add_options(p, RECIPE_OPTIONS, "`Recipe`")
     p.set_defaults(run=pretrain)
 
-# %% ../nbs/08_cli.ipynb #0028c197
+# %% ../nbs/08_cli.ipynb #036bcdd9
 def evaluate(args: argparse.Namespace) -> None:
     "Print how many masked tokens of a text a model guesses."
     from convbert.training import pretraining
@@ -287,7 +293,7 @@ def add_evaluate(commands) -> None:
     p.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     p.set_defaults(run=evaluate)
 
-# %% ../nbs/08_cli.ipynb #901da8d0
+# %% ../nbs/08_cli.ipynb #94ab652f
 def make_parser() -> argparse.ArgumentParser:
     "All commands and their arguments."
     parser = argparse.ArgumentParser(prog="convbert", description="ConvBERT: answers and training from the shell.")

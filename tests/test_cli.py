@@ -43,6 +43,7 @@ def test_lines_of_standard_input_become_lines_of_json():
         (["zero-shot-classification", "a text"], 2, "--candidate-labels"),
         (["finetune", "text-classification", "nowhere.csv", "--out", "never-made"], 1, "no such file: nowhere.csv"),
         (["finetune", "glue/sst-2", "--out", "never-made"], 1, "Did you mean 'glue/sst2'"),
+        (["finetune", "glue/sst2", "--out", "never-made", "--evaluation", "x.csv"], 1, "must be a recipe"),
         (["finetune", "ner", "x.csv", "--out", "o", "--columns", "tokens"], 1, "must look like text=sentence"),
         (["pretrain", "nowhere.txt", "--out", "never-made"], 1, "no such text file: nowhere.txt"),
         (["pretrain", "x", "--out", "never-made", "--preset", "tny"], 1, "Did you mean 'tiny'"),

@@ -79,6 +79,8 @@ def test_every_task_learns_and_leaves_a_folder_that_the_pipeline_opens(tmp_path,
         p.name for p in out.iterdir()
     }
     assert not (out / "training").exists()
+    losses = [row["loss"] for row in json.loads((out / "training.json").read_text())["log"] if "loss" in row]
+    assert losses[-1] < losses[0], "what it is asked in training it must learn"
     inputs = {
         "text-classification": "a fine hour",
         "token-classification": "the hour is fine",

@@ -9,8 +9,9 @@ from torch.testing import assert_close
 
 from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertModel
-from convbert.pipelines.features import FeatureExtractionPipeline
+from convbert.pipelines.features import FeatureExtractionPipeline, keep_features
 from convbert.pipelines.reading import plan_rows
+from convbert.pipelines.running import Row
 from convbert.tokenization import ConvBertTokenizerFast
 
 D = 32
@@ -91,6 +92,9 @@ def test_no_vector_holds_the_padded_batch_in_memory(features):
     for pooling in (None, "cls", "mean"):
         for tensor in features(TEXTS, pooling=pooling, return_tensors=True):
             assert tensor.untyped_storage().nbytes() == tensor.numel() * 4
+        batch, row = torch.rand(64, 300, 8), Row([2, 7, 3], note=slice(0, 3))
+        kept = keep_features(batch[5], row, pooling)
+        assert kept.untyped_storage().nbytes() == kept.numel() * 4
 
 
 def test_a_pair_is_read_as_a_pair(features):

@@ -33,22 +33,23 @@ MODELS = {
         epochs=6,
         learning_rate=1e-3,
     ),
-    "convbert-tiny-qa": dict(
-        task="question-answering",
-        train=["squad/train-0.jsonl", "squad/train-1.jsonl"],
-        dev="squad/dev.jsonl",
-        epochs=8,
-        learning_rate=1e-3,
-        max_length=256,
-        stride=96,
-    ),
     "convbert-tiny-choice": dict(
         task="multiple-choice",
         train=["qasc/train.jsonl"],
         dev="qasc/dev.jsonl",
-        epochs=20,
+        epochs=12,
         learning_rate=5e-4,
         batch_size=16,
+    ),
+    "convbert-tiny-qa": dict(
+        task="question-answering",
+        train=["squad/train-0.jsonl", "squad/train-1.jsonl"],
+        dev="squad/dev.jsonl",
+        epochs=5,
+        learning_rate=1e-3,
+        max_length=256,
+        stride=96,
+        patience=2,
     ),
 }
 

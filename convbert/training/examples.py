@@ -6,13 +6,13 @@ Docs: https://convbert.github.io/convbert/training/examples.html.md"""
 
 # %% auto #0
 __all__ = ['MAKERS', 'Reading', 'read_texts', 'label_of', 'read_tags', 'read_answers', 'find_answer', 'answer_tokens',
-           'read_alternatives', 'make_examples', 'plan_epoch', 'pad_to', 'shape_of', 'collate', 'ExampleBatches']
+           'read_alternatives', 'make_examples', 'plan_epoch', 'collate', 'ExampleBatches']
 
-# %% ../../nbs/training/examples.ipynb #a6c79e5c
+# %% ../../nbs/training/examples.ipynb #fe6971f0
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,11 @@ from torch import Tensor
 
 from ..pipelines.multiple_choice import read_choices
 from ..pipelines.question_answering import ContextPart, plan_layout, read_contexts
+from ..pipelines.running import pad_rows
 from ..tokenization import ConvBertTokenizerFast
 from .rows import Labels
 
-# %% ../../nbs/training/examples.ipynb #e12312cc
+# %% ../../nbs/training/examples.ipynb #4ed1667d
 @dataclass(frozen=True)
 class Reading:
     "What all the functions below need."
@@ -57,7 +58,7 @@ def label_of(
         return [float(i in right) for i in range(len(labels.names))]
     return labels.id(value)
 
-# %% ../../nbs/training/examples.ipynb #26524acc
+# %% ../../nbs/training/examples.ipynb #f7de47ac
 def read_tags(batch: dict[str, list], how: Reading) -> dict[str, list]:
     "Words, and the tag of each at its first piece."
     for words, tags in zip(batch["tokens"], batch["tags"], strict=True):
@@ -77,7 +78,7 @@ def read_tags(batch: dict[str, list], how: Reading) -> dict[str, list]:
             columns["labels"].append(row)
     return columns
 
-# %% ../../nbs/training/examples.ipynb #973ad17f
+# %% ../../nbs/training/examples.ipynb #898a7859
 def read_answers(batch: dict[str, list], how: Reading) -> dict[str, list]:
     "Questions with the rows of their contexts, and the first and last token of the answer in each."
     layout = plan_layout(how.max_length, how.stride, how.max_length, max_question_len=64)
@@ -115,7 +116,7 @@ def find_answer(
         )
     return start, start + len(text)
 
-# %% ../../nbs/training/examples.ipynb #156499a5
+# %% ../../nbs/training/examples.ipynb #0bb15f37
 def answer_tokens(
     part: ContextPart,  # the part of a context that a row holds
     start: int,  # of the answer, in characters
@@ -128,7 +129,7 @@ def answer_tokens(
         return 0, 0
     return int(inside[0]) - part.begin + part.at, int(inside[-1]) - part.begin + part.at
 
-# %% ../../nbs/training/examples.ipynb #be1227d4
+# %% ../../nbs/training/examples.ipynb #86282a57
 def read_alternatives(batch: dict[str, list], how: Reading) -> dict[str, list]:
     "Questions with a row for each choice."
     items = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
@@ -142,7 +143,7 @@ def read_alternatives(batch: dict[str, list], how: Reading) -> dict[str, list]:
     cut = [any(row.cut for row in rows) for rows in read]
     return {"input_ids": ids, "token_type_ids": types, "labels": batch["label"], "cut": cut}
 
-# %% ../../nbs/training/examples.ipynb #e236fd01
+# %% ../../nbs/training/examples.ipynb #53b485b7
 MAKERS = {
     "text-classification": read_texts,
     "token-classification": read_tags,
@@ -160,7 +161,8 @@ def make_examples(
     if task == "multiple-choice" and len({len(choices) for choices in rows["choices"]}) > 1:
         raise ValueError("the questions have different numbers of choices: train on those with equally many")
     function = partial(MAKERS[task], how=how)
-    examples = rows.map(function, batched=True, remove_columns=rows.column_names, desc="tokenize")
+    options = dict(batched=True, remove_columns=rows.column_names, desc="tokenize")
+    examples = rows.map(function, load_from_cache_file=False, **options)  # a cache would outlive changes of our code
     if "cut" not in examples.column_names:
         return examples
     if cut := sum(examples["cut"]):
@@ -169,7 +171,7 @@ def make_examples(
         )
     return examples.remove_columns("cut")
 
-# %% ../../nbs/training/examples.ipynb #89def199
+# %% ../../nbs/training/examples.ipynb #d09e32ef
 def plan_epoch(
     lengths: np.ndarray,  # `(N,)` tokens of each example
     size: int,  # examples in a batch
@@ -184,40 +186,24 @@ def plan_epoch(
     batches = [pool[i : i + size] for pool in pools for i in range(0, len(pool), size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
-# %% ../../nbs/training/examples.ipynb #f1206ab6
-def pad_to(
-    value: Any,  # a number, or lists of numbers nested to any depth
-    shape: Sequence[int],  # to this shape
-    fill: int,
-) -> Any:
-    "A nested list filled up to a shape."
-    if not shape:
-        return value
-    padded = [pad_to(part, shape[1:], fill) for part in value]
-    return padded + [pad_to([] if shape[1:] else fill, shape[1:], fill)] * (shape[0] - len(padded))
-
-
-def shape_of(values: list) -> list[int]:
-    "The smallest shape that holds all values."
-    if not isinstance(values, list):
-        return []
-    inner = [shape_of(value) for value in values]
-    return [len(values), *(map(max, zip(*inner, strict=False)) if inner and inner[0] else [])]
-
-
+# %% ../../nbs/training/examples.ipynb #9ad3394e
 def collate(
     columns: dict[str, list],  # of a batch of examples
     pad_id: int,  # id of `[PAD]`
-) -> dict[str, Tensor]:  # arguments of the model
+) -> dict[str, Tensor]:  # arguments of the model, `(B, T)`, or `(B, C, T)` for C choices
     "Examples as tensors, with the attention mask that their padding needs."
-    fills = {"input_ids": pad_id, "labels": -100}
     ids = columns["input_ids"]
-    shape = shape_of(ids)
-    batch = {k: torch.tensor(pad_to(v, shape_of(v), fills.get(k, 0))) for k, v in columns.items()}
-    ones = [[[1] * len(t) for t in row] if len(shape) == 3 else [1] * len(row) for row in ids]
-    return batch | {"attention_mask": torch.tensor(pad_to(ones, shape, 0))}
+    choices = isinstance(ids[0][0], list)
+    ones = [[[1] * len(row) for row in one] if choices else [1] * len(one) for one in ids]
+    batch, fills = {}, {"input_ids": pad_id, "labels": -100}
+    for name, values in {**columns, "attention_mask": ones}.items():
+        nested = choices and isinstance(values[0], list)
+        rows = list(chain.from_iterable(values)) if nested else values
+        tensor = pad_rows(rows, fills.get(name, 0)) if isinstance(rows[0], list) else torch.tensor(rows)
+        batch[name] = tensor.unflatten(0, (len(values), -1)) if nested else tensor
+    return batch
 
-# %% ../../nbs/training/examples.ipynb #bff409e9
+# %% ../../nbs/training/examples.ipynb #706982c8
 @dataclass
 class ExampleBatches:
     "Batches of examples, each a pure function of the seed and the step."

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/finetuning.html.md"""
 __all__ = ['Tuning', 'to_recipe', 'Work', 'plan_work', 'set_apart', 'load_start', 'check_start', 'facts_of', 'learn',
            'make_batches', 'Finetuned', 'save_result', 'draw', 'finetune', 'name_of', 'find_result']
 
-# %% ../../nbs/training/finetuning.ipynb #0ceae9bd
+# %% ../../nbs/training/finetuning.ipynb #1c96cc18
 import base64
 import hashlib
 import json
@@ -42,7 +42,7 @@ from .rows import Labels, choose_columns, find_labels, load_rows
 from .runs import check_facts
 from ..wordpiece import make_options, takes
 
-# %% ../../nbs/training/finetuning.ipynb #9d066153
+# %% ../../nbs/training/finetuning.ipynb #737e1b34
 @dataclass(frozen=True)
 class Tuning:
     "How a model is fine-tuned; the defaults are those of small models in the ELECTRA and ConvBERT papers."
@@ -74,7 +74,7 @@ class Tuning:
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup={self.warmup!r} is a share of the steps, from 0 to 1")
 
-# %% ../../nbs/training/finetuning.ipynb #5d73c7b0
+# %% ../../nbs/training/finetuning.ipynb #eeafed63
 def to_recipe(
     tuning: Tuning,
     per_epoch: int,  # steps in an epoch
@@ -88,7 +88,7 @@ def to_recipe(
     when = dict(evaluate_every=every, save_every=min(every, 100), watch=watch, watch_lower=watch == "perplexity")
     return Recipe(**shared | changes | when)
 
-# %% ../../nbs/training/finetuning.ipynb #ce5963f6
+# %% ../../nbs/training/finetuning.ipynb #2bd8f37f
 @dataclass(frozen=True)
 class Work:
     "What a run is about."
@@ -120,7 +120,7 @@ def plan_work(
     check_judging(work.held, work.train, task, found, work.metrics)  # before hours are spent
     return work
 
-# %% ../../nbs/training/finetuning.ipynb #65845165
+# %% ../../nbs/training/finetuning.ipynb #c092e883
 def set_apart(rows, task: str) -> tuple:  # rows to train on, rows to judge by
     "About a tenth of the rows, chosen by what they are about: equal texts stay on one side."
     about = {
@@ -137,7 +137,7 @@ def set_apart(rows, task: str) -> tuple:  # rows to train on, rows to judge by
         )
     return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
 
-# %% ../../nbs/training/finetuning.ipynb #fe816de3
+# %% ../../nbs/training/finetuning.ipynb #dc817b55
 def load_start(
     model: str | Path,  # bundled name, folder or hub id
     work: Work,
@@ -174,13 +174,13 @@ def check_start(network: nn.Module, work: Work) -> nn.Module:
     network.config = network.config.replace(problem_type=labels.problem_type, **names)
     return network
 
-# %% ../../nbs/training/finetuning.ipynb #d467d8d7
+# %% ../../nbs/training/finetuning.ipynb #8f38624f
 def facts_of(work: Work, start: str, tokenizer: str | None, tuning: Tuning) -> dict[str, Any]:
     "What makes a run this run."
     digest = hashlib.sha256()
     for rows in (work.train, work.held):
-        places = range(0, len(rows), max(1, len(rows) // 500))
-        digest.update(json.dumps([len(rows), *(rows[i] for i in places)], default=str).encode())
+        for batch in rows.iter(1000):
+            digest.update(json.dumps(batch, default=str).encode())
     data = f"{len(work.train)} rows, {len(work.held)} held out ({digest.hexdigest()[:12]})"
     named = dict(task=work.task, base=start, tokenizer=tokenizer, data=data, labels=list(work.labels.names))
     return dict(**named, metrics=list(work.metrics), **asdict(tuning))
@@ -206,7 +206,7 @@ def learn(
     log = fit(network, batches, recipe, folder, lambda model: ask(model).scores, facts)
     return log, join_team(network).ask(lambda: ask(network.eval()))
 
-# %% ../../nbs/training/finetuning.ipynb #fe47fc40
+# %% ../../nbs/training/finetuning.ipynb #fb360976
 def make_batches(work: Work, how: Reading, tuning: Tuning) -> Any:  # with `per_epoch`
     "The examples of the task, dealt out."
     if work.task == "fill-mask":
@@ -216,7 +216,7 @@ def make_batches(work: Work, how: Reading, tuning: Tuning) -> Any:  # with `per_
     examples = make_examples(work.train, work.task, how)
     return ExampleBatches(examples, how.tokenizer.pad_token_id, tuning.batch_size, tuning.seed)
 
-# %% ../../nbs/training/finetuning.ipynb #15a742a7
+# %% ../../nbs/training/finetuning.ipynb #b6ad6fcf
 @dataclass(frozen=True)
 class Finetuned:
     "The result of a run."
@@ -234,7 +234,7 @@ class Finetuned:
         shown = f"<img alt='loss and score along the run' src='data:image/png;base64,{data}'>" if data else ""
         return table(rows) + shown
 
-# %% ../../nbs/training/finetuning.ipynb #42a7e552
+# %% ../../nbs/training/finetuning.ipynb #41f1ae67
 def save_result(
     network: nn.Module,
     tokenizer: ConvBertTokenizerFast,
@@ -274,7 +274,7 @@ def draw(folder: Path, log: list, judgement: Judgement, work: Work) -> list[str]
         plt.close(figure)
     return list(figures)
 
-# %% ../../nbs/training/finetuning.ipynb #073842e7
+# %% ../../nbs/training/finetuning.ipynb #50946dfb
 @takes(Tuning)
 def finetune(
     model: str | Path | nn.Module,  # where to start: bundled name, folder, hub id, or a model of the task's class
@@ -314,7 +314,7 @@ def finetune(
     join_team(network).ask(lambda: save_result(network, tokenizer, work, log, judgement, facts, folder))
     return Finetuned(folder, judgement.scores, judgement.baseline, judgement.rule)
 
-# %% ../../nbs/training/finetuning.ipynb #544c8e66
+# %% ../../nbs/training/finetuning.ipynb #81c7638c
 def name_of(what: Any) -> str | None:
     "A name as it was given, or for a thing in memory its class and a digest of what it holds."
     if what is None or isinstance(what, str | Path):

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/loop.html.md"""
 __all__ = ['patient_interrupt', 'task_loss', 'step_seed', 'train_step', 'check_finite', 'Meter', 'evaluate_run', 'fit',
            'finish_step', 'stop_run']
 
-# %% ../../nbs/training/loop.ipynb #4cc5f441
+# %% ../../nbs/training/loop.ipynb #4bc6f748
 import math
 import signal
 import threading
@@ -27,7 +27,7 @@ from .machine import autocast, compiled, count_targets, join_team, share
 from .optim import Recipe, make_optimizers, set_rates
 from .runs import Run, best_row, finished, load_checkpoint, restore_best, save_best, save_checkpoint
 
-# %% ../../nbs/training/loop.ipynb #ec7dfcc4
+# %% ../../nbs/training/loop.ipynb #ef2cc59e
 @contextmanager
 def patient_interrupt():
     "Inside, the first Ctrl-C only sets the yielded event's `asked`; the second one interrupts."
@@ -47,7 +47,7 @@ def patient_interrupt():
     finally:
         signal.signal(signal.SIGINT, before)
 
-# %% ../../nbs/training/loop.ipynb #c1de467e
+# %% ../../nbs/training/loop.ipynb #c71712a5
 def task_loss(
     output: Any,  # of a model: its `loss`, and `logits` `(…, C)` when labels are smoothed
     batch: dict[str, Tensor],  # its `labels` `(…)`, class ids, -100 where nothing is asked
@@ -62,7 +62,7 @@ def task_loss(
     even = -logits.float().log_softmax(-1).mean(-1)[labels != -100].mean()
     return (1 - smoothing) * output.loss + smoothing * even
 
-# %% ../../nbs/training/loop.ipynb #259ba34f
+# %% ../../nbs/training/loop.ipynb #12e7757d
 def step_seed(
     seed: int,  # of the recipe
     step: int,
@@ -71,7 +71,7 @@ def step_seed(
     "The seed of a step's random numbers."
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
-# %% ../../nbs/training/loop.ipynb #bf917d9a
+# %% ../../nbs/training/loop.ipynb #45328c53
 def train_step(
     run: Run,
     forward: nn.Module,  # the run's model, perhaps compiled, perhaps one of several
@@ -107,7 +107,7 @@ def check_finite(what: str, value: float, run: Run) -> float:
         )
     return value
 
-# %% ../../nbs/training/loop.ipynb #6262e824
+# %% ../../nbs/training/loop.ipynb #ad3f9a19
 class Meter:
     "Mean loss and tokens per second since the last report."
 
@@ -127,7 +127,7 @@ class Meter:
         self.__init__()
         return row
 
-# %% ../../nbs/training/loop.ipynb #c91f772a
+# %% ../../nbs/training/loop.ipynb #171b876b
 def evaluate_run(
     run: Run,
     evaluate: Callable[[nn.Module], dict[str, float]],
@@ -151,7 +151,7 @@ def evaluate_run(
         save_best(run)
     return found
 
-# %% ../../nbs/training/loop.ipynb #de933979
+# %% ../../nbs/training/loop.ipynb #7778ccc0
 def fit(
     model: nn.Module,  # trained in place
     batches: Callable[[int], dict[str, Tensor]],  # step to batch: a pure function, so that runs can resume
@@ -181,7 +181,7 @@ def fit(
         stop_run(run, meter)
     return restore_best(run)
 
-# %% ../../nbs/training/loop.ipynb #2ad7b30f
+# %% ../../nbs/training/loop.ipynb #c1e5733d
 def finish_step(run: Run, meter: Meter, bar: tqdm, evaluate: Callable | None) -> None:
     "Report, evaluate and save, each when it is due."
     recipe, last = run.recipe, run.step == run.recipe.steps
@@ -189,13 +189,15 @@ def finish_step(run: Run, meter: Meter, bar: tqdm, evaluate: Callable | None) ->
         row = meter.report()
         run.log.append(dict(step=run.step, **row))
         bar.set_postfix(loss=f"{row['loss']:.3f}", tokens_s=f"{row['tokens'] / row['seconds']:,.0f}")
+    better = False  # the kept weights and the checkpoint's log must agree, so both are written
     if evaluate and (run.step % recipe.evaluate_every == 0 or last):
         began = time.perf_counter()
         scores = evaluate_run(run, evaluate)
+        better = best_row(run.log, recipe) is run.log[-1]
         if run.team.first:
             bar.write(f"step {run.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
         meter.since += time.perf_counter() - began
-    if run.step % recipe.save_every == 0 and run.team.first and not finished(run):
+    if (better or run.step % recipe.save_every == 0) and run.team.first and not finished(run):
         save_checkpoint(run)
 
 

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/reports.html.md"""
 __all__ = ['INK', 'TINT', 'WARN', 'plot_learning', 'pairs_of', 'plot_confusions', 'is_right', 'brief', 'mistakes', 'weight',
            'describe_scores', 'write_card']
 
-# %% ../../nbs/training/reports.ipynb #79710f34
+# %% ../../nbs/training/reports.ipynb #68bc6770
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from ..pipelines.answers import Answer, Answers
 from .judging import Judgement
 from .metrics import exact_match
 
-# %% ../../nbs/training/reports.ipynb #a04fb2ee
+# %% ../../nbs/training/reports.ipynb #79babc32
 INK, TINT, WARN = "#2e86ab", "#9cc9dc", "#d6802c"  # readable in print, and for those who do not tell red from green
 
 
@@ -45,7 +45,7 @@ def plot_learning(
         ax.spines[["top", "right"]].set_visible(False)
     return fig
 
-# %% ../../nbs/training/reports.ipynb #773aec22
+# %% ../../nbs/training/reports.ipynb #6359622c
 def pairs_of(judgement: Judgement) -> list[tuple[str, str]]:
     "True and predicted label of every text, or of every word."
     pairs = zip(judgement.references, judgement.predictions, strict=True)
@@ -79,7 +79,7 @@ def plot_confusions(
     fig.colorbar(image, ax=ax, label="share of the true label", shrink=0.8)
     return fig
 
-# %% ../../nbs/training/reports.ipynb #599566fa
+# %% ../../nbs/training/reports.ipynb #a3ed281a
 def is_right(said: Any, right: Any) -> bool:
     "Whether a prediction is the right answer; an answer text may be one of several."
     if isinstance(said, str) and isinstance(right, list):
@@ -116,7 +116,7 @@ def weight(said: Any, right: Any, sure: float) -> float:
         return sum(a != b for a, b in zip(said, right, strict=True))
     return sure
 
-# %% ../../nbs/training/reports.ipynb #3b847edf
+# %% ../../nbs/training/reports.ipynb #3bd1149f
 def describe_scores(judgement: Judgement) -> str:  # Markdown
     "Scores beside those of the rule."
     names = judgement.scores
