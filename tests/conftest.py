@@ -1,11 +1,13 @@
 """What all tests share: the data folder and seeded random numbers."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+LOCAL = "file:", "data:", "blob:"
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,39 @@ def generator():
     import torch
 
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium without a network, driven by playwright: `$CHROMIUM`, or the system's."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser of these tests")
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if not found:
+        pytest.skip("no Chromium on this machine: install it, or name it with CHROMIUM")
+    quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox", *quiet])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium):
+    """Open a file in the browser: `open_page(path, color_scheme="dark")`; errors and requests of the page fail the test."""
+    contexts, wrong = [], []
+
+    def open_file(path, **options):
+        context = chromium.new_context(offline=True, **{"viewport": {"width": 1000, "height": 700}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: request.url.startswith(LOCAL) or wrong.append(request.url))
+        page.goto(Path(path).resolve().as_uri())
+        page.wait_for_selector("[data-ready=true]")
+        return page
+
+    yield open_file
+    for context in contexts:
+        context.close()
+    assert not wrong, wrong

@@ -1,0 +1,28 @@
+"""How attention and convolution split the work: numbers, figures and widgets.
+
+`head_split` and `profile` need only the package itself; figures need matplotlib, and widgets `pip install "convbert[widgets]"`.
+"""
+
+from importlib import import_module
+
+_PLACES = {
+    "split": ("head_split", "profile", "HeadSplit", "Profile"),
+    "knockout": ("knock_out", "knock_outs"),
+    "views": ("head_view", "split_view"),
+    "mask_views": ("knockout_view", "mask_explorer"),
+}
+_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str):
+    """Import a part when it is first used, so that the numbers do not wait for the widgets."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'convbert.visualize' has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -1,0 +1,116 @@
+// What every view shares: numbers, elements, the traits of a model, and a model that stands in for Python in an exported page.
+
+/** Ten-thousandths as they come from Python, `(…)` in one row. */
+export function weightsOf(view) {
+  return new Uint16Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+}
+
+/** float32 numbers as they come from Python. */
+export function numbersOf(view) {
+  return new Float32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+}
+
+/** A weight as it is read: four decimals, which is what travels. */
+export function show(weight, digits = 4) {
+  return (weight).toFixed(digits);
+}
+
+/** An element with attributes, listeners (`onclick`) and children; `class` and `style` as in HTML. */
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value != null) element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child != null));
+  return element;
+}
+
+/** A colour of style.css as the page has it now. */
+export function colour(element, name) {
+  return getComputedStyle(element).getPropertyValue(`--cv-${name}`).trim();
+}
+
+/** Call `changed` whenever the page turns light or dark. Returns how to stop. */
+export function onTheme(changed) {
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const body = new MutationObserver(changed);
+  dark.addEventListener("change", changed);
+  body.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class", "data-theme"] });
+  return () => (dark.removeEventListener("change", changed), body.disconnect());
+}
+
+/** A row of choices of which one is taken, as radio buttons: arrows move, and screen readers know them. */
+export function choices(label, options, chosen, choose) {
+  const name = `cv-${Math.random().toString(36).slice(2)}`;
+  const group = make("fieldset", { class: "cv-choices" }, make("legend", {}, label));
+  const inputs = new Map();
+  for (const [value, text, kind] of options) {
+    const input = make("input", { type: "radio", name, onchange: () => choose(value) });
+    input.checked = value === chosen;
+    inputs.set(value, input);
+    group.append(make("label", { class: kind ? `cv-${kind}` : null }, input, make("span", {}, text)));
+  }
+  group.take = (value) => inputs.get(value) && (inputs.get(value).checked = true);
+  return group;
+}
+
+/** Listen to several traits; returns how to stop. */
+export function listen(model, names, changed) {
+  for (const name of names) model.on(`change:${name}`, changed);
+  return () => names.forEach((name) => model.off(`change:${name}`, changed));
+}
+
+/** Set traits and tell Python. */
+export function tell(model, traits) {
+  for (const [name, value] of Object.entries(traits)) model.set(name, value);
+  model.save_changes();
+}
+
+/** Undo `shrink` of widgets.py: base64, zlib, byte planes. */
+async function unshrink({ packed, size }) {
+  const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const planes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const count = planes.length / size;
+  const whole = new Uint8Array(planes.length);
+  for (let i = 0; i < count; i++) for (let b = 0; b < size; b++) whole[i * size + b] = planes[b * count + i];
+  return new DataView(whole.buffer);
+}
+
+/** A value of the page's data as the widget would have it. */
+const unpack = (value) => (value && typeof value === "object" && "packed" in value ? unshrink(value) : value);
+
+/** Draw a view from the data of an exported page: the answers that Python gave beforehand take Python's place. */
+export async function replay(element, data, view) {
+  const traits = {};
+  const listeners = new Map();
+  const put = (name, value) => {
+    traits[name] = value;
+    for (const changed of listeners.get(`change:${name}`) ?? []) changed();
+  };
+  const model = {
+    exported: true,
+    answers: (...asked) => JSON.stringify(asked) in data.answers,
+    get: (name) => traits[name],
+    on: (event, changed) => listeners.set(event, [...(listeners.get(event) ?? []), changed]),
+    off: (event, changed) => listeners.set(event, (listeners.get(event) ?? []).filter((other) => other !== changed)),
+    save_changes: () => {},
+    set: (name, value) => {
+      put(name, value);
+      if (data.asks.includes(name)) answer();
+    },
+  };
+  async function answer() {
+    const asked = JSON.stringify(data.asks.map((name) => traits[name]));
+    const entries = Object.entries(data.answers[asked] ?? {});
+    const values = await Promise.all(entries.map(([, value]) => unpack(value)));
+    if (asked !== JSON.stringify(data.asks.map((name) => traits[name]))) return; // asked something else meanwhile
+    entries.forEach(([name], i) => (traits[name] = values[i]));
+    entries.forEach(([name], i) => put(name, values[i]));
+  }
+  for (const [name, value] of Object.entries(data.state)) traits[name] = await unpack(value);
+  await view.render({ model, el: element });
+  element.dataset.ready = "true";
+}
