@@ -280,6 +280,8 @@ def test_rows_of_every_kind_are_read(tmp_path):
     assert list(load_rows(both)) == rows
     with pytest.raises(ValueError, match="no split 'test'"):
         load_rows(both, "test")
+    both["validation"] = datasets.Dataset.from_list(rows[:1])
+    assert list(plan_work("text-classification", both).held) == rows[:1], "a data set's own split is judged by"
     renamed = choose_columns(
         load_rows([{"sentence": "a", "text": "b", "label": 0}]), "text-classification", {"text": "sentence"}
     )

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/finetuning.html.md"""
 __all__ = ['Tuning', 'to_recipe', 'Work', 'plan_work', 'set_apart', 'load_start', 'check_start', 'facts_of', 'learn',
            'make_batches', 'Finetuned', 'save_result', 'draw', 'finetune', 'name_of', 'find_result']
 
-# %% ../../nbs/training/finetuning.ipynb #1c96cc18
+# %% ../../nbs/training/finetuning.ipynb #c332db73
 import base64
 import hashlib
 import json
@@ -38,11 +38,11 @@ from .loop import fit
 from .machine import join_team
 from .optim import Recipe
 from .reports import mistakes, plot_confusions, plot_learning, write_card
-from .rows import Labels, choose_columns, find_labels, load_rows
+from .rows import Labels, choose_columns, find_labels, load_rows, load_source
 from .runs import check_facts
 from ..wordpiece import make_options, takes
 
-# %% ../../nbs/training/finetuning.ipynb #737e1b34
+# %% ../../nbs/training/finetuning.ipynb #7c9277b7
 @dataclass(frozen=True)
 class Tuning:
     "How a model is fine-tuned; the defaults are those of small models in the ELECTRA and ConvBERT papers."
@@ -74,7 +74,7 @@ class Tuning:
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup={self.warmup!r} is a share of the steps, from 0 to 1")
 
-# %% ../../nbs/training/finetuning.ipynb #eeafed63
+# %% ../../nbs/training/finetuning.ipynb #fa0d1eb0
 def to_recipe(
     tuning: Tuning,
     per_epoch: int,  # steps in an epoch
@@ -88,7 +88,7 @@ def to_recipe(
     when = dict(evaluate_every=every, save_every=min(every, 100), watch=watch, watch_lower=watch == "perplexity")
     return Recipe(**shared | changes | when)
 
-# %% ../../nbs/training/finetuning.ipynb #2bd8f37f
+# %% ../../nbs/training/finetuning.ipynb #f383730f
 @dataclass(frozen=True)
 class Work:
     "What a run is about."
@@ -103,13 +103,16 @@ class Work:
 def plan_work(
     task: str,  # a task or its alias
     dataset: Any,  # see `load_rows`
-    evaluation: Any = None,  # the same; every tenth row of the dataset when None
+    evaluation: Any = None,  # the same; the dataset's own `validation` split, or every tenth row, when None
     columns: Mapping[str, Any] | None = None,  # see `choose_columns`
     labels: Sequence[str] | None = None,  # names of the label ids, when the rows do not say them
     metrics: Sequence[str] = (),  # see `training.metrics`; the task's when there are none
 ) -> Work:
     "Load the rows, and find out what is to be learnt."
     task = find_task(task)
+    dataset = load_source(dataset)
+    if evaluation is None and isinstance(dataset, dict) and "validation" in dataset:
+        evaluation = dataset
     rows = choose_columns(load_rows(dataset), task, columns)
     found = find_labels(rows, task, labels)
     if evaluation is None:
@@ -120,7 +123,7 @@ def plan_work(
     check_judging(work.held, work.train, task, found, work.metrics)  # before hours are spent
     return work
 
-# %% ../../nbs/training/finetuning.ipynb #c092e883
+# %% ../../nbs/training/finetuning.ipynb #1689b734
 def set_apart(rows, task: str) -> tuple:  # rows to train on, rows to judge by
     "About a tenth of the rows, chosen by what they are about: equal texts stay on one side."
     about = {
@@ -137,7 +140,7 @@ def set_apart(rows, task: str) -> tuple:  # rows to train on, rows to judge by
         )
     return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
 
-# %% ../../nbs/training/finetuning.ipynb #dc817b55
+# %% ../../nbs/training/finetuning.ipynb #e7d6e6ff
 def load_start(
     model: str | Path,  # bundled name, folder or hub id
     work: Work,
@@ -174,7 +177,7 @@ def check_start(network: nn.Module, work: Work) -> nn.Module:
     network.config = network.config.replace(problem_type=labels.problem_type, **names)
     return network
 
-# %% ../../nbs/training/finetuning.ipynb #8f38624f
+# %% ../../nbs/training/finetuning.ipynb #40815c50
 def facts_of(work: Work, start: str, tokenizer: str | None, tuning: Tuning) -> dict[str, Any]:
     "What makes a run this run."
     digest = hashlib.sha256()
@@ -206,7 +209,7 @@ def learn(
     log = fit(network, batches, recipe, folder, lambda model: ask(model).scores, facts)
     return log, join_team(network).ask(lambda: ask(network.eval()))
 
-# %% ../../nbs/training/finetuning.ipynb #fb360976
+# %% ../../nbs/training/finetuning.ipynb #dd1f4b35
 def make_batches(work: Work, how: Reading, tuning: Tuning) -> Any:  # with `per_epoch`
     "The examples of the task, dealt out."
     if work.task == "fill-mask":
@@ -216,7 +219,7 @@ def make_batches(work: Work, how: Reading, tuning: Tuning) -> Any:  # with `per_
     examples = make_examples(work.train, work.task, how)
     return ExampleBatches(examples, how.tokenizer.pad_token_id, tuning.batch_size, tuning.seed)
 
-# %% ../../nbs/training/finetuning.ipynb #b6ad6fcf
+# %% ../../nbs/training/finetuning.ipynb #ee8a4e36
 @dataclass(frozen=True)
 class Finetuned:
     "The result of a run."
@@ -234,7 +237,7 @@ class Finetuned:
         shown = f"<img alt='loss and score along the run' src='data:image/png;base64,{data}'>" if data else ""
         return table(rows) + shown
 
-# %% ../../nbs/training/finetuning.ipynb #41f1ae67
+# %% ../../nbs/training/finetuning.ipynb #8372f9c2
 def save_result(
     network: nn.Module,
     tokenizer: ConvBertTokenizerFast,
@@ -274,7 +277,7 @@ def draw(folder: Path, log: list, judgement: Judgement, work: Work) -> list[str]
         plt.close(figure)
     return list(figures)
 
-# %% ../../nbs/training/finetuning.ipynb #50946dfb
+# %% ../../nbs/training/finetuning.ipynb #1691a2e4
 @takes(Tuning)
 def finetune(
     model: str | Path | nn.Module,  # where to start: bundled name, folder, hub id, or a model of the task's class
@@ -282,7 +285,7 @@ def finetune(
     task: str,  # see `training.rows` for the columns of each
     folder: str | Path,  # holds the run, and at the end the model
     *,
-    evaluation: Any = None,  # rows to judge by, like `dataset`; every tenth of its rows when None
+    evaluation: Any = None,  # rows to judge by, like `dataset`; its `validation` split or every tenth row when None
     columns: Mapping[str, Any] | None = None,  # what our columns are called there
     labels: Sequence[str] | None = None,  # names of the label ids
     metrics: Sequence[str] = (),  # see `training.metrics`, the first is watched; the task's when there are none
@@ -314,7 +317,7 @@ def finetune(
     join_team(network).ask(lambda: save_result(network, tokenizer, work, log, judgement, facts, folder))
     return Finetuned(folder, judgement.scores, judgement.baseline, judgement.rule)
 
-# %% ../../nbs/training/finetuning.ipynb #81c7638c
+# %% ../../nbs/training/finetuning.ipynb #23b48c3d
 def name_of(what: Any) -> str | None:
     "A name as it was given, or for a thing in memory its class and a digest of what it holds."
     if what is None or isinstance(what, str | Path):

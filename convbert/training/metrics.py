@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/metrics.html.md"""
 __all__ = ['KINDS', 'METRICS', 'GROUPS', 'accuracy', 'f1', 'macro_f1', 'mcc', 'micro_f1', 'pearson', 'spearman', 'entity_f1',
            'tag_accuracy', 'exact_match', 'squad_f1', 'Metric', 'score']
 
-# %% ../../nbs/training/metrics.ipynb #d5c06d9e
+# %% ../../nbs/training/metrics.ipynb #a90c17cc
 import importlib
 import math
 import re
@@ -25,7 +25,7 @@ import torch
 
 from ..hub import suggest
 
-# %% ../../nbs/training/metrics.ipynb #b4878cbf
+# %% ../../nbs/training/metrics.ipynb #947f4599
 def _library(
     name: str,  # of a module
 ) -> ModuleType:
@@ -35,7 +35,7 @@ def _library(
     except ImportError as error:
         raise ImportError(f'this score needs {name.partition(".")[0]}: pip install "convbert[train]"') from error
 
-# %% ../../nbs/training/metrics.ipynb #941ef59e
+# %% ../../nbs/training/metrics.ipynb #240510a2
 def _multiclass(
     score: str,  # of torchmetrics, without its "multiclass_"
     predictions: list[Hashable],
@@ -56,7 +56,7 @@ def accuracy(
     "Share of examples whose label is right."
     return _multiclass("accuracy", predictions, references, average="micro")
 
-# %% ../../nbs/training/metrics.ipynb #c0532ebd
+# %% ../../nbs/training/metrics.ipynb #576c0b82
 def f1(
     predictions: list[int],  # 0 or 1
     references: list[int],  # 0 or 1
@@ -75,7 +75,7 @@ def macro_f1(
     "Mean of the F1 of every class that occurs."
     return _multiclass("f1_score", predictions, references, average="macro")
 
-# %% ../../nbs/training/metrics.ipynb #2f9f0030
+# %% ../../nbs/training/metrics.ipynb #a30bf29e
 def mcc(
     predictions: list[Hashable],
     references: list[Hashable],
@@ -85,7 +85,7 @@ def mcc(
         return 0.0
     return _multiclass("matthews_corrcoef", predictions, references)
 
-# %% ../../nbs/training/metrics.ipynb #d24945db
+# %% ../../nbs/training/metrics.ipynb #d9506cd9
 def micro_f1(
     predictions: list[list[Hashable]],  # the labels of a text
     references: list[list[Hashable]],
@@ -99,7 +99,7 @@ def micro_f1(
     count = _library("torchmetrics.functional.classification").binary_f1_score
     return float(count(first.flatten(), second.flatten())) if names else 0.0
 
-# %% ../../nbs/training/metrics.ipynb #3ad259c6
+# %% ../../nbs/training/metrics.ipynb #b0d86722
 def pearson(
     predictions: list[float],
     references: list[float],
@@ -126,7 +126,7 @@ def spearman(
     "Spearman's rank correlation coefficient."
     return pearson(_ranks(predictions), _ranks(references))
 
-# %% ../../nbs/training/metrics.ipynb #5a4cb909
+# %% ../../nbs/training/metrics.ipynb #f8e2b7d9
 def entity_f1(
     predictions: list[list[str]],  # of a sentence: "O", "B-PER", "I-PER", ...; "E-" and "S-" as well
     references: list[list[str]],
@@ -147,7 +147,7 @@ def tag_accuracy(
         raise ValueError(f"tag_accuracy needs a word: all of the {len(references)} sentences are empty")
     return accuracy(list(chain(*predictions)), list(chain(*references)))
 
-# %% ../../nbs/training/metrics.ipynb #6e6e2681
+# %% ../../nbs/training/metrics.ipynb #32ba37ab
 def _answers(
     references: list[str],  # the right answers to one question
 ) -> list[str]:
@@ -167,7 +167,7 @@ def _squad(
     texts = ((dict(id="", prediction_text=p), dict(id="", answers=dict(text=_answers(r)))) for p, r in pairs)
     return fmean(float(count(*pair)[score]) for pair in texts) / 100
 
-# %% ../../nbs/training/metrics.ipynb #3a9b7141
+# %% ../../nbs/training/metrics.ipynb #97aba324
 def exact_match(
     predictions: list[str],  # "" for no answer
     references: list[list[str]],  # every right answer; none for a question without one
@@ -183,7 +183,7 @@ def squad_f1(
     "Mean overlap in words with the nearest right answer."
     return _squad("f1", predictions, references)
 
-# %% ../../nbs/training/metrics.ipynb #be7e192b
+# %% ../../nbs/training/metrics.ipynb #a7b60cf7
 KINDS = {
     "labels": "one label, as id on both sides or as name on both",
     "sets": "a list of labels",
@@ -200,9 +200,8 @@ class Metric:
     name: str
     function: Callable[[list, list], float]  # of predictions and references
     needs: str  # one of `KINDS`: what a prediction is
-    higher_is_better: bool = True
 
-# %% ../../nbs/training/metrics.ipynb #e9bd9ed2
+# %% ../../nbs/training/metrics.ipynb #8c72d3e0
 METRICS = {
     metric.name: metric
     for metric in (
@@ -221,7 +220,7 @@ METRICS = {
 }
 GROUPS = {"squad": ("exact_match", "squad_f1")}  # one word for scores that go together
 
-# %% ../../nbs/training/metrics.ipynb #ebe9770c
+# %% ../../nbs/training/metrics.ipynb #3838e202
 def _fits(
     kind: str,  # one of `KINDS`
     prediction: Any,
@@ -254,7 +253,7 @@ def _checked(
             raise ValueError(f"{metric.name} needs {KINDS[metric.needs]}, per example; example {i} has {got}")
     return metric
 
-# %% ../../nbs/training/metrics.ipynb #39d13d04
+# %% ../../nbs/training/metrics.ipynb #7c5c345f
 def score(
     names: Sequence[str] | str,  # of `METRICS` or `GROUPS`
     predictions: Iterable,  # arrays and tensors too

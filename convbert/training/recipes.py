@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/recipes.html.md"""
 __all__ = ['RATES', 'RECIPES', 'PAPER', 'ELECTRA', 'PADDLE', 'PUBLISHED', 'FinetuneRecipe', 'recipe', 'follow', 'shared_tokens',
            'both_orders', 'Published']
 
-# %% ../../nbs/training/recipes.ipynb #7092eb34
+# %% ../../nbs/training/recipes.ipynb #d4271d0e
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,10 @@ from ..hub import suggest
 from .metrics import METRICS
 from .rows import COLUMNS, OPTIONAL, choose_columns, load_rows
 
-# %% ../../nbs/training/recipes.ipynb #70269262
+# %% ../../nbs/training/recipes.ipynb #fa965f36
 RATES = {"small": 3e-4, "medium-small": 3e-4, "base": 1e-4}  # of the paper's code, by size of the model
 
-# %% ../../nbs/training/recipes.ipynb #86c37c6c
+# %% ../../nbs/training/recipes.ipynb #ff709734
 @dataclass(frozen=True)
 class FinetuneRecipe:
     "How a model is fine-tuned on a dataset, and judged."
@@ -41,7 +41,6 @@ class FinetuneRecipe:
     layer_decay_mode: str = "official"  # the published scores were made with the original code, off by one and all
     max_length: int = 128  # tokens
     doc_stride: int | None = None  # tokens from one window of a long text to the next, as the original counts
-    regression: bool = False  # the label is a number
     both_orders: bool = False  # train on (text, text_pair) and on (text_pair, text)
     note: str = ""
 
@@ -59,7 +58,7 @@ class FinetuneRecipe:
         if self.both_orders and "text_pair" not in self.columns:
             raise ValueError("both_orders=True needs a text_pair to change places with")
 
-# %% ../../nbs/training/recipes.ipynb #4abd2ff5
+# %% ../../nbs/training/recipes.ipynb #167a4e6c
 def _glue(config: str, text: str, text_pair: str | None = None, **facts) -> FinetuneRecipe:
     "The recipe of a GLUE task."
     pair = {"text_pair": text_pair} if text_pair else {}
@@ -78,7 +77,6 @@ RECIPES = {
         metrics=("spearman", "pearson"),
         watch="spearman",
         epochs=10,
-        regression=True,
         both_orders=True,
         note="The label goes from 0 to 5; the original code divides it by 5.",
     ),
@@ -94,7 +92,7 @@ RECIPES = {
     "glue/rte": _glue("rte", "sentence1", "sentence2", epochs=10),
 }
 
-# %% ../../nbs/training/recipes.ipynb #9bc1d3a8
+# %% ../../nbs/training/recipes.ipynb #841c0156
 _SQUAD = dict(
     columns={"question": "question", "context": "context", "answers": "answers"},
     metrics=("exact_match", "squad_f1"),
@@ -131,7 +129,7 @@ RECIPES |= {
     ),
 }
 
-# %% ../../nbs/training/recipes.ipynb #32997b76
+# %% ../../nbs/training/recipes.ipynb #9c3ea5b2
 def recipe(
     name: str,  # such as "glue/cola"
 ) -> FinetuneRecipe:
@@ -140,7 +138,7 @@ def recipe(
         raise ValueError(f"there is no recipe {name!r}. {suggest(name, RECIPES)}")
     return RECIPES[name]
 
-# %% ../../nbs/training/recipes.ipynb #1e7d4f44
+# %% ../../nbs/training/recipes.ipynb #c09cf3b6
 def follow(
     name: str,  # of a recipe
     size: str = "small",  # of the model: "small", "medium-small" or "base"
@@ -181,7 +179,7 @@ def both_orders(rows):  # a `datasets.Dataset` with `text` and `text_pair`; one 
     turned = rows.rename_columns({"text": "text_pair", "text_pair": "text"}).select_columns(rows.column_names)
     return concatenate_datasets([rows, turned])
 
-# %% ../../nbs/training/recipes.ipynb #d5aebe02
+# %% ../../nbs/training/recipes.ipynb #c70bf03a
 @dataclass(frozen=True)
 class Published:
     "Scores that somebody reports."
@@ -216,7 +214,7 @@ def _squad(version: str, exact: float, f1: float | None, source: str) -> dict[st
     scores = {name: round(percent / 100, 4) for name, percent in found.items() if percent is not None}
     return {f"squad_{version}": Published(scores, "dev", source)}
 
-# %% ../../nbs/training/recipes.ipynb #f78b68ff
+# %% ../../nbs/training/recipes.ipynb #72c9c299
 PUBLISHED = {
     "convbert-small": _average(78.9) | _squad("v1", 77.1, 84.1, PAPER),
     "convbert-small-4m": _average(80.1),

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/visualize/reading.html.md"""
 # %% auto #0
 __all__ = ['open_model', 'at_rest', 'Read', 'check_text', 'read_text']
 
-# %% ../../nbs/visualize/01_reading.ipynb #208a2373
+# %% ../../nbs/visualize/01_reading.ipynb #aafb6e88
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from ..pipelines.running import Pipeline
 from ..pipelines.tasks import pipeline
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/visualize/01_reading.ipynb #b515f9c4
+# %% ../../nbs/visualize/01_reading.ipynb #e8f59880
 def open_model(
     model: str | Path | nn.Module | Pipeline,  # bundled name, folder, hub id, a loaded model, or a pipeline
     tokenizer: str | Path | ConvBertTokenizerFast | None = None,  # the model's own when None
@@ -41,7 +41,7 @@ def open_model(
         tokenizer = ConvBertTokenizerFast.from_pretrained(tokenizer)
     return model, tokenizer
 
-# %% ../../nbs/visualize/01_reading.ipynb #90176e24
+# %% ../../nbs/visualize/01_reading.ipynb #67e6a7e3
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
     "The model in eval mode and without gradients, for as long as it is looked at."
@@ -53,7 +53,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
         for part, was in training.items():
             part.training = was
 
-# %% ../../nbs/visualize/01_reading.ipynb #cb98582a
+# %% ../../nbs/visualize/01_reading.ipynb #d243247a
 @dataclass(frozen=True)
 class Read:
     "One text as the model reads it."
@@ -69,7 +69,7 @@ class Read:
         rows = {"input_ids": self.input_ids, "token_type_ids": self.segments}
         return {name: torch.tensor([row], device=device) for name, row in rows.items()}
 
-# %% ../../nbs/visualize/01_reading.ipynb #8f77bf76
+# %% ../../nbs/visualize/01_reading.ipynb #6e4da1c8
 def check_text(text: Any, name: str) -> None:  # raises `TypeError` or `ValueError` saying what is wrong
     "Refuse what is not one text."
     if isinstance(text, list | tuple):

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/visualize/widgets.html.md"""
 __all__ = ['PAGE', 'CHROME', 'pack_weights', 'pack_numbers', 'shrink', 'read_asset', 'join_modules', 'make_page', 'as_json',
            'page_data', 'View', 'write_text']
 
-# %% ../../nbs/visualize/05_widgets.ipynb #54e86bc9
+# %% ../../nbs/visualize/05_widgets.ipynb #060e8efb
 import base64
 import json
 import os
@@ -25,14 +25,14 @@ from torch import Tensor
 
 from .. import __version__
 
-# %% ../../nbs/visualize/05_widgets.ipynb #1f4198f3
+# %% ../../nbs/visualize/05_widgets.ipynb #b73241e8
 try:
     import anywidget
     import traitlets
 except ImportError as error:
     raise ImportError('the widgets need anywidget and ipywidgets: pip install "convbert[widgets]"') from error
 
-# %% ../../nbs/visualize/05_widgets.ipynb #37b4c7f4
+# %% ../../nbs/visualize/05_widgets.ipynb #0be75c60
 def pack_weights(
     weights: Tensor,  # any shape, 0 to 1
 ) -> bytes:  # ten-thousandths as little-endian `uint16`
@@ -46,7 +46,7 @@ def pack_numbers(
     "Lengths and scores, as they are."
     return numbers.numpy(force=True).astype("<f4").tobytes()
 
-# %% ../../nbs/visualize/05_widgets.ipynb #11b733f2
+# %% ../../nbs/visualize/05_widgets.ipynb #2917d916
 def shrink(
     data: bytes,
     size: int,  # bytes of one number: 2 or 4
@@ -55,7 +55,7 @@ def shrink(
     planes = np.frombuffer(data, np.uint8).reshape(-1, size).T.tobytes()
     return {"packed": base64.b64encode(zlib.compress(planes, 9)).decode(), "size": size}
 
-# %% ../../nbs/visualize/05_widgets.ipynb #536b8b8b
+# %% ../../nbs/visualize/05_widgets.ipynb #eaad8c9a
 def read_asset(name: str) -> str:
     "A script or style that the package brings."
     return (files("convbert.visualize") / "js" / name).read_text(encoding="utf-8")
@@ -73,7 +73,7 @@ def join_modules(
             lines.append(line.removeprefix("export ") if name != names[-1] else line)
     return "\n".join(lines)
 
-# %% ../../nbs/visualize/05_widgets.ipynb #39df0d41
+# %% ../../nbs/visualize/05_widgets.ipynb #1b3f8003
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -109,7 +109,7 @@ def make_page(
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return PAGE.format(version=__version__, title=escape(title), style=read_asset("style.css"), data=text, script=script)
 
-# %% ../../nbs/visualize/05_widgets.ipynb #cd826c2c
+# %% ../../nbs/visualize/05_widgets.ipynb #44271aa6
 CHROME = ("layout", "tabbable", "tooltip", "comm")  # traits that every widget has and no view draws
 
 
@@ -134,7 +134,7 @@ def page_data(
         answers[key] = {name: as_json(traits[name], value) for name, value in answer.items()}
     return {"state": state, "asks": list(view.asks), "answers": answers}
 
-# %% ../../nbs/visualize/05_widgets.ipynb #76c8d350
+# %% ../../nbs/visualize/05_widgets.ipynb #1ca6267c
 class View(anywidget.AnyWidget):
     "A widget whose questions are known beforehand: what the browser may ask, and how Python answers."
 
@@ -190,7 +190,7 @@ class View(anywidget.AnyWidget):
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         return {**(data or {}), "image/png": base64.b64encode(picture.getvalue()).decode()}, metadata
 
-# %% ../../nbs/visualize/05_widgets.ipynb #6650b6ea
+# %% ../../nbs/visualize/05_widgets.ipynb #f201ac1f
 def write_text(path: Path, text: str) -> Path:  # the path; raises `OSError` naming it
     "Write a file beside its place, then move it there."
     beside = path.with_name(f".{path.name}-{os.getpid()}")

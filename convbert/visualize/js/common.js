@@ -41,7 +41,10 @@ export function onTheme(changed) {
   return () => (dark.removeEventListener("change", changed), body.disconnect());
 }
 
-/** A row of choices of which one is taken, as radio buttons: arrows move, and screen readers know them. */
+/**
+ * A row of choices of which one is taken, as radio buttons: arrows move, and screen readers know them.
+ * `take(value)` takes one without telling anybody; `gauge(value, properties, title)` sets what its drawing in style.css reads.
+ */
 export function choices(label, options, chosen, choose) {
   const name = `cv-${Math.random().toString(36).slice(2)}`;
   const group = make("fieldset", { class: "cv-choices" }, make("legend", {}, label));
@@ -53,6 +56,11 @@ export function choices(label, options, chosen, choose) {
     group.append(make("label", { class: kind ? `cv-${kind}` : null }, input, make("span", {}, text)));
   }
   group.take = (value) => inputs.get(value) && (inputs.get(value).checked = true);
+  group.gauge = (value, properties, title) => {
+    const button = inputs.get(value).parentElement;
+    button.title = title;
+    for (const [name, amount] of Object.entries(properties)) button.style.setProperty(`--${name}`, amount);
+  };
   return group;
 }
 
@@ -75,7 +83,7 @@ async function unshrink({ packed, size }) {
   const planes = new Uint8Array(await new Response(stream).arrayBuffer());
   const count = planes.length / size;
   const whole = new Uint8Array(planes.length);
-  for (let i = 0; i < count; i++) for (let b = 0; b < size; b++) whole[i * size + b] = planes[b * count + i];
+  for (let b = 0; b < size; b++) for (let i = 0, at = b * count; i < count; i++) whole[i * size + b] = planes[at + i];
   return new DataView(whole.buffer);
 }
 

@@ -1,0 +1,253 @@
+// One layer on a text: arcs above the tokens for attention, bars below for convolution. Shared by head_view and split_view.
+import { listen, make, numbersOf, tell, weightsOf } from "./common.js";
+import { arcs, bar, headOf, sieve, smallKernels, strongest, windowOf } from "./marks.js";
+import { attentionCaption, convCaption, hiddenCaption, makeSelectors, nameOf, pointed, splitTitle, tables } from "./panel.js";
+
+const TOP = 168; // pixels above the tokens
+const BOTTOM = 108; // and below
+const MOST = 160; // arcs at once
+const STATE = ["layer", "attention_head", "conv_head", "token", "sentences", "special_tokens", "answered"];
+const TEXT = ["tokens", "sources", "segments", "special"];
+
+/** All traits of a view in one object, with sizes under the letters that the docs use. */
+export function readState(model) {
+  const s = Object.fromEntries([...STATE, ...TEXT].map((name) => [name, model.get(name)]));
+  [s.Ha, s.Hc, s.T] = [model.get("attention_heads"), model.get("conv_heads"), s.tokens.length];
+  s.H = s.Ha + s.Hc;
+  s.norms = numbersOf(model.get("norms"));
+  s.L = s.norms.length / s.H / s.T;
+  return s;
+}
+
+/** An SVG element. */
+function drawing(tag, attributes = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+/** Run `action` once before the next picture, however often it is asked for. */
+export function soon(action) {
+  let asked = 0;
+  const ask = () => (asked ||= requestAnimationFrame(() => ((asked = 0), action())));
+  ask.stop = () => cancelAnimationFrame(asked);
+  return ask;
+}
+
+/** Whether the text runs from right to left: most of its letters do. */
+export function runsLeft(sources) {
+  const text = sources.join("");
+  const right = text.match(/[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/gu) ?? [];
+  return right.length > (text.match(/\p{L}/gu) ?? []).length / 2;
+}
+
+/** How to read the picture, in one line. */
+function legend(s) {
+  const key = (kind, text) => make("span", { class: `cv-key cv-${kind}` }, text);
+  if (!s.Hc) return [key("attention", "arcs: where attention heads look"), "This model has no convolution: all its heads are attention heads."];
+  const strip = make("span", { class: "cv-key cv-both" }, "strip: whose work it is");
+  return [key("attention", "arcs: where attention heads look"), key("conv", "bars: how convolution heads mix neighbours"), strip];
+}
+
+const KEYS = "Keys: ← → token, ↑ ↓ layer, a attention head, c convolution head, Shift ← → second token, Esc clears.";
+
+/** The row of tokens with the drawings above and below it. */
+function makeLane(s) {
+  const columns = s.tokens.map((token, i) => {
+    const unknown = nameOf(s, i) !== token;
+    const text = make("span", { class: unknown ? "cv-token cv-unknown" : "cv-token", dir: "auto" }, nameOf(s, i));
+    const label = `${nameOf(s, i)}, token ${i}`;
+    const options = { class: "cv-column", role: "option", tabindex: i ? -1 : 0, "aria-label": label, "data-i": i };
+    const column = make("div", options, text, make("span", { class: "cv-strip" }));
+    column.classList.toggle("cv-special", s.special[i]);
+    column.classList.toggle("cv-second", i > 0 && s.segments[i] !== s.segments[i - 1]);
+    return column;
+  });
+  const above = drawing("svg", { class: "cv-arcs", height: TOP, "aria-hidden": "true" });
+  const below = drawing("svg", { class: "cv-bars", height: BOTTOM, "aria-hidden": "true" });
+  const row = { class: "cv-tokens", role: "listbox", "aria-label": "tokens", "aria-orientation": "horizontal" };
+  const dir = runsLeft(s.sources) ? "rtl" : "ltr";
+  const lane = make("div", { class: "cv-lane" }, above, make("div", row, ...columns), ...(s.Hc ? [below] : []));
+  return { element: make("div", { class: "cv-scroll", dir }, lane), lane, columns, above, below, sign: dir === "rtl" ? -1 : 1 };
+}
+
+/** Where the tokens stand. Read all at once, before anything is drawn. */
+function measure(scene) {
+  scene.centres = scene.lane.columns.map((column) => column.offsetLeft + column.offsetWidth / 2);
+  scene.widths = scene.lane.columns.map((column) => column.offsetWidth);
+}
+
+/** The arcs and, when one token is looked from, the numbers above its targets. */
+function drawArcs(scene, pairs, from) {
+  const base = from < 0 ? TOP - 2 : TOP - 17;
+  const paths = arcs(pairs, scene.centres, base).map((d, level) => drawing("path", { d, class: `cv-arc cv-arc-${level}` }));
+  const read = from < 0 ? [] : pairs.filter(([, , weight], rank) => rank < 60 && weight >= 50);
+  const numbers = read.map(([, j, weight]) => number(scene.centres[j], TOP - 5, weight));
+  scene.lane.above.replaceChildren(...paths, ...numbers);
+}
+
+const number = (x, y, weight) => drawing("text", { x, y, class: "cv-number" }, (weight / 10000).toFixed(4));
+
+/** The window of one token's kernel, or every token's kernel in small. */
+function drawBars(scene, s, kernels, from) {
+  const { centres, widths, lane } = scene;
+  if (from < 0) {
+    const d = smallKernels(kernels, s.K, centres, widths, BOTTOM - 40, lane.sign);
+    return lane.below.replaceChildren(drawing("path", { d, class: "cv-bar" }));
+  }
+  const { inside } = windowOf(kernels.subarray(from * s.K, (from + 1) * s.K), from, s.T);
+  const height = (weight) => (weight / Math.max(1, ...kernels)) * (BOTTOM - 26);
+  const d = inside.map(([j, weight]) => bar(centres[j] - 11, 22, 5, Math.max(1, height(weight)))).join("");
+  const ends = [inside[0][0], inside[inside.length - 1][0]];
+  const [left, right] = lane.sign > 0 ? ends : ends.reverse();
+  const x = centres[left] - widths[left] / 2 + 2;
+  const frame = { x, y: 1, width: centres[right] + widths[right] / 2 - 2 - x, height: BOTTOM - 3, rx: 6, class: "cv-window" };
+  const even = 5 + height(10000 / s.K);
+  const line = drawing("path", { d: `M${x} ${even}h${frame.width}`, class: "cv-even" });
+  const numbers = inside.map(([j, weight]) => number(centres[j], 17 + Math.max(1, height(weight)), weight));
+  lane.below.replaceChildren(drawing("rect", frame), drawing("path", { d, class: "cv-bar" }), line, ...numbers);
+}
+
+/** Tokens as they are now: chosen, pointed at, looked at, and whose work they are. */
+function markTokens(scene, s, from, other, pairs) {
+  const looked = new Map(from < 0 ? [] : pairs.map(([, j, weight]) => [j, weight / pairs[0][2]]));
+  scene.lane.columns.forEach((column, i) => {
+    const { share, title } = splitTitle(s, i);
+    column.title = s.Hc ? title : nameOf(s, i);
+    column.style.setProperty("--share", `${(100 * share).toFixed(2)}%`);
+    column.style.setProperty("--looked", `${(40 * (looked.get(i) ?? 0)).toFixed(1)}%`);
+    column.setAttribute("aria-selected", String(i === s.token));
+    column.tabIndex = i === Math.max(s.token, 0) ? 0 : -1;
+    column.classList.toggle("cv-from", i === from);
+    column.classList.toggle("cv-other", i === other);
+    column.classList.toggle("cv-out", s.special[i] && !s.special_tokens);
+  });
+}
+
+/** Move the row so that a token is seen; the page itself stays where it is. */
+function reveal(scene, token) {
+  const [view, column] = [scene.lane.element.getBoundingClientRect(), scene.lane.columns[token].getBoundingClientRect()];
+  const inside = column.left >= view.left + 40 && column.right <= view.right - 40;
+  if (!inside) scene.lane.element.scrollLeft += (column.left + column.right - view.left - view.right) / 2;
+}
+
+/** Draw what the traits say. While Python has not answered yet, the picture before stays, and is marked as such. */
+function drawStage(scene) {
+  const s = { ...readState(scene.model), ...scene.layer };
+  if (s.layer < 0) return;
+  scene.selectors.update(s);
+  const waiting = s.answered[0] !== s.layer;
+  scene.element.setAttribute("aria-busy", String(waiting));
+  if (waiting || !scene.centres.length) return;
+  const from = s.token >= 0 ? s.token : scene.hover;
+  const other = s.token >= 0 ? scene.hover : -1;
+  const map = headOf(s.far, s.attention_head, s.Ha, s.T, s.T);
+  const kernels = s.Hc ? headOf(s.near, s.conv_head, s.Hc, s.T, s.K) : [];
+  const rows = from < 0 ? [...Array(s.T).keys()] : [from];
+  const pairs = strongest(map, rows, s.T, sieve(s), MOST).filter(([, , weight], _, all) => weight >= all[0][2] / 50);
+  const row = map.subarray(from * s.T, (from + 1) * s.T);
+  const kernel = s.Hc && from >= 0 ? kernels.subarray(from * s.K, (from + 1) * s.K) : [];
+  drawArcs(scene, pairs, from);
+  if (s.Hc) drawBars(scene, s, kernels, from);
+  markTokens(scene, s, from, other, pairs);
+  scene.captions.far.replaceChildren(...attentionCaption(s, from, pairs), " ", ...hiddenCaption(s, from, row));
+  if (s.Hc) scene.captions.near.replaceChildren(...convCaption(s, from, kernel));
+  scene.captions.pointed.replaceChildren(...pointed(s, from, other, row, kernel));
+  scene.captions.tables.replaceChildren(...tables(s, from, pairs, kernel));
+}
+
+/** What a key does: traits to set, or nothing. */
+function keyed(event, s, scene) {
+  const turn = (head, heads) => ((head + 2) % (heads + 1)) - 1;
+  const step = { ArrowLeft: -scene.lane.sign, ArrowRight: scene.lane.sign }[event.key];
+  const inRange = (i, count) => Math.min(Math.max(i, 0), count - 1);
+  const focused = Number(event.target.dataset?.i ?? 0);
+  if (step && event.shiftKey && s.token >= 0) {
+    scene.hover = inRange((scene.hover < 0 ? s.token : scene.hover) + step, s.T);
+    return {};
+  }
+  if (step) return { token: s.token < 0 ? focused : inRange(s.token + step, s.T) };
+  return {
+    Home: { token: 0 },
+    End: { token: s.T - 1 },
+    Enter: { token: focused },
+    " ": { token: focused },
+    ArrowUp: { layer: inRange(s.layer - 1, s.L) },
+    ArrowDown: { layer: inRange(s.layer + 1, s.L) },
+    a: { attention_head: turn(s.attention_head, s.Ha) },
+    c: { conv_head: s.Hc ? turn(s.conv_head, s.Hc) : -1 },
+    Escape: s.token >= 0 ? { token: -1 } : undefined,
+  }[event.key];
+}
+
+/** Keys of the whole stage; radio buttons keep their own arrows. */
+function onKey(event, scene, draw) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const inRow = scene.lane.element.contains(event.target);
+  if (!inRow && !["a", "c", "Escape"].includes(event.key)) return;
+  const traits = keyed(event, readState(scene.model), scene);
+  if (!traits) return;
+  event.preventDefault();
+  event.stopPropagation();
+  if ("token" in traits) scene.hover = -1;
+  tell(scene.model, traits);
+  if (inRow && traits.token >= 0) scene.lane.columns[traits.token].focus({ preventScroll: true });
+  draw();
+}
+
+/** Pointing at tokens and choosing them. A drag that selects text chooses nothing. */
+function listenToPointer(scene, draw) {
+  const tokenAt = (event) => Number(event.target.closest(".cv-column")?.dataset.i ?? -1);
+  const point = (i) => i !== scene.hover && ((scene.hover = i), draw());
+  const row = scene.lane.element;
+  row.addEventListener("pointerover", (event) => point(tokenAt(event)));
+  row.addEventListener("pointerleave", () => point(-1));
+  row.addEventListener("click", (event) => {
+    const token = tokenAt(event);
+    if (token < 0 || !getSelection().isCollapsed) return;
+    scene.hover = -1;
+    tell(scene.model, { token: token === scene.model.get("token") ? -1 : token });
+    draw();
+  });
+}
+
+/** The stage of a view: its element, `draw` to draw it soon, and `stop` for when it is taken away. */
+export function makeStage(model) {
+  const s = readState(model);
+  const line = (name, options = {}) => make("p", { class: `cv-caption cv-${name}`, ...options });
+  const captions = { far: line("far"), near: line("near"), pointed: line("pointed", { "aria-live": "polite" }) };
+  captions.tables = make("div", { class: "cv-tables" });
+  const scene = { model, hover: -1, centres: [], captions, lane: makeLane(s), selectors: makeSelectors(model, s) };
+  const below = s.Hc ? [captions.near] : [];
+  const words = [make("p", { class: "cv-legend" }, ...legend(s)), scene.selectors.element, captions.far, scene.lane.element];
+  const keys = make("p", { class: "cv-keys" }, s.Hc ? KEYS : KEYS.replace(" c convolution head,", ""));
+  const parts = [...words, ...below, captions.pointed, captions.tables, keys];
+  scene.element = make("section", { class: "cv-stage", "aria-label": "heads of one layer" }, ...parts);
+  const draw = soon(() => drawStage(scene));
+  const stops = [follow(scene, draw), draw.stop];
+  scene.element.addEventListener("keydown", (event) => onKey(event, scene, draw));
+  listenToPointer(scene, draw);
+  return { element: scene.element, draw, stop: () => stops.forEach((stop) => stop()) };
+}
+
+/** Draw again when a trait changes or the place does. */
+function follow(scene, draw) {
+  const { model } = scene;
+  const unpack = () => {
+    const near = weightsOf(model.get("conv_kernel"));
+    const [H, T] = [model.get("conv_heads"), model.get("tokens").length];
+    scene.layer = { far: weightsOf(model.get("attention")), near, K: H ? near.length / (H + 1) / T : 0 };
+  };
+  unpack();
+  const chosen = () => model.get("token") >= 0 && scene.centres.length && reveal(scene, model.get("token"));
+  const stops = [listen(model, ["answered"], unpack), listen(model, STATE, draw), listen(model, ["token"], chosen)];
+  const seen = new ResizeObserver(() => {
+    const first = !scene.centres.length;
+    measure(scene);
+    draw();
+    if (first) chosen();
+  });
+  seen.observe(scene.lane.lane);
+  return () => (stops.forEach((stop) => stop()), seen.disconnect());
+}
