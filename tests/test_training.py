@@ -137,6 +137,21 @@ def test_pretraining_leaves_a_folder_that_the_pipeline_opens(tmp_path, text):
     assert (out / "vocab.txt").read_bytes() == vocabulary
 
 
+def test_pretraining_goes_on_from_a_model_with_its_size_and_vocabulary(tmp_path, text):
+    first, second = tmp_path / "first", tmp_path / "second"
+    recipe = Recipe(steps=6, warmup=1, compile=False)
+    pretrain(Plan([str(text)], recipe=recipe, **PLAN), first, device="cpu")
+    still = Recipe(steps=1, learning_rate=1e-9, warmup=0, compile=False)
+    rows = dict(lengths=(16,), tokens_per_batch=64)
+    pretrain(Plan([str(text)], recipe=still, model=str(first), **rows), second, device="cpu")
+    assert (second / "vocab.txt").read_bytes() == (first / "vocab.txt").read_bytes()
+    one, other = (ConvBertForMaskedLM.from_pretrained(folder).state_dict() for folder in (first, second))
+    for name, weight in one.items():
+        torch.testing.assert_close(other[name], weight, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="brings its own tokenizer"):
+        Plan([str(text)], model=str(first), tokenizer="convbert-tiny")
+
+
 def test_a_run_may_get_more_steps_until_its_rate_falls_and_not_after(tmp_path):
     def batches(step):
         return {"input_ids": torch.randint(1, 80, (2, 9), generator=torch.Generator().manual_seed(step))}

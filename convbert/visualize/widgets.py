@@ -6,9 +6,9 @@ Docs: https://convbert.github.io/convbert/visualize/widgets.html.md"""
 
 # %% auto #0
 __all__ = ['PAGE', 'CHROME', 'pack_weights', 'pack_numbers', 'shrink', 'read_asset', 'join_modules', 'make_page', 'as_json',
-           'page_data', 'View', 'write_text']
+           'page_data', 'as_key', 'View', 'write_text']
 
-# %% ../../nbs/visualize/05_widgets.ipynb #060e8efb
+# %% ../../nbs/visualize/05_widgets.ipynb #7442dacf
 import base64
 import json
 import os
@@ -25,14 +25,14 @@ from torch import Tensor
 
 from .. import __version__
 
-# %% ../../nbs/visualize/05_widgets.ipynb #b73241e8
+# %% ../../nbs/visualize/05_widgets.ipynb #13a2f5b1
 try:
     import anywidget
     import traitlets
 except ImportError as error:
     raise ImportError('the widgets need anywidget and ipywidgets: pip install "convbert[widgets]"') from error
 
-# %% ../../nbs/visualize/05_widgets.ipynb #0be75c60
+# %% ../../nbs/visualize/05_widgets.ipynb #15279fed
 def pack_weights(
     weights: Tensor,  # any shape, 0 to 1
 ) -> bytes:  # ten-thousandths as little-endian `uint16`
@@ -46,16 +46,18 @@ def pack_numbers(
     "Lengths and scores, as they are."
     return numbers.numpy(force=True).astype("<f4").tobytes()
 
-# %% ../../nbs/visualize/05_widgets.ipynb #2917d916
+# %% ../../nbs/visualize/05_widgets.ipynb #9604b536
 def shrink(
     data: bytes,
     size: int,  # bytes of one number: 2 or 4
 ) -> dict[str, Any]:  # for JSON; `unshrink` in common.js undoes it
     "Compress packed numbers for a page."
     planes = np.frombuffer(data, np.uint8).reshape(-1, size).T.tobytes()
-    return {"packed": base64.b64encode(zlib.compress(planes, 9)).decode(), "size": size}
+    press = zlib.compressobj(9, strategy=zlib.Z_RLE)
+    packed = base64.b85encode(press.compress(planes) + press.flush())
+    return {"packed": packed.replace(b"<", b".").decode(), "size": size}
 
-# %% ../../nbs/visualize/05_widgets.ipynb #eaad8c9a
+# %% ../../nbs/visualize/05_widgets.ipynb #269a7d02
 def read_asset(name: str) -> str:
     "A script or style that the package brings."
     return (files("convbert.visualize") / "js" / name).read_text(encoding="utf-8")
@@ -73,7 +75,7 @@ def join_modules(
             lines.append(line.removeprefix("export ") if name != names[-1] else line)
     return "\n".join(lines)
 
-# %% ../../nbs/visualize/05_widgets.ipynb #1b3f8003
+# %% ../../nbs/visualize/05_widgets.ipynb #a591e76d
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -109,7 +111,7 @@ def make_page(
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return PAGE.format(version=__version__, title=escape(title), style=read_asset("style.css"), data=text, script=script)
 
-# %% ../../nbs/visualize/05_widgets.ipynb #44271aa6
+# %% ../../nbs/visualize/05_widgets.ipynb #0c9ccba0
 CHROME = ("layout", "tabbable", "tooltip", "comm")  # traits that every widget has and no view draws
 
 
@@ -126,15 +128,20 @@ def page_data(
 ) -> dict[str, Any]:  # what `replay` of common.js reads
     "The present state of a view, and the answer to every question."
     traits = {k: t for k, t in view.traits(sync=True).items() if not k.startswith("_") and k not in CHROME}
-    state = {name: as_json(trait, getattr(view, name)) for name, trait in traits.items()}
     answers = {}
     for asked in view.askable():
         answer = {**view.answer(*asked), "answered": list(asked)}
-        key = json.dumps(list(asked), separators=(",", ":"))
-        answers[key] = {name: as_json(traits[name], value) for name, value in answer.items()}
+        answers[as_key(asked)] = {name: as_json(traits[name], value) for name, value in answer.items()}
+    known = answers.get(as_key(getattr(view, name) for name in view.asks), {})  # told once, as an answer
+    state = {name: as_json(trait, getattr(view, name)) for name, trait in traits.items() if name not in known}
     return {"state": state, "asks": list(view.asks), "answers": answers}
 
-# %% ../../nbs/visualize/05_widgets.ipynb #1ca6267c
+
+def as_key(asked: Iterable) -> str:  # what `JSON.stringify` of the list is
+    "A question as the name of its answer."
+    return json.dumps(list(asked), separators=(",", ":"), ensure_ascii=False)
+
+# %% ../../nbs/visualize/05_widgets.ipynb #0229a916
 class View(anywidget.AnyWidget):
     "A widget whose questions are known beforehand: what the browser may ask, and how Python answers."
 
@@ -190,7 +197,7 @@ class View(anywidget.AnyWidget):
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         return {**(data or {}), "image/png": base64.b64encode(picture.getvalue()).decode()}, metadata
 
-# %% ../../nbs/visualize/05_widgets.ipynb #f201ac1f
+# %% ../../nbs/visualize/05_widgets.ipynb #6318270b
 def write_text(path: Path, text: str) -> Path:  # the path; raises `OSError` naming it
     "Write a file beside its place, then move it there."
     beside = path.with_name(f".{path.name}-{os.getpid()}")

@@ -59,6 +59,7 @@ export function choices(label, options, chosen, choose) {
   group.gauge = (value, properties, title) => {
     const button = inputs.get(value).parentElement;
     button.title = title;
+    button.classList.add("cv-gauge");
     for (const [name, amount] of Object.entries(properties)) button.style.setProperty(`--${name}`, amount);
   };
   return group;
@@ -76,10 +77,25 @@ export function tell(model, traits) {
   model.save_changes();
 }
 
-/** Undo `shrink` of widgets.py: base64, zlib, byte planes. */
+/** Undo base 85 as Python writes it, with a dot for "<". */
+function fromBase85(text) {
+  const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;.=>?@^_`{|}~";
+  const value = new Uint8Array(128);
+  for (let i = 0; i < 85; i++) value[digits.charCodeAt(i)] = i;
+  const missing = (5 - (text.length % 5)) % 5;
+  const whole = text + "~".repeat(missing);
+  const bytes = new DataView(new ArrayBuffer((whole.length / 5) * 4));
+  for (let i = 0; i < whole.length; i += 5) {
+    let word = 0;
+    for (let k = i; k < i + 5; k++) word = word * 85 + value[whole.charCodeAt(k)];
+    bytes.setUint32((i / 5) * 4, word);
+  }
+  return new Uint8Array(bytes.buffer, 0, bytes.byteLength - missing);
+}
+
+/** Undo `shrink` of widgets.py: base 85, zlib, byte planes. */
 async function unshrink({ packed, size }) {
-  const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const stream = new Blob([fromBase85(packed)]).stream().pipeThrough(new DecompressionStream("deflate"));
   const planes = new Uint8Array(await new Response(stream).arrayBuffer());
   const count = planes.length / size;
   const whole = new Uint8Array(planes.length);
@@ -110,15 +126,17 @@ export async function replay(element, data, view) {
       if (data.asks.includes(name)) answer();
     },
   };
+  const question = () => JSON.stringify(data.asks.map((name) => traits[name]));
   async function answer() {
-    const asked = JSON.stringify(data.asks.map((name) => traits[name]));
+    const asked = question();
     const entries = Object.entries(data.answers[asked] ?? {});
     const values = await Promise.all(entries.map(([, value]) => unpack(value)));
-    if (asked !== JSON.stringify(data.asks.map((name) => traits[name]))) return; // asked something else meanwhile
+    if (asked !== question()) return; // asked something else meanwhile
     entries.forEach(([name], i) => (traits[name] = values[i]));
     entries.forEach(([name], i) => put(name, values[i]));
   }
   for (const [name, value] of Object.entries(data.state)) traits[name] = await unpack(value);
+  await answer();
   await view.render({ model, el: element });
   element.dataset.ready = "true";
 }

@@ -40,7 +40,7 @@ export function strongest(map, rows, T, passes, most) {
 /** A bridge from one place to another: the further the higher, flat on top when it is long. */
 function bridge(from, to, steps, base, T) {
   if (steps === 0) return `M${from - 5} ${base}c-9 -24 19 -24 10 0`;
-  const rise = 18 + ((base - 26) * Math.log1p(steps)) / Math.log1p(Math.max(T - 1, 12));
+  const rise = 16 + (base - 24) * Math.sqrt(steps / Math.max(T - 1, 8));
   const way = Math.sign(to - from);
   const run = way * Math.min(Math.abs(to - from) / 2, 80);
   const up = `c0 ${-0.55 * rise} ${0.45 * run} ${-rise} ${run} ${-rise}`;

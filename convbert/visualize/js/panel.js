@@ -21,11 +21,11 @@ const word = (s, i) => make("bdi", { class: "cv-word" }, nameOf(s, i));
 
 /** Choices of layer, heads, sentences and special tokens. `update(s)` follows the traits. */
 export function makeSelectors(model, s) {
-  const row = (count) => [...Array(count).keys()].map((i) => [i, String(i)]);
-  const heads = (count, kind) => [[-1, "mean", kind], ...row(count).map((head) => [...head, kind])];
+  const row = (count, kind) => [...Array(count).keys()].map((i) => [i, String(i), kind]);
+  const heads = (count, kind) => [[-1, "mean", kind], ...row(count, kind)];
   const pick = (trait) => (value) => tell(model, { [trait]: value });
   const groups = {
-    layer: choices("Layer", row(s.L), s.layer, pick("layer")),
+    layer: choices("Layer", row(s.L, "layer"), s.layer, pick("layer")),
     attention_head: choices("Attention head", heads(s.Ha, "attention"), s.attention_head, pick("attention_head")),
   };
   if (s.Hc) groups.conv_head = choices("Convolution head", heads(s.Hc, "conv"), s.conv_head, pick("conv_head"));
@@ -66,9 +66,10 @@ export function attentionCaption(s, from, pairs) {
   const where = `, layer ${s.layer}, ${headName(s.attention_head, s.Ha)}: `;
   const weakest = pairs.length ? asWeight(pairs[pairs.length - 1][2]) : "";
   const words = [make("b", { class: "cv-attention" }, "Attention"), where];
-  if (from >= 0) words.push("where ", word(s, from), " looks");
+  const some = pairs.length < s.T ? `, its ${pairs.length} strongest` : "";
+  if (from >= 0 && pairs.length) words.push("where ", word(s, from), ` looks${some}`);
   else if (pairs.length) words.push(`the ${pairs.length} strongest looks of all tokens, ${weakest} and above`);
-  if (!pairs.length) words.push(from >= 0 ? " — nowhere that the choices above show" : "no token looks where the choices above show");
+  if (!pairs.length) words.push(from < 0 ? "no token" : word(s, from), " looks nowhere that the choices above show");
   return words;
 }
 
@@ -77,7 +78,7 @@ export function hiddenCaption(s, from, row) {
   if (s.special_tokens) return [];
   const hidden = from < 0 ? null : sum([...row].filter((_, j) => s.special[j]));
   const part = hidden === null ? "" : ` (${asWeight(hidden)} of this row)`;
-  return [`Arcs to special tokens are hidden${part}; the other weights are as they were, not renormalised.`];
+  return [`. Arcs to special tokens are hidden${part}; the other weights are not renormalised`];
 }
 
 /** What the bars show, in a sentence. */
@@ -87,7 +88,7 @@ export function convCaption(s, from, kernel) {
   if (from < 0) return [...words, `each token's own kernel over its ${s.K} nearest`];
   const { beyond } = windowOf(kernel, from, s.T);
   const lost = beyond ? `; ${asWeight(beyond)} of it lies beyond the text` : "";
-  return [...words, "how ", word(s, from), ` mixes its ${s.K} nearest${lost}`];
+  return [...words, "how ", word(s, from), ` mixes its ${s.K} nearest; dotted: all alike, ${show(1 / s.K)}${lost}`];
 }
 
 /** The values under the cursor, in words for eye and ear. */
@@ -137,15 +138,14 @@ const mixes = (s, from, kernel) => {
   return table("conv", [word(s, from), " mixes"], ["token", "weight", "distance"], rows);
 };
 
-/** Rows of a table of work: both kinds, then the heads that are chosen. `part` turns numbers of heads into cells. */
+/** Rows of a table of work: both kinds, the heads that are chosen, and then those that work most. `cells` reads an amount. */
 function workRows(s, amounts, cells) {
-  const far = amounts.subarray(0, s.Ha);
-  const near = amounts.subarray(s.Ha);
-  const rows = [["attention", ...cells(sum(far))]];
-  if (s.attention_head >= 0) rows.push([`attention head ${s.attention_head}`, ...cells(far[s.attention_head])]);
-  if (s.Hc) rows.push(["convolution", ...cells(sum(near))]);
-  if (s.Hc && s.conv_head >= 0) rows.push([`convolution head ${s.conv_head}`, ...cells(near[s.conv_head])]);
-  return rows;
+  const rows = [["attention", ...cells(sum(amounts.subarray(0, s.Ha)))]];
+  if (s.Hc) rows.push(["convolution", ...cells(sum(amounts.subarray(s.Ha)))]);
+  const chosen = (h) => h === s.attention_head || (s.conv_head >= 0 && h === s.Ha + s.conv_head);
+  const heads = [...amounts.keys()].sort((g, h) => chosen(h) - chosen(g) || amounts[h] - amounts[g]);
+  const name = (h) => (h < s.Ha ? `attention head ${h}` : `convolution head ${h - s.Ha}`);
+  return [...rows, ...heads.map((h) => [name(h), ...cells(amounts[h])])].slice(0, 5);
 }
 
 const layerWork = (s) => {

@@ -5,19 +5,23 @@ import { attentionCaption, convCaption, hiddenCaption, makeSelectors, nameOf, po
 
 const TOP = 168; // pixels above the tokens
 const BOTTOM = 108; // and below
-const MOST = 160; // arcs at once
+const MOST = 64; // arcs from one token
+const MOST_OF_ALL = 160; // arcs of all tokens; fewer in a short text
 const STATE = ["layer", "attention_head", "conv_head", "token", "sentences", "special_tokens", "answered"];
 const TEXT = ["tokens", "sources", "segments", "special"];
 
-/** All traits of a view in one object, with sizes under the letters that the docs use. */
-export function readState(model) {
-  const s = Object.fromEntries([...STATE, ...TEXT].map((name) => [name, model.get(name)]));
+/** What a view shows and does not change: the text and the work of the heads, with sizes under the letters that the docs use. */
+export function readText(model) {
+  const s = Object.fromEntries(TEXT.map((name) => [name, model.get(name)]));
   [s.Ha, s.Hc, s.T] = [model.get("attention_heads"), model.get("conv_heads"), s.tokens.length];
   s.H = s.Ha + s.Hc;
   s.norms = numbersOf(model.get("norms"));
   s.L = s.norms.length / s.H / s.T;
   return s;
 }
+
+/** What is chosen now. */
+const readState = (model) => Object.fromEntries(STATE.map((name) => [name, model.get(name)]));
 
 /** An SVG element. */
 function drawing(tag, attributes = {}, ...children) {
@@ -47,10 +51,14 @@ function legend(s) {
   const key = (kind, text) => make("span", { class: `cv-key cv-${kind}` }, text);
   if (!s.Hc) return [key("attention", "arcs: where attention heads look"), "This model has no convolution: all its heads are attention heads."];
   const strip = make("span", { class: "cv-key cv-both" }, "strip: whose work it is");
-  return [key("attention", "arcs: where attention heads look"), key("conv", "bars: how convolution heads mix neighbours"), strip];
+  return [key("attention", "arcs: where attention heads look"), key("conv", "bars: how convolution heads mix the tokens around"), strip];
 }
 
+/** What keys do, in one line. */
 const KEYS = "Keys: ← → token, ↑ ↓ layer, a attention head, c convolution head, Shift ← → second token, Esc clears.";
+
+/** What is said when a question stays without an answer. */
+const LATE = "Python has not answered yet. Is its kernel busy, or gone?";
 
 /** The row of tokens with the drawings above and below it. */
 function makeLane(s) {
@@ -58,7 +66,7 @@ function makeLane(s) {
     const unknown = nameOf(s, i) !== token;
     const text = make("span", { class: unknown ? "cv-token cv-unknown" : "cv-token", dir: "auto" }, nameOf(s, i));
     const label = `${nameOf(s, i)}, token ${i}`;
-    const options = { class: "cv-column", role: "option", tabindex: i ? -1 : 0, "aria-label": label, "data-i": i };
+    const options = { class: "cv-column", role: "option", tabindex: i ? -1 : 0, "aria-label": label, "aria-selected": "false", "data-i": i };
     const column = make("div", options, text, make("span", { class: "cv-strip" }));
     column.classList.toggle("cv-special", s.special[i]);
     column.classList.toggle("cv-second", i > 0 && s.segments[i] !== s.segments[i - 1]);
@@ -80,10 +88,10 @@ function measure(scene) {
 
 /** The arcs and, when one token is looked from, the numbers above its targets. */
 function drawArcs(scene, pairs, from) {
-  const base = from < 0 ? TOP - 2 : TOP - 17;
+  const base = from < 0 ? TOP - 2 : TOP - 19;
   const paths = arcs(pairs, scene.centres, base).map((d, level) => drawing("path", { d, class: `cv-arc cv-arc-${level}` }));
   const read = from < 0 ? [] : pairs.filter(([, , weight], rank) => rank < 60 && weight >= 50);
-  const numbers = read.map(([, j, weight]) => number(scene.centres[j], TOP - 5, weight));
+  const numbers = read.map(([, j, weight]) => number(scene.centres[j], TOP - 7, weight));
   scene.lane.above.replaceChildren(...paths, ...numbers);
 }
 
@@ -109,20 +117,32 @@ function drawBars(scene, s, kernels, from) {
   lane.below.replaceChildren(drawing("rect", frame), drawing("path", { d, class: "cv-bar" }), line, ...numbers);
 }
 
-/** Tokens as they are now: chosen, pointed at, looked at, and whose work they are. */
-function markTokens(scene, s, from, other, pairs) {
-  const looked = new Map(from < 0 ? [] : pairs.map(([, j, weight]) => [j, weight / pairs[0][2]]));
+/** Whose work each token is, in the layer that is shown. */
+function markWork(scene, s) {
+  if (scene.marked.layer === s.layer) return;
+  scene.marked.layer = s.layer;
   scene.lane.columns.forEach((column, i) => {
     const { share, title } = splitTitle(s, i);
     column.title = s.Hc ? title : nameOf(s, i);
     column.style.setProperty("--share", `${(100 * share).toFixed(2)}%`);
-    column.style.setProperty("--looked", `${(40 * (looked.get(i) ?? 0)).toFixed(1)}%`);
-    column.setAttribute("aria-selected", String(i === s.token));
-    column.tabIndex = i === Math.max(s.token, 0) ? 0 : -1;
-    column.classList.toggle("cv-from", i === from);
-    column.classList.toggle("cv-other", i === other);
-    column.classList.toggle("cv-out", s.special[i] && !s.special_tokens);
   });
+}
+
+/** Tokens as they are now: chosen, pointed at, looked at. Only those that change are touched: there may be 512. */
+function markTokens(scene, s, from, other, pairs) {
+  const { marked, lane: { columns } } = scene;
+  const looked = new Map(from < 0 ? [] : pairs.map(([, j, weight]) => [j, weight / pairs[0][2]]));
+  for (const i of marked.looked.keys()) if (!looked.has(i)) columns[i].style.removeProperty("--looked");
+  for (const [i, part] of looked) columns[i].style.setProperty("--looked", `${(40 * part).toFixed(1)}%`);
+  for (const i of [marked.from, marked.other, marked.token]) columns[i]?.classList.remove("cv-from", "cv-other");
+  columns[from]?.classList.add("cv-from");
+  columns[other]?.classList.add("cv-other");
+  columns[marked.token]?.setAttribute("aria-selected", "false");
+  columns[s.token]?.setAttribute("aria-selected", "true");
+  columns[Math.max(marked.token, 0)].tabIndex = -1;
+  columns[Math.max(s.token, 0)].tabIndex = 0;
+  s.special.forEach((special, i) => special && columns[i].classList.toggle("cv-out", !s.special_tokens));
+  Object.assign(marked, { looked, from, other, token: s.token });
 }
 
 /** Move the row so that a token is seen; the page itself stays where it is. */
@@ -132,29 +152,39 @@ function reveal(scene, token) {
   if (!inside) scene.lane.element.scrollLeft += (column.left + column.right - view.left - view.right) / 2;
 }
 
+/** What there is to draw: the token looked from, the one pointed at besides, arcs, and the rows of weights. */
+function choose(scene, s) {
+  const [from, other] = s.token >= 0 ? [s.token, scene.hover] : [scene.hover, -1];
+  const map = headOf(s.far, s.attention_head, s.Ha, s.T, s.T);
+  const kernels = s.Hc ? headOf(s.near, s.conv_head, s.Hc, s.T, s.K) : [];
+  const rows = from < 0 ? [...Array(s.T).keys()] : [from];
+  const most = from < 0 ? Math.min(MOST_OF_ALL, 2 * s.T + 16) : MOST;
+  const pairs = strongest(map, rows, s.T, sieve(s), most).filter(([, , weight], _, all) => weight >= all[0][2] / 50);
+  const row = map.subarray(from * s.T, (from + 1) * s.T);
+  const kernel = s.Hc && from >= 0 ? kernels.subarray(from * s.K, (from + 1) * s.K) : [];
+  return { from, other, pairs, row, kernel, kernels };
+}
+
 /** Draw what the traits say. While Python has not answered yet, the picture before stays, and is marked as such. */
 function drawStage(scene) {
-  const s = { ...readState(scene.model), ...scene.layer };
+  const { captions } = scene;
+  const s = { ...scene.text, ...readState(scene.model), ...scene.layer };
   if (s.layer < 0) return;
   scene.selectors.update(s);
   const waiting = s.answered[0] !== s.layer;
   scene.element.setAttribute("aria-busy", String(waiting));
+  clearTimeout(scene.late);
+  if (waiting) scene.late = setTimeout(() => captions.far.replaceChildren(`Layer ${s.layer}: ${LATE}`), 2000);
   if (waiting || !scene.centres.length) return;
-  const from = s.token >= 0 ? s.token : scene.hover;
-  const other = s.token >= 0 ? scene.hover : -1;
-  const map = headOf(s.far, s.attention_head, s.Ha, s.T, s.T);
-  const kernels = s.Hc ? headOf(s.near, s.conv_head, s.Hc, s.T, s.K) : [];
-  const rows = from < 0 ? [...Array(s.T).keys()] : [from];
-  const pairs = strongest(map, rows, s.T, sieve(s), MOST).filter(([, , weight], _, all) => weight >= all[0][2] / 50);
-  const row = map.subarray(from * s.T, (from + 1) * s.T);
-  const kernel = s.Hc && from >= 0 ? kernels.subarray(from * s.K, (from + 1) * s.K) : [];
+  const { from, other, pairs, row, kernel, kernels } = choose(scene, s);
   drawArcs(scene, pairs, from);
   if (s.Hc) drawBars(scene, s, kernels, from);
+  markWork(scene, s);
   markTokens(scene, s, from, other, pairs);
-  scene.captions.far.replaceChildren(...attentionCaption(s, from, pairs), " ", ...hiddenCaption(s, from, row));
-  if (s.Hc) scene.captions.near.replaceChildren(...convCaption(s, from, kernel));
-  scene.captions.pointed.replaceChildren(...pointed(s, from, other, row, kernel));
-  scene.captions.tables.replaceChildren(...tables(s, from, pairs, kernel));
+  captions.far.replaceChildren(...attentionCaption(s, from, pairs), ...hiddenCaption(s, from, row));
+  if (s.Hc) captions.near.replaceChildren(...convCaption(s, from, kernel));
+  captions.pointed.replaceChildren(...pointed(s, from, other, row, kernel));
+  captions.tables.replaceChildren(...tables(s, from, pairs, kernel));
 }
 
 /** What a key does: traits to set, or nothing. */
@@ -186,7 +216,7 @@ function onKey(event, scene, draw) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const inRow = scene.lane.element.contains(event.target);
   if (!inRow && !["a", "c", "Escape"].includes(event.key)) return;
-  const traits = keyed(event, readState(scene.model), scene);
+  const traits = keyed(event, { ...scene.text, ...readState(scene.model) }, scene);
   if (!traits) return;
   event.preventDefault();
   event.stopPropagation();
@@ -214,18 +244,21 @@ function listenToPointer(scene, draw) {
 
 /** The stage of a view: its element, `draw` to draw it soon, and `stop` for when it is taken away. */
 export function makeStage(model) {
-  const s = readState(model);
+  const text = readText(model);
+  const s = { ...text, ...readState(model) };
   const line = (name, options = {}) => make("p", { class: `cv-caption cv-${name}`, ...options });
   const captions = { far: line("far"), near: line("near"), pointed: line("pointed", { "aria-live": "polite" }) };
   captions.tables = make("div", { class: "cv-tables" });
-  const scene = { model, hover: -1, centres: [], captions, lane: makeLane(s), selectors: makeSelectors(model, s) };
+  const marked = { looked: new Map(), token: -1 };
+  const parts = { captions, lane: makeLane(s), selectors: makeSelectors(model, s) };
+  const scene = { model, text, marked, hover: -1, centres: [], ...parts };
   const below = s.Hc ? [captions.near] : [];
   const words = [make("p", { class: "cv-legend" }, ...legend(s)), scene.selectors.element, captions.far, scene.lane.element];
   const keys = make("p", { class: "cv-keys" }, s.Hc ? KEYS : KEYS.replace(" c convolution head,", ""));
-  const parts = [...words, ...below, captions.pointed, captions.tables, keys];
-  scene.element = make("section", { class: "cv-stage", "aria-label": "heads of one layer" }, ...parts);
+  const all = [...words, ...below, captions.pointed, captions.tables, keys];
+  scene.element = make("section", { class: "cv-stage", "aria-label": "heads of one layer" }, ...all);
   const draw = soon(() => drawStage(scene));
-  const stops = [follow(scene, draw), draw.stop];
+  const stops = [follow(scene, draw), draw.stop, () => clearTimeout(scene.late)];
   scene.element.addEventListener("keydown", (event) => onKey(event, scene, draw));
   listenToPointer(scene, draw);
   return { element: scene.element, draw, stop: () => stops.forEach((stop) => stop()) };
@@ -243,10 +276,12 @@ function follow(scene, draw) {
   const chosen = () => model.get("token") >= 0 && scene.centres.length && reveal(scene, model.get("token"));
   const stops = [listen(model, ["answered"], unpack), listen(model, STATE, draw), listen(model, ["token"], chosen)];
   const seen = new ResizeObserver(() => {
-    const first = !scene.centres.length;
+    const [before, width] = [scene.width, scene.lane.lane.offsetWidth];
+    scene.width = width; // 0 while it is hidden
+    if (!width) return;
     measure(scene);
     draw();
-    if (first) chosen();
+    if (!before) chosen();
   });
   seen.observe(scene.lane.lane);
   return () => (stops.forEach((stop) => stop()), seen.disconnect());

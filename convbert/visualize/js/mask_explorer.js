@@ -1,0 +1,254 @@
+// A text of which any word can be masked: the predictions there, and the heads behind them.
+import { listen, make, numbersOf, show, tell, weightsOf } from "./common.js";
+import { bar, capital, columns, makeBoard, nameHead, niceEnd, notesOf, onEscape, sizesOf } from "./board.js";
+import { tint, titleOf } from "./board.js";
+
+/** What a token is called: what stood in the text, or its piece where nothing did. */
+export const wordOf = (model, i) => model.get("sources")[i] || model.get("tokens")[i];
+
+/** Ten-thousandths that a head gives to each token from the masked one, and how much falls beyond the text. */
+export function looksOf(model, [kind, layer, head], sizes) {
+  const T = model.get("tokens").length;
+  const part = (weights, size) => weights.subarray((layer * sizes[kind] + head) * size).subarray(0, size);
+  if (kind === "attention") return [part(weightsOf(model.get("attention")), T), 0];
+  const kernels = weightsOf(model.get("conv_kernel"));
+  const K = kernels.length / (sizes.L * sizes.conv);
+  const weights = new Uint16Array(T);
+  let beyond = 0;
+  part(kernels, K).forEach((weight, k) => {
+    const i = model.get("place") + k - (K - 1) / 2;
+    if (i >= 0 && i < T) weights[i] = weight;
+    else beyond += weight;
+  });
+  return [weights, beyond];
+}
+
+/** The length of what a head adds, and its part of what all heads of its layer add. */
+function workOf(model, [kind, layer, head], sizes) {
+  const H = sizes.attention + sizes.conv;
+  const row = numbersOf(model.get("norms")).subarray(layer * H, (layer + 1) * H);
+  const length = row[head + (kind === "attention" ? 0 : sizes.attention)];
+  return [length, length / (row.reduce((sum, norm) => sum + norm, 0) || 1)];
+}
+
+/** The strongest places of a row of weights, best first. */
+const strongest = (weights, count) => [...weights.keys()].sort((i, j) => weights[j] - weights[i]).slice(0, count);
+
+/** Whether the answer on screen belongs to what is asked. */
+const isAnswered = (model) =>
+  JSON.stringify(model.get("answered")) === JSON.stringify([model.get("text"), model.get("place")]);
+
+/** Whether an exported page has no answer for a token. */
+const isHeld = (model, i) => model.exported && !model.answers(model.get("text"), i);
+
+/** One token: its text, and below it the weight that a head gives to it. */
+function makeToken(model, i, mask) {
+  const special = model.get("special")[i];
+  const joined = model.get("tokens")[i].startsWith("##");
+  const look = `cv-chip${special ? " cv-apart" : ""}${joined ? " cv-joined" : ""}`;
+  const onclick = () => String(getSelection()) || mask(i); // who selects text does not want to mask it
+  const role = special ? {} : { role: "button", tabindex: "-1", "aria-label": wordOf(model, i), onclick };
+  const text = make("span", { class: "cv-chip-text", dir: "auto" }, wordOf(model, i));
+  return make("span", { class: look, "data-token": i, ...role }, text, make("span", { class: "cv-weight" }));
+}
+
+/** Which way a key leads through a text that is written to the left or to the right. */
+function ahead(key, direction) {
+  const way = { ArrowRight: 1, ArrowLeft: -1 }[key];
+  return way ? way * (direction === "rtl" ? -1 : 1) : { ArrowDown: 1, ArrowUp: -1 }[key];
+}
+
+/** Focus the next token in a direction that can be masked. */
+function moveTo(chips, i, way) {
+  for (let j = i + way; chips[j]; j += way) if (chips[j].hasAttribute("role")) return chips[j].focus();
+}
+
+/** Whether a text is written from right to left: its first letter decides. */
+const directionOf = (text) => (/^[^\p{L}]*[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]/u.test(text) ? "rtl" : "ltr");
+
+/** The text as tokens: one Tab stop, arrows move, Enter masks. */
+function makeTokens(model, mask) {
+  const element = make("div", { class: "cv-chips", role: "group", "aria-label": "Text: choose a token to mask" });
+  let chips = [];
+  const settle = (chip) => {
+    for (const other of chips) if (other.hasAttribute("role")) other.tabIndex = other === chip ? 0 : -1;
+  };
+  const fill = () => {
+    chips = model.get("tokens").map((_, i) => makeToken(model, i, mask));
+    element.replaceChildren(...chips);
+    element.dir = directionOf(model.get("sources").join(" "));
+  };
+  element.addEventListener("focusin", (event) => settle(event.target));
+  element.addEventListener("keydown", (event) => {
+    const i = chips.indexOf(event.target);
+    const way = ahead(event.key, element.dir);
+    if (i < 0 || !(way || event.key === "Enter" || event.key === " ")) return;
+    event.preventDefault();
+    if (way) moveTo(chips, i, way);
+    else mask(i);
+  });
+  return { element, fill, settle: () => settle(chips[model.get("place")]), each: (change) => chips.forEach(change) };
+}
+
+/** Show where a head looks, or nothing for no head. */
+function paintTokens(model, tokens, head, sizes) {
+  const weights = head ? looksOf(model, head, sizes)[0] : null;
+  const largest = weights ? Math.max(...weights) || 1 : 1;
+  for (const kind of ["attention", "conv"]) tokens.element.classList.toggle(`cv-${kind}`, head?.[0] === kind);
+  tokens.each((chip, i) => {
+    const masked = i === model.get("place");
+    chip.classList.toggle("cv-masked", masked);
+    if (chip.hasAttribute("role")) chip.setAttribute("aria-pressed", String(masked));
+    chip.style.setProperty("--look", weights ? (weights[i] / largest).toFixed(4) : "0");
+    chip.lastChild.textContent = weights && weights[i] >= 50 ? show(weights[i] / 10000) : "";
+  });
+}
+
+/** One prediction. */
+function makeRow([rank, word, score], end, isTrue) {
+  const mark = isTrue ? make("span", { class: "cv-fresh" }, "true word") : null;
+  const cells = [
+    make("td", { class: "cv-rank" }, rank),
+    make("th", { scope: "row" }, make("bdi", {}, word), mark),
+    make("td", { class: "cv-bars" }, bar(score, end, "one")),
+    make("td", { class: "cv-figure" }, show(score)),
+  ];
+  return make("tr", { class: isTrue ? "cv-true" : null }, ...cells);
+}
+
+/** The likeliest words, the true one marked; if it is not among them it comes last, with its rank. */
+function makeWords(model) {
+  const [truth, chance, rank] = model.get("truth");
+  const rows = model.get("words").map((word, i) => [i + 1, word, model.get("scores")[i]]);
+  if (rank > rows.length) rows.push([rank, truth, chance]);
+  const end = niceEnd(Math.max(...rows.map((row) => row[2])));
+  const body = rows.map((row) => makeRow(row, end, row[0] === rank));
+  const head = columns(["rank", "cv-rank"], ["word"], [`0 to ${end}`], ["probability", "cv-number-head"]);
+  const there = make("bdi", {}, wordOf(model, model.get("place")));
+  const caption = make("caption", {}, ...(truth ? ["In place of “", there, "”"] : ["Behind the mask"]));
+  return make("table", { class: "cv-answers" }, caption, head, make("tbody", {}, ...body));
+}
+
+/** What a head does at the masked token, in a sentence. */
+function describe(model, head, sizes) {
+  const [length, share] = workOf(model, head, sizes);
+  const [weights, beyond] = looksOf(model, head, sizes);
+  const does = head[0] === "conv" ? "mixes" : "looks at";
+  const name = (i) => make("bdi", { class: "cv-strong" }, i === model.get("place") ? "the mask" : wordOf(model, i));
+  const said = [
+    `${capital(nameHead(...head))} adds a vector of length ${show(length)} at the mask, `,
+    `${show(share)} of its layer's work. It ${does} `,
+  ];
+  const best = strongest(weights, 4);
+  best.forEach((i, n) => said.push(n ? ", " : "", name(i), ` ${show(weights[i] / 10000)}`));
+  return [...said, beyond ? `; ${show(beyond / 10000)} falls beyond the text.` : "."];
+}
+
+const FREE = "Enter applies the text. A [MASK] in it is kept.";
+const FIXED = "This page was made beforehand, so its text stays as it is: mask_explorer in a notebook takes any other.";
+
+/** The field for the text, and what is wrong with what was typed. */
+function makeField(model) {
+  const id = `cv-${Math.random().toString(36).slice(2)}`;
+  const fixed = Boolean(model.exported);
+  const names = { type: "text", id, class: "cv-field", dir: "auto", "aria-describedby": `${id}-hint` };
+  const input = make("input", { ...names, spellcheck: "false", autocomplete: "off", readonly: fixed });
+  const hint = make("p", { class: "cv-hint", id: `${id}-hint` }, fixed ? FIXED : FREE);
+  const problem = make("p", { class: "cv-problem", role: "alert" });
+  input.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !fixed) tell(model, { text: input.value, place: null });
+  });
+  let last = null; // what is being typed stays until there is another text
+  const draw = () => {
+    if (last !== model.get("text")) input.value = last = model.get("text");
+    problem.textContent = model.get("problem") ? `Not shown: ${model.get("problem")}` : "";
+    input.setAttribute("aria-invalid", String(Boolean(model.get("problem"))));
+  };
+  const label = make("label", { for: id }, "Text");
+  return { element: make("div", { class: "cv-typing" }, label, input, hint, problem), draw };
+}
+
+/** The board of lengths. */
+function paintBoard(model, board, sizes) {
+  const largest = Math.max(...numbersOf(model.get("norms"))) || 1;
+  board.each((button, head) => {
+    const [length] = workOf(model, head, sizes);
+    tint(button, length / largest);
+    button.setAttribute("aria-label", `${nameHead(...head)}: length ${show(length)}`);
+    button.setAttribute("aria-pressed", String(head.join() === model.get("head").join()));
+  });
+}
+
+/** How a token is masked, or why it cannot be. */
+function makeMasking(model, refusal) {
+  const answered = () => model.get("tokens").filter((_, i) => !isHeld(model, i)).length;
+  return (i) => {
+    const why = `“${wordOf(model, i)}” cannot be masked here: this page holds the answers for ${answered()} tokens `
+      + "of this text. The live notebook has all of them.";
+    refusal.textContent = isHeld(model, i) ? why : "";
+    if (!isHeld(model, i)) tell(model, { place: i });
+  };
+}
+
+const LEGEND = "The stronger the colour of a square, the longer the vector that its head adds at the masked token. "
+  + "Press one to keep it in view.";
+
+/** The whole view; `draw` follows the traits. */
+function build(model) {
+  const sizes = sizesOf(model);
+  let under = null; // the head under the pointer or the focus
+  const parts = {
+    field: makeField(model),
+    notes: make("div"),
+    pointed: make("p", { class: "cv-pointed", "aria-live": "polite" }),
+    refusal: make("p", { class: "cv-hint cv-refusal", role: "status" }),
+    words: make("div", { class: "cv-left" }),
+  };
+  const tokens = makeTokens(model, makeMasking(model, parts.refusal));
+  const look = () => {
+    const head = under ?? (model.get("head").length ? model.get("head") : null);
+    paintTokens(model, tokens, head, sizes);
+    const hint = "Point at a head, or move to it with the arrow keys, to see where it looks.";
+    parts.pointed.replaceChildren(...(head ? describe(model, head, sizes) : [hint]));
+  };
+  const keep = (head) => tell(model, { head: head.join() === model.get("head").join() ? [] : head });
+  const on = { press: keep, point: (head) => ((under = head), look()), leave: () => ((under = null), look()) };
+  const board = makeBoard(sizes, { label: "Heads, and how much each adds at the masked token", on });
+  const right = make("div", { class: "cv-right" }, board.element, make("p", { class: "cv-legend" }, LEGEND));
+  const halves = make("div", { class: "cv-halves" }, parts.words, right);
+  const how = make("p", { class: "cv-hint cv-how" }, "Press a word to mask it.");
+  const { field, notes, refusal, pointed } = parts;
+  const element = make("div", {}, field.element, notes, how, tokens.element, refusal, pointed, halves);
+  onEscape(element, () => ((under = null), tell(model, { head: [] })));
+  return { element, draw: makeDraw(model, sizes, { ...parts, tokens, board, halves, look }) };
+}
+
+/** How everything is drawn again: tokens only when they are others, answers only when they are those asked for. */
+function makeDraw(model, sizes, { field, notes, words, tokens, board, halves, look }) {
+  let drawn = null;
+  return () => {
+    field.draw();
+    const waiting = !isAnswered(model);
+    halves.toggleAttribute("aria-busy", waiting);
+    if (waiting || model.get("problem")) return;
+    if (drawn !== model.get("text")) tokens.fill();
+    drawn = model.get("text");
+    notes.replaceChildren(...notesOf(model));
+    words.replaceChildren(makeWords(model));
+    paintBoard(model, board, sizes);
+    look();
+    tokens.settle();
+  };
+}
+
+const view = {
+  render({ model, el }) {
+    const { element, draw } = build(model);
+    const root = make("div", { class: "cv cv-explorer", "data-lm-suppress-shortcuts": true });
+    root.append(...[titleOf(model)].filter(Boolean), element);
+    el.append(root);
+    draw();
+    return listen(model, ["text", "place", "head", "problem", "answered"], draw);
+  },
+};
+export default view;

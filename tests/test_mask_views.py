@@ -1,0 +1,804 @@
+"""Switching heads off and masking words: the traits, the exported pages in a browser, and the live scripts with Python's part played."""
+
+import base64
+import json
+import re
+import time
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+pytest.importorskip("anywidget", reason='the views need pip install "convbert[widgets]"')
+
+from conftest import ROOT
+from test_knockout import H, L, PlainAttention, make, without
+
+from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizerFast, pipeline
+from convbert.visualize import knock_out, knock_outs, knockout_view, mask_explorer
+from convbert.visualize.behind import look_behind
+from convbert.visualize.mask_views import first_questions
+from convbert.visualize.reading import open_model, read_text
+from convbert.visualize.widgets import join_modules, read_asset
+
+TEXT = "He opened the [MASK] and read the letter twice."
+SEA = "The ship sailed across the sea to the old harbour."
+PAGES = ROOT / "nbs" / "visualize" / "pages"
+THEMES = pytest.mark.parametrize("theme", ["light", "dark"])
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The bundled model and its tokenizer."""
+    return open_model("convbert-tiny", task="fill-mask")
+
+
+@pytest.fixture(scope="module")
+def small(tokenizer):
+    """What a small random model is called with."""
+    return dict(model=make(), tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory, small, tokenizer):
+    """Exported pages by name."""
+    folder = tmp_path_factory.mktemp("pages")
+    classifier = make(ConvBertForSequenceClassification, id2label={0: "bad", 1: "fair", 2: "good"})
+    views = {
+        "knockout": knockout_view("convbert-tiny", TEXT),
+        "two": knockout_view(text="The [MASK] sailed across the [MASK].", silenced=[("conv", 1, 2)], **small),
+        "labels": knockout_view(classifier, "It rains.", "The street is wet.", tokenizer=tokenizer),
+        "explorer": mask_explorer("convbert-tiny", SEA, place=8),
+        "arabic": mask_explorer(text="هذا كتاب 🚢 جميل", **small),
+    }
+    return {name: view.to_html(folder / f"{name}.html") for name, view in views.items()}
+
+
+def numbers(page, selector):
+    """The numbers in some elements, as they are read."""
+    return [float(text.replace("−", "-")) for text in page.locator(selector).all_inner_texts() if text]
+
+
+def shown(values):
+    """Numbers as a view shows them."""
+    return [float(f"{value:.4f}") for value in values]
+
+
+CONTRAST = """(least) => {
+  const parse = (colour) => {
+    const [r, g, b, a = 1] = colour.match(/[\\d.]+(?:e-?\\d+)?/g).map(Number);
+    return colour.startsWith("color(") ? [255 * r, 255 * g, 255 * b, a] : [r, g, b, a];
+  };
+  const over = ([r, g, b, a], below) => [r, g, b].map((part, i) => a * part + (1 - a) * below[i]);
+  const paper = (element) => {
+    const colour = parse(getComputedStyle(element).backgroundColor);
+    return colour[3] === 1 ? colour.slice(0, 3) : over(colour, paper(element.parentElement));
+  };
+  const light = (colour) => colour.map((part) => part / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ratio = (one, other) => {
+    const [low, high] = [light(one), light(other)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const seen = (element) => element.checkVisibility() && !element.closest(":disabled, noscript, script, style");
+  const poor = [];
+  const check = (element, colour, below, least, what) => {
+    const found = ratio(over(parse(colour), below), below);
+    if (found < least) poor.push(`${what}: ${found.toFixed(2)} of ${element.className}`);
+  };
+  const walker = document.createTreeWalker(document.querySelector(".cv"), NodeFilter.SHOW_TEXT);
+  let count = 0;
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const element = node.parentElement;
+    if (!node.data.trim() || !seen(element)) continue;
+    count += 1;
+    check(element, getComputedStyle(element).color, paper(element), 4.5, node.data.trim().slice(0, 20));
+  }
+  for (const input of document.querySelectorAll(".cv input")) check(input, getComputedStyle(input).color, paper(input), 4.5, "field");
+  for (const chip of document.querySelectorAll(".cv-masked")) {
+    const tag = getComputedStyle(chip, "::after");
+    check(chip, tag.color, parse(tag.backgroundColor).slice(0, 3), 4.5, "[MASK]");
+  }
+  for (const bar of document.querySelectorAll("[class^=cv-bar]")) {
+    check(bar, getComputedStyle(bar).backgroundColor, paper(bar.parentElement), 3, "bar");
+  }
+  for (const button of document.querySelectorAll("button.cv-head, .cv-field")) {
+    if (seen(button)) check(button, getComputedStyle(button).borderTopColor, paper(button.parentElement), 3, "border");
+  }
+  const focus = getComputedStyle(document.querySelector(".cv")).getPropertyValue("--cv-focus");
+  const probe = document.body.appendChild(document.createElement("i"));
+  probe.style.color = focus;
+  check(probe, getComputedStyle(probe).color, paper(document.querySelector(".cv")), 3, "focus");
+  probe.remove();
+  return [count, poor];
+}"""
+
+
+def assert_contrast(page):
+    """Text stands out at 4.5 to 1, bars, borders and the focus at 3 to 1: WCAG AA."""
+    page.wait_for_timeout(300)  # bars and colours move to their place
+    count, poor = page.evaluate(CONTRAST, 4.5)
+    assert count > 10
+    assert not poor
+
+
+# -- knockout_view: the traits
+
+
+def test_silenced_is_kept_in_one_order(small):
+    view = knockout_view(text=TEXT, silenced=[("conv", 2, 1), ("attention", 1, 3), ("conv", 2, 1)], **small)
+    assert view.silenced == [["attention", 1, 3], ["conv", 2, 1]]
+    assert view.answered == [view.silenced]
+    (rows,) = knock_out(text=TEXT, attention=[(1, 3)], conv=[(2, 1)], **small)
+    assert view.changes == [[[row.answer, row.before, row.after] for row in rows]]
+
+
+@pytest.mark.parametrize(
+    ("silenced", "words"),
+    [
+        ([("conv", L, 0)], f"no head 0 in layer {L}.*layers 0 to {L - 1}"),
+        ([("attention", 0, H)], f"heads 0 to {H - 1}"),
+        ([("att", 0, 0)], 'kind "attention" or "conv"'),
+        ([(0, 0)], r"\[kind, layer, head\].*\(0, 0\)"),
+    ],
+)
+def test_heads_that_are_not_there_are_refused(small, silenced, words):
+    with pytest.raises(ValueError, match=words):
+        knockout_view(text=TEXT, silenced=silenced, **small)
+    view = knockout_view(text=TEXT, silenced=[("conv", 0, 0)], **small)
+    with pytest.raises(ValueError, match=words):
+        view.silenced = silenced
+    assert view.silenced == [["conv", 0, 0]]
+
+
+def test_a_message_from_the_browser_is_answered(small):
+    view = knockout_view(text=TEXT, **small)
+    view.set_state({"silenced": [["attention", 0, 0], ["conv", 0, 0]]})
+    (rows,) = knock_out(text=TEXT, attention=[(0, 0)], conv=[(0, 0)], **small)
+    assert view.answered == [[["attention", 0, 0], ["conv", 0, 0]]]
+    assert view.changes[0][0] == [rows[0].answer, rows[0].before, rows[0].after]
+
+
+def test_effects_are_those_of_knock_outs(small):
+    view, outs = knockout_view(text=TEXT, **small), knock_outs(text=TEXT, **small)
+    for name, expected in (("effects", outs.heads), ("layer_effects", outs.layers), ("kind_effects", outs.kinds)):
+        packed = torch.frombuffer(bytearray(getattr(view, name)), dtype=torch.float32)
+        assert torch.equal(packed.view_as(expected), expected)
+    assert view.first == [[outs.answers[0], outs.probabilities[0]]]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("He read.", ValueError, "write .MASK. where"),
+        (" ", ValueError, "text is empty"),
+        ([TEXT], TypeError, "one text, got 1"),
+    ],
+)
+def test_knockout_view_refuses_wrong_texts(small, text, error, words):
+    with pytest.raises(error, match=words):
+        knockout_view(text=text, **small)
+
+
+def test_long_text_is_cut_and_that_is_said_once(small):
+    with pytest.warns(UserWarning, match="the model reads 512") as said:
+        view = knockout_view(text="a [MASK] " + "far " * 600, **small)
+        view.silenced = [("conv", 0, 0)]
+    assert view.notes == [str(said[0].message)]
+    assert len(said) == 1
+
+
+def test_views_of_a_model_in_training(tokenizer):
+    model = make(hidden_dropout_prob=0.5).train()
+    view = knockout_view(model, TEXT, tokenizer=tokenizer, silenced=[("conv", 0, 0)])
+    first = view.changes
+    view.silenced = []
+    view.silenced = [("conv", 0, 0)]
+    assert view.changes == first
+    explorer = mask_explorer(model, SEA, tokenizer=tokenizer)
+    scores = explorer.scores
+    explorer.place = 1
+    explorer.place = 8
+    assert mask_explorer(model, SEA, 8, tokenizer=tokenizer).scores == explorer.scores != scores
+    assert model.training
+
+
+def test_questions_of_an_exported_page():
+    asked = first_questions(2, {"attention": 2, "conv": 2})
+    assert len(asked) == 1 + 8 + 4 + 2
+    assert asked[0] == [] and [["attention", 1, 0], ["attention", 1, 1]] in asked
+    assert all(silenced == sorted(silenced) for silenced in asked)
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # a random model answers in all scripts
+@pytest.mark.parametrize("silenced", [(), [("attention", 0, 0)], [("attention", 0, 0), ("conv", 1, 1)]])
+def test_a_still_picture_comes_along(small, silenced):
+    bundle, _ = knockout_view(text=TEXT, silenced=silenced, **small)._repr_mimebundle_()
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+# -- mask_explorer: the traits
+
+
+def expect_behind(view, model, tokenizer, text, place):
+    """What the view tells is what the model says, asked by its plain forward."""
+    ids = tokenizer(text)["input_ids"]
+    true = ids[place]
+    ids[place] = tokenizer.mask_token_id
+    model.eval()
+    with torch.no_grad():
+        output = model(torch.tensor([ids]), output_attentions=True)
+    scores = output.logits[0, place].softmax(-1)
+    best = scores.topk(8)
+    assert view.words == tokenizer.convert_ids_to_tokens(best.indices.tolist())
+    assert_close(torch.tensor(view.scores), best.values, atol=1e-6, rtol=1e-4)
+    if true != tokenizer.mask_token_id:
+        word, chance, rank = view.truth
+        assert word == tokenizer.convert_ids_to_tokens(true)
+        assert_close(chance, scores[true].item(), atol=1e-6, rtol=1e-4)
+        assert rank == 1 + int((scores > scores[true]).sum())
+    else:
+        assert view.truth == []
+    maps = {"attention": output.attentions, "conv_kernel": output.conv_kernels}
+    for name, layers in maps.items():
+        told = torch.from_numpy(_numbers(view, name, "<u2").astype("int64")) / 10_000
+        expected = torch.stack([layer[0, :, place] for layer in layers])
+        assert_close(told.view_as(expected).double(), expected.double(), atol=5.1e-5, rtol=0)
+
+
+def _numbers(view, name, kind):
+    numpy = pytest.importorskip("numpy")
+    return numpy.frombuffer(getattr(view, name), kind)
+
+
+@pytest.mark.parametrize("place", [1, 2, 8, 13])
+def test_explorer_tells_what_the_model_says(small, place):
+    view = mask_explorer(text=SEA, place=place, **small)
+    expect_behind(view, small["model"], small["tokenizer"], SEA, place)
+
+
+def test_lengths_are_those_of_what_heads_add(small):
+    """By hand: the output of the layer with and without the head."""
+    view, model, tokenizer = mask_explorer(text=SEA, place=3, **small), small["model"], small["tokenizer"]
+    ids = tokenizer(SEA)["input_ids"]
+    ids[3] = tokenizer.mask_token_id
+    heard = []
+    for each in (model, without(model, conv=[(0, 1)])):
+        hook = each.encoder.layers[0].mixer.register_forward_hook(lambda *call: heard.append(call[2][0]))
+        with torch.no_grad():
+            each(torch.tensor([ids]))
+        hook.remove()
+    lengths = torch.from_numpy(_numbers(view, "norms", "<f4").copy()).view(L, 2 * H)
+    assert_close(lengths[0, H + 1], (heard[0] - heard[1])[0, 3].norm(), atol=1e-5, rtol=1e-4)
+
+
+def test_place_follows_python_and_browser(small):
+    view = mask_explorer(text=SEA, **small)
+    view.place = 2
+    expect_behind(view, small["model"], small["tokenizer"], SEA, 2)
+    view.set_state({"place": 5})
+    assert view.answered == [SEA, 5]
+    expect_behind(view, small["model"], small["tokenizer"], SEA, 5)
+
+
+def test_text_follows_python_and_browser(small):
+    view = mask_explorer(text=SEA, place=13, **small)
+    view.text = "Two words"  # has no token 13
+    assert view.tokens[view.place] == "words"
+    view.set_state({"text": "A [MASK] of it, [MASK]", "place": None})
+    assert (view.place, view.truth, view.answered) == (2, [], ["A [MASK] of it, [MASK]", 2])
+    expect_behind(view, small["model"], small["tokenizer"], view.text, 2)
+    view.place = 4  # the other mask stays
+    expect_behind(view, small["model"], small["tokenizer"], view.text, 4)
+
+
+def test_both_at_once_are_answered_once(small):
+    view = mask_explorer(text=SEA, **small)
+    asked = []
+    view.observe(lambda change: asked.append(change["new"]), names="words")
+    view.set_state({"text": "Two words", "place": None})
+    assert view.answered == ["Two words", 2]
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(("text", "words"), [("", "text is empty"), (" \n", "text is empty"), ("\u200b", "no token")])
+def test_text_that_cannot_be_shown_is_said_and_the_last_one_stays(small, text, words):
+    view = mask_explorer(text=SEA, place=2, **small)
+    before = view.words, view.tokens
+    view.set_state({"text": text, "place": None})
+    assert words in view.problem
+    assert (view.words, view.tokens) == before
+    assert view.answered == [text, None]
+    view.text = SEA
+    assert view.problem == ""
+    with pytest.raises(ValueError, match=words):
+        mask_explorer(text=text, **small)
+
+
+def test_wrong_choices_are_refused(small):
+    with pytest.raises(ValueError, match="place=0 must be a token that can be masked: 1 to"):
+        mask_explorer(text=SEA, place=0, **small)
+    view = mask_explorer(text=SEA, **small)
+    with pytest.raises(ValueError, match="place=99 must be"):
+        view.place = 99
+    with pytest.raises(ValueError, match=f"layers 0 to {L - 1}"):
+        view.head = ["conv", 9, 0]
+    with pytest.raises(TypeError, match="one text, got 2"):
+        mask_explorer(text=["one", "two"], **small)
+    with pytest.raises(TypeError, match="needs a ConvBertForMaskedLM, got a ConvBertModel"):
+        mask_explorer(make(ConvBertModel), SEA, tokenizer=small["tokenizer"])
+
+
+@pytest.mark.parametrize("text", ["sea", "هذا كتاب جميل", "🚢 🤖", "[MASK]", "far " * 510])
+def test_texts_of_all_kinds(small, text):
+    view = mask_explorer(text=text, **small)
+    expect_behind(view, small["model"], small["tokenizer"], text, view.place)
+    assert view.head[0] in ("attention", "conv")
+
+
+def test_long_text_is_cut_and_noted(small):
+    with pytest.warns(UserWarning, match="the model reads 512") as said:
+        view = mask_explorer(text="far " * 600, **small)
+    assert view.notes == [str(said[0].message)]
+    assert len(view.tokens) == 512
+    view.text = SEA
+    assert view.notes == []
+
+
+def test_page_of_a_long_text_answers_for_its_beginning(small):
+    view = mask_explorer(text="far " * 100, place=90, **small)
+    asked = [place for _, place in view.askable()]
+    assert asked == [*range(1, view.most + 1), 90]
+
+
+def test_an_export_leaves_the_view_as_it_was(small):
+    view = mask_explorer(text=SEA, place=3, **small)
+    before = view.get_state()
+    view.to_html()
+    assert view.get_state() == before
+    assert f"“{view.tokens[3]}”" in view.draw().axes[0].get_title()
+
+
+def test_numbers_of_the_pipeline(tiny):
+    view = mask_explorer(tiny[0], "He opened the [MASK].", tokenizer=tiny[1])
+    answers = pipeline("fill-mask", *tiny[:1], tokenizer=tiny[1])("He opened the [MASK].", top_k=8)
+    assert_close(view.scores, [answer["score"] for answer in answers], atol=1e-6, rtol=1e-4)
+
+
+def test_explorer_without_convolution(tokenizer):
+    model = make()
+    for layer in model.encoder.layers:
+        layer.mixer = PlainAttention(layer.mixer)
+    view = mask_explorer(model.eval(), SEA, tokenizer=tokenizer)
+    assert (view.attention_heads, view.conv_heads, view.conv_kernel) == (H, 0, b"")
+    assert len(view.norms) == 4 * L * H
+    view.draw().canvas.draw()
+
+
+def test_the_view_reacts_quickly(tiny):
+    """Generous, for a machine with much else to do: a few forward passes, not hundreds."""
+    knockout, explorer = knockout_view(tiny[0], TEXT, tokenizer=tiny[1]), mask_explorer(tiny[0], SEA, tokenizer=tiny[1])
+    began = time.perf_counter()
+    knockout.silenced = [("conv", 2, 2)]
+    explorer.place = 3
+    assert time.perf_counter() - began < 5
+
+
+# -- knockout_view: the page
+
+
+def head(page, key):
+    return page.locator(f'[data-key="{key}"]')
+
+
+def answers(page):
+    """The table of answers: words, and the numbers before and after."""
+    words = [text.removesuffix("new").strip() for text in page.locator(".cv-answers tbody th").all_inner_texts()]
+    figures = numbers(page, ".cv-answers td.cv-figure")
+    return words, figures[::2], figures[1::2]
+
+
+def expect_answers(page, rows):
+    assert answers(page) == ([r.answer for r in rows], shown(r.before for r in rows), shown(r.after for r in rows))
+
+
+@THEMES
+def test_knockout_page_draws_and_answers(open_page, pages, tiny, theme):
+    page = open_page(pages["knockout"], color_scheme=theme)
+    assert page.locator("button.cv-head").count() == 4 * 2 * (4 + 1) + 2
+    assert "He opened the [MASK] and read the letter twice." in page.locator(".cv-sentence").inner_text()
+    options = dict(text=TEXT, tokenizer=tiny[1])
+    expect_answers(page, knock_out(tiny[0], **options)[0])
+    assert_contrast(page)
+
+    for key, heads in [
+        ("attention 3 0", dict(attention=[(3, 0)])),
+        ("conv 2 2", dict(conv=[(2, 2)])),
+        ("attention 1 all", dict(attention=[(1, h) for h in range(4)])),
+        ("conv all all", dict(conv=[(layer, h) for layer in range(4) for h in range(4)])),
+    ]:
+        head(page, key).click()
+        page.wait_for_selector(f'.cv [data-key="{key}"][aria-pressed=true]')
+        (rows,) = knock_out(tiny[0], **options, **heads)
+        page.wait_for_function(
+            "text => document.querySelector('.cv-said').textContent.includes(text)", arg=f"→ {rows[0].after:.4f}"
+        )
+        expect_answers(page, rows)
+        assert_contrast(page)
+        page.keyboard.press("Escape")
+        page.wait_for_function("!document.querySelector('[aria-pressed=true], [aria-pressed=mixed]')")
+    expect_answers(page, knock_out(tiny[0], **options)[0])
+
+
+def test_every_effect_on_the_page_is_the_tensor(open_page, pages, tiny):
+    page = open_page(pages["knockout"])
+    outs = knock_outs(tiny[0], TEXT, tokenizer=tiny[1])
+    labels = page.locator("button.cv-head").evaluate_all(
+        "all => all.map((b) => [b.dataset.key, b.getAttribute('aria-label')])"
+    )
+    for key, label in labels:
+        kind, layer, which = key.split()
+        k = ["attention", "conv"].index(kind)
+        whole = outs.kinds[k] if layer == "all" else outs.layers[int(layer), k]
+        effect = whole if which == "all" else outs.heads[int(layer), k, int(which)]
+        assert f" {effect:+.4f},".replace("-", "−") in label
+        assert label.endswith(f"{outs.probabilities[0]:.4f} → {outs.probabilities[0] * effect.exp():.4f}")
+    head(page, "attention 3 0").hover()
+    assert f"{outs.heads[3, 0, 0]:+.4f}".replace("-", "−") in page.locator(".cv-pointed").inner_text()
+    strengths = page.locator("button.cv-head:not(.cv-whole)").evaluate_all(
+        "all => all.map((b) => b.style.getPropertyValue('--strength'))"
+    )
+    strongest = outs.heads.abs().max()
+    expected = [f"{100 * effect / strongest:.1f}%" for k in range(2) for effect in outs.heads[:, k].abs().flatten()]
+    assert strengths == expected
+    hinders = page.locator("button.cv-hinders").evaluate_all("all => all.map((b) => b.dataset.key)")
+    assert len(hinders) == int((outs.heads > 0).sum())
+
+
+@THEMES
+def test_a_combination_that_was_not_answered_beforehand(open_page, pages, tiny, theme):
+    page = open_page(pages["knockout"], color_scheme=theme)
+    head(page, "attention 3 0").click()
+    head(page, "conv 2 2").click()
+    said = page.locator(".cv-said")
+    assert "no answer without attention head 0 of layer 3 and convolution head 2 of layer 2" in said.inner_text()
+    assert "live notebook" in said.inner_text() and "each head by itself" in said.inner_text()
+    assert page.locator(".cv-answers td.cv-figure:last-child").all_inner_texts() == ["–"] * 5
+    assert_contrast(page)
+    page.get_by_role("button", name="Only convolution head 2 of layer 2").click()
+    page.wait_for_selector(".cv-said >> text=Without convolution head 2 of layer 2")
+    expect_answers(page, knock_out(tiny[0], TEXT, conv=[(2, 2)], tokenizer=tiny[1])[0])
+    page.get_by_role("button", name="All heads on").click()
+    page.wait_for_selector(".cv-said >> text=Nothing is silenced")
+
+
+def test_knockout_page_by_keyboard_alone(open_page, pages, tiny):
+    page = open_page(pages["knockout"])
+    focused = "document.activeElement.dataset.key ?? document.activeElement.textContent"
+    page.keyboard.press("Tab")
+    assert page.evaluate(focused) == "attention 0 0"
+    path = [
+        ("ArrowRight", "attention 0 1"),
+        ("ArrowDown", "attention 1 1"),
+        ("End", "conv 1 all"),
+        ("ArrowUp", "conv 0 all"),
+        ("ArrowUp", "conv all all"),
+        ("ArrowLeft", "attention all all"),
+        ("ArrowDown", "attention 0 all"),
+        ("ArrowRight", "conv 0 0"),
+        ("ArrowLeft", "attention 0 all"),
+        ("Home", "attention 0 0"),
+        ("ArrowLeft", "attention 0 0"),  # there is nothing further left
+    ]
+    for key, expected in path:
+        page.keyboard.press(key)
+        assert page.evaluate(focused) == expected, key
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Space")
+    page.wait_for_selector(".cv-said >> text=Without attention head 0 of layer 0:")
+    assert "attention head 0 of layer 0" in page.locator(".cv-pointed").inner_text()
+    expect_answers(page, knock_out(tiny[0], TEXT, [(0, 0)], tokenizer=tiny[1])[0])
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".cv-said >> text=Nothing is silenced")
+    page.keyboard.press("Space")
+    page.keyboard.press("Tab")
+    assert page.evaluate(focused) == "All heads on"
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".cv-said >> text=Nothing is silenced")
+
+
+def test_text_can_be_found_and_selected(open_page, pages):
+    for name, word in (("knockout", "letter twice"), ("explorer", "across")):
+        page = open_page(pages[name])
+        assert page.evaluate("word => find(word)", word)
+        assert page.evaluate("String(getSelection())") == word
+
+
+def test_page_of_two_masks(open_page, pages, small):
+    page = open_page(pages["two"])
+    lists = knock_out(text="The [MASK] sailed across the [MASK].", conv=[(1, 2)], **small)
+    tables = page.locator(".cv-answers")
+    assert tables.locator("caption").all_inner_texts() == ["Answers for mask 1", "Answers for mask 2"]
+    for i, rows in enumerate(lists):
+        figures = [float(text) for text in tables.nth(i).locator("td.cv-figure").all_inner_texts()]
+        assert figures[1::2] == shown(row.after for row in rows)
+    assert head(page, "conv 1 2").get_attribute("aria-pressed") == "true"
+    assert head(page, "conv 1 all").get_attribute("aria-pressed") == "mixed"
+    head(page, "attention 0 0").hover()
+    assert "(mean of the masks)" in page.locator(".cv-pointed").inner_text()
+
+
+def test_page_of_a_classifier(open_page, pages):
+    page = open_page(pages["labels"])
+    assert page.locator(".cv-answers caption").inner_text() == "Labels"
+    assert sorted(answers(page)[0]) == ["bad", "fair", "good"]
+    head(page, "conv 0 0").click()
+    page.wait_for_selector(".cv-said >> text=Without convolution head 0 of layer 0")
+    assert abs(sum(answers(page)[2]) - 1) < 2e-4
+
+
+@pytest.mark.parametrize("name", ["knockout", "explorer"])
+def test_pages_fit_a_narrow_window(open_page, pages, name):
+    page = open_page(pages[name], viewport={"width": 380, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+# -- mask_explorer: the page
+
+
+def expect_words(page, found):
+    scores = list(found.scores)
+    if found.truth and found.truth[2] > len(scores):
+        scores.append(found.truth[1])
+    page.wait_for_function(
+        "text => document.querySelector('.cv-answers').textContent.includes(text)", arg=f"{found.scores[0]:.4f}"
+    )
+    assert numbers(page, ".cv-answers td.cv-figure") == shown(scores)
+    assert page.locator(".cv-true").count() == (1 if found.truth else 0)
+    if found.truth:
+        true = page.locator(".cv-true").inner_text()
+        assert true.split()[0] == str(found.truth[2]) and "true word" in true and f"{found.truth[1]:.4f}" in true
+
+
+def expect_look(page, found, key):
+    """Read-out and weights under the tokens are those of a head."""
+    kind, layer, h = key.split()
+    layer, h = int(layer), int(h)
+    norms = {"attention": found.attention_norm, "conv": found.conv_norm}
+    length = norms[kind][layer, h]
+    said = page.locator(".cv-pointed").inner_text()
+    assert f"of length {length:.4f} at the mask" in said
+    assert f"{length / sum(norm[layer].sum() for norm in norms.values()):.4f} of its layer's work" in said
+    weights = found.attention[layer, h] if kind == "attention" else None
+    if weights is None:
+        T, K = found.attention.shape[-1], found.conv_kernel.shape[-1]
+        weights = torch.zeros(T)
+        for k, weight in enumerate(found.conv_kernel[layer, h]):
+            if 0 <= found.place + k - K // 2 < T:
+                weights[found.place + k - K // 2] = weight
+    under = page.locator(".cv-weight").all_inner_texts()
+    assert len(under) == len(weights)
+    for text, weight in zip(under, weights.tolist(), strict=True):
+        assert abs(float(text or 0) - weight) < (0.000051 if text else 0.00505)
+
+
+@THEMES
+def test_explorer_page_draws_and_answers(open_page, pages, tiny, theme):
+    page = open_page(pages["explorer"], color_scheme=theme)
+    read = read_text(tiny[1], SEA)
+    assert page.locator(".cv-chip").count() == len(read.tokens)
+    assert page.locator("button.cv-head").count() == 4 * 8
+    for place in (8, 1, 13):
+        page.locator(f'[data-token="{place}"]').click()
+        found = look_behind(*tiny, read, place)
+        expect_words(page, found)
+        lengths = page.locator("button.cv-head").evaluate_all(
+            "all => all.map((b) => Number(b.ariaLabel.split(' ').pop()))"
+        )
+        board = [n for norms in (found.attention_norm, found.conv_norm) for n in norms.flatten().tolist()]
+        assert lengths == shown(board)
+        for key in ("attention 3 0", "conv 2 2"):
+            head(page, key).hover()
+            expect_look(page, found, key)
+            assert_contrast(page)
+
+
+def test_explorer_keeps_a_head_in_view(open_page, pages, tiny):
+    page = open_page(pages["explorer"])
+    found = look_behind(*tiny, read_text(tiny[1], SEA), 8)
+    head(page, "attention 3 1").click()
+    page.mouse.move(2, 2)
+    page.locator("h1").click()  # the focus leaves as well
+    expect_look(page, found, "attention 3 1")
+    assert head(page, "attention 3 1").get_attribute("aria-pressed") == "true"
+    head(page, "attention 3 1").focus()
+    page.keyboard.press("Escape")
+    assert "Point at a head" in page.locator(".cv-pointed").inner_text()
+    assert not any(page.locator(".cv-weight").all_inner_texts())
+    assert head(page, "attention 3 1").get_attribute("aria-pressed") == "false"
+
+
+def test_explorer_page_by_keyboard_alone(open_page, pages, tiny):
+    page = open_page(pages["explorer"])
+    read = read_text(tiny[1], SEA)
+    focused = (
+        "document.activeElement.dataset.token ?? document.activeElement.dataset.key ?? document.activeElement.tagName"
+    )
+    page.keyboard.press("Tab")
+    assert page.evaluate(focused) == "INPUT"
+    page.keyboard.type("x")
+    assert page.locator("input").input_value() == SEA
+    page.keyboard.press("Tab")
+    assert page.evaluate(focused) == "8"
+    for key, expected in [
+        ("ArrowRight", "9"),
+        ("ArrowLeft", "8"),
+        ("ArrowUp", "7"),
+        ("ArrowDown", "8"),
+        ("ArrowLeft", "7"),
+    ]:
+        page.keyboard.press(key)
+        assert page.evaluate(focused) == expected
+    for _ in range(20):
+        page.keyboard.press("ArrowLeft")
+    assert page.evaluate(focused) == "1"  # [CLS] cannot be masked
+    page.keyboard.press("Enter")
+    page.wait_for_selector('[data-token="1"][aria-pressed=true]')
+    expect_words(page, look_behind(*tiny, read, 1))
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(focused) == "attention 1 1"
+    expect_look(page, look_behind(*tiny, read, 1), "attention 1 1")
+    page.keyboard.press("Enter")
+    assert head(page, "attention 1 1").get_attribute("aria-pressed") == "true"
+
+
+def test_exported_text_is_fixed_and_says_why(open_page, pages):
+    page = open_page(pages["explorer"])
+    field = page.get_by_label("Text", exact=True)
+    assert field.input_value() == SEA
+    assert field.get_attribute("readonly") is not None
+    assert "text stays as it is" in page.locator(f"#{field.get_attribute('aria-describedby')}").inner_text()
+
+
+def test_right_to_left(open_page, pages):
+    page = open_page(pages["arabic"])
+    chips = page.locator(".cv-chip")
+    assert page.locator(".cv-chips").get_attribute("dir") == "rtl"
+    assert chips.nth(1).bounding_box()["x"] > chips.nth(2).bounding_box()["x"]
+    assert "🚢" in page.locator(".cv-chips").inner_text()
+    chips.nth(3).focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("document.activeElement.dataset.token") == "4"
+    page.keyboard.press("Enter")
+    page.wait_for_selector('[data-token="4"][aria-pressed=true]')
+
+
+def test_page_of_a_long_text_says_what_it_cannot_answer(open_page, small, tmp_path, monkeypatch):
+    view = mask_explorer(text="one two three four five", place=1, **small)
+    monkeypatch.setattr(view, "most", 2)
+    page = open_page(view.to_html(tmp_path / "long.html"))
+    page.locator('[data-token="4"]').click()
+    said = page.locator(".cv-refusal").inner_text()
+    assert "holds the answers for 2 tokens" in said and "live notebook" in said
+    page.locator('[data-token="2"]').click()
+    page.wait_for_selector('[data-token="2"][aria-pressed=true]')
+    assert page.locator(".cv-refusal").inner_text() == ""
+
+
+# -- live: the script with Python's part played
+
+
+LIVE = """<!doctype html><meta charset="utf-8"><style>{style}</style><body><main id="view"></main><script type="module">
+{script}
+const traits = {state};
+for (const [name, value] of Object.entries(traits)) {{
+  if (value?.bytes === undefined) continue;
+  traits[name] = new DataView(Uint8Array.from(atob(value.bytes), (c) => c.charCodeAt(0)).buffer);
+}}
+const heard = new Map();
+window.sent = [];
+window.heard = heard;
+let changed = {{}};
+const fire = (names) => names.forEach((name) => [...(heard.get(`change:${{name}}`) ?? [])].forEach((f) => f()));
+const model = {{
+  get: (name) => traits[name],
+  set: (name, value) => {{ traits[name] = changed[name] = value; fire([name]); }},
+  save_changes: () => {{ window.sent.push(changed); changed = {{}}; }},
+  on: (event, f) => heard.set(event, [...(heard.get(event) ?? []), f]),
+  off: (event, f) => heard.set(event, (heard.get(event) ?? []).filter((g) => g !== f)),
+}};
+window.receive = (news) => {{ Object.assign(traits, news); fire(Object.keys(news)); }};
+window.stop = view.render({{ model, el: document.getElementById("view") }});
+document.body.dataset.ready = "true";
+</script>"""
+
+
+def live_page(view, path):
+    """A page in which the script of a view runs as in a notebook, with its messages kept in `sent`."""
+    names = [name for name in view.get_state() if not name.startswith("_") and name not in ("layout", "comm")]
+    values = {name: getattr(view, name) for name in names if name not in ("tabbable", "tooltip")}
+    state = {k: {"bytes": base64.b64encode(v).decode()} if isinstance(v, bytes) else v for k, v in values.items()}
+    script = join_modules("common", *view.parts)
+    path.write_text(
+        LIVE.format(style=read_asset("style.css"), script=script, state=json.dumps(state)), encoding="utf-8"
+    )
+    return path
+
+
+def test_live_switches_ask_and_wait(open_page, small, tmp_path):
+    view = knockout_view(text=TEXT, **small)
+    page = open_page(live_page(view, tmp_path / "live.html"))
+    assert page.locator("h1").count() == 0
+    head(page, "conv 1 0").click()
+    head(page, "attention 2 3").click()
+    combined = [["attention", 2, 3], ["conv", 1, 0]]
+    assert page.evaluate("sent") == [{"silenced": [["conv", 1, 0]]}, {"silenced": combined}]
+    assert page.locator("[aria-busy]").count() == 1
+    assert "no answer" not in page.locator(".cv-said").inner_text()
+    view.silenced = combined
+    page.evaluate("news => receive(news)", {"changes": view.changes, "answered": view.answered})
+    assert page.locator("[aria-busy]").count() == 0
+    (rows,) = knock_out(text=TEXT, attention=[(2, 3)], conv=[(1, 0)], **small)
+    expect_answers(page, rows)
+    page.evaluate("news => receive(news)", {"silenced": [["attention", 0, 0]]})  # from Python
+    assert head(page, "attention 0 0").get_attribute("aria-pressed") == "true"
+    page.evaluate("stop()")
+    assert page.evaluate("[...heard.values()].flat().length") == 0
+
+
+def test_live_field_sends_and_shows_what_is_wrong(open_page, small, tmp_path):
+    view = mask_explorer(text=SEA, place=3, **small)
+    page = open_page(live_page(view, tmp_path / "live.html"))
+    field = page.get_by_label("Text", exact=True)
+    field.fill("  ")
+    page.locator('[data-token="2"]').click()
+    assert field.input_value() == "  "  # what is being typed stays
+    field.press("Enter")
+    assert page.evaluate("sent") == [{"place": 2}, {"text": "  ", "place": None}]
+    view.set_state({"text": "  ", "place": None})
+    page.evaluate("news => receive(news)", {"problem": view.problem, "answered": view.answered})
+    alert = page.get_by_role("alert")
+    assert "Not shown: text is empty" in alert.inner_text()
+    assert field.get_attribute("aria-invalid") == "true"
+    assert page.locator(".cv-chip").count() == len(view.tokens)
+    assert_contrast(page)
+
+    field.fill("Two words")
+    field.press("Enter")
+    view.set_state({"text": "Two words", "place": None})
+    names = ("problem", "tokens", "sources", "special", "notes", "place", "words", "scores", "truth", "answered")
+    news = {name: getattr(view, name) for name in names}
+    packed = {name: base64.b64encode(getattr(view, name)).decode() for name in ("norms", "attention", "conv_kernel")}
+    page.evaluate(
+        """([news, packed]) => {
+          for (const [name, text] of Object.entries(packed))
+            news[name] = new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+          receive(news);
+        }""",
+        [news, packed],
+    )
+    assert alert.inner_text() == ""
+    assert page.locator(".cv-chip-text").all_inner_texts() == ["[CLS]", "Two", "words", "[SEP]"]
+    assert page.locator(".cv-masked").inner_text().startswith("words")
+    assert numbers(page, ".cv-answers td.cv-figure")[:8] == shown(view.scores)
+
+
+# -- the pages of the site
+
+
+@pytest.mark.parametrize("name", ["knockout_view", "mask_explorer"])
+def test_page_of_the_site_is_small_and_draws(open_page, name):
+    path = PAGES / f"{name}.html"
+    assert path.stat().st_size < 300_000
+    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", path.read_text(encoding="utf-8"))
+    page = open_page(path)
+    assert page.locator("button.cv-head").count() > 30
