@@ -1,4 +1,4 @@
-"""Heads that are silenced: the same as weights set to zero by hand, in every combination; and what is refused, in words."""
+"""Silenced heads: the same as weights set to zero by hand, in every combination; and what is refused, in words."""
 
 import copy
 

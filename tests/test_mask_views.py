@@ -1,4 +1,4 @@
-"""Switching heads off and masking words: the traits, the exported pages in a browser, and the live scripts with Python's part played."""
+"""Switching heads off and masking words: the traits, the exported pages in a browser, and the live scripts."""
 
 import base64
 import json
@@ -100,12 +100,14 @@ CONTRAST = """(least) => {
     count += 1;
     check(element, getComputedStyle(element).color, paper(element), 4.5, node.data.trim().slice(0, 20));
   }
-  for (const input of document.querySelectorAll(".cv input")) check(input, getComputedStyle(input).color, paper(input), 4.5, "field");
+  for (const input of document.querySelectorAll(".cv input")) {
+    check(input, getComputedStyle(input).color, paper(input), 4.5, "field");
+  }
   for (const chip of document.querySelectorAll(".cv-masked")) {
     const tag = getComputedStyle(chip, "::after");
     check(chip, tag.color, parse(tag.backgroundColor).slice(0, 3), 4.5, "[MASK]");
   }
-  for (const bar of document.querySelectorAll("[class^=cv-bar]")) {
+  for (const bar of document.querySelectorAll("[class^=cv-bar-]")) {
     check(bar, getComputedStyle(bar).backgroundColor, paper(bar.parentElement), 3, "bar");
   }
   for (const button of document.querySelectorAll("button.cv-head, .cv-field")) {

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/pipelines/tasks.html.md"""
 # %% auto #0
 __all__ = ['TASKS', 'ALIASES', 'DEFAULT_MODELS', 'find_task', 'check_loaded', 'default_model', 'load', 'pipeline']
 
-# %% ../../nbs/pipelines/11_tasks.ipynb #eca81d53
+# %% ../../nbs/pipelines/11_tasks.ipynb #df539c88
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from .token_classification import TokenClassificationPipeline
 from .zero_shot import ZeroShotClassificationPipeline
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/pipelines/11_tasks.ipynb #549a01a2
+# %% ../../nbs/pipelines/11_tasks.ipynb #66bed46b
 TASKS = {
     kind.task: kind
     for kind in (
@@ -40,7 +40,12 @@ TASKS = {
     )
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
-DEFAULT_MODELS = {"fill-mask": "convbert-tiny", "feature-extraction": "convbert-tiny"}
+DEFAULT_MODELS = {
+    "fill-mask": "convbert-tiny",
+    "feature-extraction": "convbert-tiny",
+    "text-classification": "convbert-tiny-sentiment",
+    "token-classification": "convbert-tiny-pos",
+}
 
 
 def find_task(
@@ -52,7 +57,7 @@ def find_task(
         raise ValueError(f"no task {task!r}. {suggest(str(task), [*TASKS, *ALIASES])}")
     return name
 
-# %% ../../nbs/pipelines/11_tasks.ipynb #7e7c80b5
+# %% ../../nbs/pipelines/11_tasks.ipynb #af29f5e4
 def check_loaded(model: nn.Module, kind: type, tokenizer: Any, dtype: Any, hub: dict) -> nn.Module:
     "Refuse what a model that is already loaded cannot heed."
     if not isinstance(model, kind.model_class):
@@ -66,11 +71,17 @@ def check_loaded(model: nn.Module, kind: type, tokenizer: Any, dtype: Any, hub: 
         raise TypeError(f"{names} cannot be heeded: the model is already loaded; choose when loading it")
     return model
 
-# %% ../../nbs/pipelines/11_tasks.ipynb #38d45dcb
+# %% ../../nbs/pipelines/11_tasks.ipynb #95751ddb
 def default_model(
-    task: str,  # a key of `TASKS`
+    task: str,  # a task or its alias
 ) -> str:  # raises `ValueError` where no bundled model can do it
     "The bundled model that answers when none is named."
+    if task == "ner":
+        raise ValueError(
+            "no bundled model finds names: name one that does, pipeline('ner', model); "
+            "pipeline('token-classification') tags parts of speech"
+        )
+    task = find_task(task)
     if task not in DEFAULT_MODELS:
         raise ValueError(f"no bundled model does {task}: name one that was trained for it, pipeline({task!r}, model)")
     return DEFAULT_MODELS[task]
@@ -82,7 +93,7 @@ def load(kind: type, name: str | Path, **options: Any) -> nn.Module:
         warnings.filterwarnings("ignore", "ConvBertModel from .*\nIn the checkpoint, but without use")
         return kind.model_class.from_pretrained(name, **options)
 
-# %% ../../nbs/pipelines/11_tasks.ipynb #64f7a9f0
+# %% ../../nbs/pipelines/11_tasks.ipynb #b229521b
 def pipeline(
     task: str,  # a key of `TASKS`, or an alias
     model: str
@@ -96,8 +107,7 @@ def pipeline(
     **hub: Any,  # `revision`, `cache_dir`, `local_files_only`, `token`: see `convbert.hub.resolve`
 ):  # a callable: text in, answers out
     "A ready-made helper for a task."
-    task = find_task(task)
-    kind = TASKS[task]
+    kind = TASKS[find_task(task)]
     name = default_model(task) if model is None else model
     if not isinstance(name, nn.Module):
         loaded = load(kind, name, dtype=dtype, device=choose_device(device), **hub)
