@@ -10,7 +10,7 @@ __all__ = ['TASKS', 'FIELDS', 'REQUIRED', 'ALIASES', 'TUNING_OPTIONS', 'PLAN_OPT
            'parse_column', 'add_finetune', 'pretrain', 'scale', 'add_pretrain', 'evaluate', 'add_evaluate',
            'make_parser', 'main']
 
-# %% ../nbs/08_cli.ipynb #56ffef5b
+# %% ../nbs/08_cli.ipynb #20f9c1f4
 import argparse
 import contextlib
 import csv
@@ -25,7 +25,7 @@ from typing import Any
 
 from . import __version__
 
-# %% ../nbs/08_cli.ipynb #efd184a5
+# %% ../nbs/08_cli.ipynb #26bd13bb
 def parse_line(line: str) -> Any:
     "A row, when the line is a JSON object; otherwise a text."
     if line.lstrip().startswith("{"):
@@ -50,7 +50,7 @@ def read_inputs(
         else:
             yield from (parse_line(line.rstrip("\r\n")) for line in lines if line.strip())
 
-# %% ../nbs/08_cli.ipynb #9a1e7ff4
+# %% ../nbs/08_cli.ipynb #63c4ceb3
 TASKS = {
     "fill-mask": dict(top_k=int, targets=[str], normalize_targets=bool, joint=bool),
     "text-classification": dict(top_k=int, function_to_apply=str, stride=int),
@@ -83,7 +83,7 @@ def given_input(args: argparse.Namespace) -> list:  # of texts, or one row; empt
         raise ValueError(f"{wanted} goes with --{next(iter(row)).replace('_', '-')}, and there are {len(args.text)}")
     return [{**row, **({"text": args.text[0]} if args.text else {})}]
 
-# %% ../nbs/08_cli.ipynb #41655b10
+# %% ../nbs/08_cli.ipynb #5c31a29e
 def answer(args: argparse.Namespace) -> None:
     "Print the answers of a pipeline."
     from convbert.pipelines import pipeline
@@ -118,7 +118,7 @@ def with_inputs(helper: Any, inputs: Iterable, options: dict[str, Any]) -> Itera
     for found in helper(remember(), **options):
         yield waiting.popleft(), found
 
-# %% ../nbs/08_cli.ipynb #c454d67c
+# %% ../nbs/08_cli.ipynb #f45c64e0
 def add_options(parser: argparse.ArgumentParser, options: dict[str, Any], where: str) -> None:
     "Options of these names and types; `where` says whose they are."
     for name, kind in options.items():
@@ -142,7 +142,7 @@ def add_tasks(commands) -> None:
         add_options(p, options, "the pipeline")
         p.set_defaults(run=answer, task=task)
 
-# %% ../nbs/08_cli.ipynb #308b6efc
+# %% ../nbs/08_cli.ipynb #dd6eeb80
 TUNING_OPTIONS = dict(
     epochs=float,
     batch_size=int,
@@ -164,7 +164,7 @@ TUNING_OPTIONS = dict(
     seed=int,
 )
 
-
+# %% ../nbs/08_cli.ipynb #efe4538d
 def finetune(args: argparse.Namespace) -> None:
     "Train a model for a task on labelled rows, or go on with a run that was stopped."
     from convbert.training import finetuning, recipes
@@ -184,7 +184,7 @@ def finetune(args: argparse.Namespace) -> None:
     for name, value in done.scores.items():
         print(f"{name} {value:.4f} ({done.rule}: {done.baseline[name]:.4f})")
 
-# %% ../nbs/08_cli.ipynb #409258a0
+# %% ../nbs/08_cli.ipynb #dcfd1100
 def parse_column(pair: str) -> tuple[str, Any]:
     "`ours=theirs`; several of theirs are joined by commas."
     ours, equals, theirs = pair.partition("=")
@@ -210,7 +210,7 @@ def add_finetune(commands) -> None:
     add_options(p, TUNING_OPTIONS, "`Tuning`")
     p.set_defaults(run=finetune)
 
-# %% ../nbs/08_cli.ipynb #b0795d6a
+# %% ../nbs/08_cli.ipynb #6ae5e1cd
 def pretrain(args: argparse.Namespace) -> None:
     "Train a masked language model on plain text, or go on with a run that was stopped."
     from dataclasses import replace
@@ -241,7 +241,7 @@ def scale(recipe: Any, given: dict[str, Any]) -> Any:
 
 PLAN_OPTIONS = ("model", "vocab_size", "tokenizer", "masking", "mask_rates", "tokens_per_batch")
 
-# %% ../nbs/08_cli.ipynb #2e39d1f9
+# %% ../nbs/08_cli.ipynb #98b629ce
 RECIPE_OPTIONS = dict(
     steps=int,
     learning_rate=float,
@@ -276,7 +276,7 @@ def add_pretrain(commands) -> None:
     add_options(p, RECIPE_OPTIONS, "`Recipe`")
     p.set_defaults(run=pretrain)
 
-# %% ../nbs/08_cli.ipynb #9ab2e7ba
+# %% ../nbs/08_cli.ipynb #4415bf82
 def evaluate(args: argparse.Namespace) -> None:
     "Print how many masked tokens of a text a model guesses."
     from convbert.training import pretraining
@@ -294,7 +294,7 @@ def add_evaluate(commands) -> None:
     p.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     p.set_defaults(run=evaluate)
 
-# %% ../nbs/08_cli.ipynb #81ef49e3
+# %% ../nbs/08_cli.ipynb #898fd6df
 def make_parser() -> argparse.ArgumentParser:
     "All commands and their arguments."
     parser = argparse.ArgumentParser(prog="convbert", description="ConvBERT: answers and training from the shell.")

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/visualize/behind.html.md"""
 __all__ = ['Behind', 'look_behind', 'maskable', 'check_place', 'choose_place', 'draw_norms', 'draw_words', 'plot_behind',
            'strongest']
 
-# %% ../../nbs/visualize/08_behind.ipynb #1fc6ec00
+# %% ../../nbs/visualize/08_behind.ipynb #a9239b64
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ..tokenization import ConvBertTokenizerFast
-from .knockout import FAINT, INK, TINTS, new_figure
+from .canvas import LIGHT, Look, dress, new_figure, text_length
 from .reading import Read, at_rest
 from .split import listen
 
-# %% ../../nbs/visualize/08_behind.ipynb #669a366a
+# %% ../../nbs/visualize/08_behind.ipynb #eaf6ae5c
 @dataclass
 class Behind:
     "What a model expects at one masked token, and what its heads do there."
@@ -34,7 +34,7 @@ class Behind:
     attention_norm: Tensor = field(repr=False)  # `(L, H_a)`: the length of what each head adds there
     conv_norm: Tensor = field(repr=False)  # `(L, H_c)`
 
-# %% ../../nbs/visualize/08_behind.ipynb #ba40d6d6
+# %% ../../nbs/visualize/08_behind.ipynb #0ae9ca2e
 def look_behind(
     model: nn.Module,  # a masked language model
     tokenizer: ConvBertTokenizerFast,
@@ -64,7 +64,7 @@ def look_behind(
     words = [tokenizer.convert_ids_to_tokens(i) for i in best.indices.tolist()]
     return Behind(place, words, best.values.tolist(), truth, *parts)
 
-# %% ../../nbs/visualize/08_behind.ipynb #6b2dff30
+# %% ../../nbs/visualize/08_behind.ipynb #1c131a9a
 def maskable(read: Read) -> list[int]:  # raises `ValueError` when there are none
     "The tokens that can be masked."
     places = [i for i, special in enumerate(read.special) if not special]
@@ -89,51 +89,51 @@ def choose_place(read: Read, mask: str) -> int:
     whole = [i for i in maskable(read) if read.tokens[i].isalpha() and not ends[i].startswith("##")]
     return (whole or maskable(read))[-1]
 
-# %% ../../nbs/visualize/08_behind.ipynb #6299c497
-def draw_norms(ax: Any, norms: Tensor, largest: float, title: str, tint: str) -> None:  # norms `(L, H)`
-    "Layers down, heads across: the darker, the longer the vector that a head adds."
+# %% ../../nbs/visualize/08_behind.ipynb #da87400e
+def draw_norms(ax: Any, norms: Tensor, largest: float, tint: str, look: Look = LIGHT) -> None:  # norms `(L, H)`
+    "Layers down, heads across: the stronger the colour, the longer the vector that a head adds."
     from matplotlib.colors import LinearSegmentedColormap
 
     L, H = norms.shape
-    ax.imshow(norms.numpy(), cmap=LinearSegmentedColormap.from_list(title, ["white", tint]), vmin=0, vmax=largest)
+    shades = LinearSegmentedColormap.from_list("lengths", [look.paper, tint])
+    ax.imshow(norms.numpy(), cmap=shades, vmin=0, vmax=largest, aspect="auto")
     for layer, row in enumerate(norms.tolist()):
         for head, norm in enumerate(row):
-            ink = "white" if norm > 0.85 * largest else INK
+            ink = look.paper if norm > 0.85 * largest else look.ink
             ax.text(head, layer, f"{norm:.1f}", ha="center", va="center", fontsize=7, color=ink)
-    ax.set(xticks=range(H), yticks=range(L))
-    ax.set_xlabel("head", fontsize=8)
-    ax.set_title(title, fontsize=9, color=tint)
-    ax.tick_params(length=0, labelsize=8)
-    ax.spines[:].set_color("#c8ced6")
+    ax.set(xticks=range(H), yticks=range(L), xlabel="head")
+    dress(ax, look)
 
 
-def draw_words(ax: Any, found: Behind) -> None:
+def draw_words(ax: Any, found: Behind, look: Look = LIGHT) -> None:
     "The likeliest words; the true one is dark."
     true = found.truth and found.truth[0]
-    colours = [INK if word == true else FAINT for word in found.words]
+    colours = [look.ink if word == true else look.faint for word in found.words]
     ax.barh(range(len(found.words)), found.scores, 0.7, color=colours)
-    ax.set_yticks(range(len(found.words)), found.words, fontsize=8, parse_math=False)
-    ax.invert_yaxis()
-    ax.set_xlabel("probability", fontsize=8)
-    ax.tick_params(labelsize=8)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.set_title(f"in place of “{true}”" if true else "behind the mask", fontsize=9, color=INK, parse_math=False)
+    ax.set_yticks(range(len(found.words)), found.words, parse_math=False)
+    ax.set(xlabel="probability", ylim=(len(found.words) - 0.4, -0.6))
+    dress(ax, look, "left", "bottom")
+    title = f"in place of “{true}”" if true else "behind the mask"
+    ax.set_title(title, fontsize=8, color=look.ink, loc="left", parse_math=False)
 
-# %% ../../nbs/visualize/08_behind.ipynb #5f6af055
+# %% ../../nbs/visualize/08_behind.ipynb #e9e76b9f
 def plot_behind(found: Behind):  # a `matplotlib` figure
     "The predictions, and the length of what each head adds at the masked token."
-    norms = {k: n for k, n in zip(TINTS, (found.attention_norm, found.conv_norm), strict=True) if n.shape[1]}
-    L, heads = len(found.attention_norm), [n.shape[1] for n in norms.values()]
-    largest = max(n.max().item() for n in norms.values())
-    fig = new_figure(3.1 + 0.36 * sum(heads) + 0.5 * len(heads), max(2.6, 1.0 + 0.36 * L))
-    words, *boards = fig.subplots(1, 1 + len(heads), width_ratios=[max(4, sum(heads) / 2), *heads])
+    L, heads = len(found.attention_norm), found.attention_norm.shape[1]
+    norms = [n for n in (found.attention_norm, found.conv_norm) if n.shape[1]]
+    room = 0.15 + text_length(found.words)
+    figure = new_figure([2.4] + [0.36 * max(heads, 4)] * len(norms), max(1.6, 0.36 * L), (room, 0.5, 0.45, 0.3))
+    words, *boards = figure.axes
     draw_words(words, found)
-    for ax, (kind, each) in zip(boards, norms.items(), strict=True):
-        draw_norms(ax, each, largest, kind, TINTS[kind])
-    boards[0].set_ylabel("layer", fontsize=8)
-    return fig
+    kinds = zip(("attention", "convolution"), (LIGHT.attention, LIGHT.conv), strict=True)
+    largest = max(n.max().item() for n in norms)
+    for ax, each, (kind, tint) in zip(boards, norms, kinds, strict=False):
+        draw_norms(ax, each, largest, tint)
+        ax.set_title(f"{kind}: length added", fontsize=8, color=tint, loc="left")
+    boards[0].set_ylabel("layer")
+    return figure
 
-# %% ../../nbs/visualize/08_behind.ipynb #c8d6d562
+# %% ../../nbs/visualize/08_behind.ipynb #3645ef89
 def strongest(attention_norm: Tensor, conv_norm: Tensor) -> list:  # `(L, H_a)`, `(L, H_c)`; [kind, layer, head]
     "The head that adds most."
     norms = torch.cat([attention_norm, conv_norm], 1)

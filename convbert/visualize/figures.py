@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/visualize/figures.html.md"""
 __all__ = ['write_share', 'plot_share', 'plot_heads', 'choose_head', 'plot_maps', 'token_parts', 'draw_stack', 'plot_token',
            'draw_dots', 'draw_shares', 'plot_profile']
 
-# %% ../../nbs/visualize/04_figures.ipynb #cbd7b40c
+# %% ../../nbs/visualize/04_figures.ipynb #3fc0030f
 from functools import partial
 from operator import index
 from typing import Any
@@ -26,20 +26,21 @@ from convbert.visualize.canvas import (
     draw_map,
     dress,
     name_tokens,
+    part,
     places,
     text_length,
     token_room,
 )
 from .split import HeadSplit, Profile, banded
 
-# %% ../../nbs/visualize/04_figures.ipynb #9040535a
+# %% ../../nbs/visualize/04_figures.ipynb #4efa49c0
 def write_share(ax: Any, share: Tensor, image: Any) -> None:
     "Write per cent into the cells, in whichever of black and white stands out."
     cells = image.cmap(share.numpy())
     for layer, row in enumerate(share.tolist()):
-        for token, part in enumerate(row):
+        for token, work in enumerate(row):
             ink = max("black", "white", key=partial(contrast, cells[layer, token]))
-            ax.text(token, layer, f"{100 * part:.0f}", ha="center", va="center", fontsize=7, color=ink)
+            ax.text(token, layer, f"{100 * work:.0f}", ha="center", va="center", fontsize=7, color=ink)
 
 
 def plot_share(
@@ -63,7 +64,7 @@ def plot_share(
         write_share(ax, share, image)
     return figure
 
-# %% ../../nbs/visualize/04_figures.ipynb #7a5e74c1
+# %% ../../nbs/visualize/04_figures.ipynb #a1e75cb2
 def plot_heads(
     split: HeadSplit,
     layer: int,
@@ -92,7 +93,7 @@ def plot_heads(
     ax.set_title(f"layer {layer}: length of what each head adds", fontsize=8, color=look.faint, loc="left")
     return figure
 
-# %% ../../nbs/visualize/04_figures.ipynb #1fc47711
+# %% ../../nbs/visualize/04_figures.ipynb #3d6390a1
 def choose_head(
     weights: Tensor,  # `(H, T, T)`
     head: int | None,
@@ -136,7 +137,7 @@ def plot_maps(
     name_tokens(axes[0].yaxis, split, look, *sizes, what="a token …")
     return figure
 
-# %% ../../nbs/visualize/04_figures.ipynb #56cd99cd
+# %% ../../nbs/visualize/04_figures.ipynb #251ba05f
 def token_parts(
     split: HeadSplit,
     layer: int,
@@ -150,7 +151,7 @@ def token_parts(
     looked, mixed = split.attention[layer][:, token], banded(split.conv_kernel[layer])[:, token]
     return looked * far[:, None] / work, mixed * near[:, None] / work
 
-# %% ../../nbs/visualize/04_figures.ipynb #2676a506
+# %% ../../nbs/visualize/04_figures.ipynb #f1b918e0
 def draw_stack(
     ax: Any,
     parts: Tensor,  # `(H, N)`: bars that stand on each other; below 0 they hang
@@ -158,15 +159,15 @@ def draw_stack(
     look: Look,
 ) -> None:
     "Bars, head upon head: one collection of N rectangles for each."
-    from matplotlib.collections import PolyCollection
-
     H, N = parts.shape
     ends = torch.cat([torch.zeros(1, N), parts.cumsum(0)])
     across = torch.arange(N)[:, None] + torch.tensor([-0.4, -0.4, 0.4, 0.4])
     for head in range(H):
         low, high = ends[head], ends[head + 1]
         corners = torch.stack([across, torch.stack([low, high, high, low], -1)], -1)
-        bars = PolyCollection(corners.numpy(), facecolor=colour, edgecolor=look.paper, linewidth=0.4)
+        bars = part("collections").PolyCollection(
+            corners.numpy(), facecolor=colour, edgecolor=look.paper, linewidth=0.4
+        )
         ax.add_collection(bars)
 
 
@@ -182,7 +183,8 @@ def plot_token(
     token, T, C = index(token), len(split.tokens), len(near)
     share = split.attention_share[layer, token].item()
     names = f"attention\n{100 * share:.0f} % of the work", f"convolution\n{100 - 100 * share:.0f} % of the work"
-    figure, (ax,), look = places(ax, [max(2.5, T * column(T)[0])], 1.8, (0.45, 1.2, token_room(split), 0.3))
+    margins = 0.45, 1.2, token_room(split, strong=token), 0.3
+    figure, (ax,), look = places(ax, [max(2.5, T * column(T)[0])], 1.8, margins)
     dress(ax, look, "left")
     draw_stack(ax, far, look.attention, look)
     draw_stack(ax, -near, look.conv, look)
@@ -200,7 +202,7 @@ def plot_token(
     ax.set_title(title, fontsize=8, color=look.faint, loc="left", parse_math=False)
     return figure
 
-# %% ../../nbs/visualize/04_figures.ipynb #481382e9
+# %% ../../nbs/visualize/04_figures.ipynb #c50411d9
 def draw_dots(
     ax: Any,
     numbers: Tensor,  # `(L, H)`
@@ -219,10 +221,10 @@ def draw_shares(ax: Any, seen: Profile, look: Look) -> None:
     "Each head's part of its layer's work, side by side."
     left = torch.zeros(len(seen.attention_share))
     for parts, colour in ((seen.attention_share, look.attention), (seen.conv_share, look.conv)):
-        for part in parts.unbind(1):
+        for work in parts.unbind(1):
             bars = dict(left=left.numpy(), height=0.7, color=colour, edgecolor=look.paper, linewidth=0.6)
-            ax.barh(range(len(part)), part.numpy(), **bars)
-            left = left + part
+            ax.barh(range(len(work)), work.numpy(), **bars)
+            left = left + work
     ax.axvline(0.5, color=look.faint, linewidth=0.8, linestyle=":")
     ax.set_title("attention", fontsize=8, color=look.attention, loc="left")
     if seen.conv_share.shape[1]:

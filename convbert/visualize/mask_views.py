@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'in_order', 'by_kind', 'overhear', 'KnockoutTraits', 'first_
            'knockout_state', 'KnockoutView', 'knockout_view', 'ExplorerTraits', 'ExplorerAnswers', 'MaskExplorer',
            'mask_explorer']
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #1e86bd80
+# %% ../../nbs/visualize/07_mask_views.ipynb #fc1bd7b2
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -25,6 +25,7 @@ from ..heads import ConvBertForMaskedLM, silence
 from ..pipelines.running import check_counts
 from ..tokenization import ConvBertTokenizerFast
 from .behind import check_place, choose_place, look_behind, maskable, plot_behind, strongest
+from .canvas import LIGHT, new_figure
 from convbert.visualize.knockout import (
     Change,
     KnockOuts,
@@ -35,12 +36,13 @@ from convbert.visualize.knockout import (
     effects,
     guess_task,
     knock_out,
-    new_figure,
+    plot_knock_outs,
+    word_room,
 )
 from .reading import check_text, open_model, read_text
 from .widgets import View, pack_numbers, pack_weights
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #52e78e15
+# %% ../../nbs/visualize/07_mask_views.ipynb #ebc23743
 KINDS = ("attention", "conv")
 
 
@@ -60,7 +62,7 @@ def by_kind(silenced: list[list]) -> dict[str, list[tuple[int, int]]]:  # argume
     "Silenced heads as a model knows them."
     return {kind: [(layer, head) for k, layer, head in silenced if k == kind] for kind in KINDS}
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #3051b2e1
+# %% ../../nbs/visualize/07_mask_views.ipynb #e3fdf4ab
 @contextmanager
 def overhear():  # a list of notes, filled at the end
     "Let warnings pass, and note them."
@@ -72,7 +74,7 @@ def overhear():  # a list of notes, filled at the end
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     notes += [str(warning.message) for warning in said if warning.category is UserWarning]
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #8ed26af6
+# %% ../../nbs/visualize/07_mask_views.ipynb #3e382e05
 class KnockoutTraits(View):
     "What Python tells the browser about a text and the worth of the heads."
 
@@ -89,7 +91,7 @@ class KnockoutTraits(View):
     kind_effects = traitlets.Bytes(help="of each kind, `(2,)`").tag(sync=True, size=4)
     changes = traitlets.List(help="per mask: rows of `[answer, before, after]`").tag(sync=True)
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #9da2d95a
+# %% ../../nbs/visualize/07_mask_views.ipynb #2f5b24c0
 def first_questions(
     layers: int,  # L
     counts: dict[str, int],  # kind to the number of its heads in a layer
@@ -99,7 +101,7 @@ def first_questions(
     by_layer = [row for kind in rows.values() for row in kind]
     return [[], *([head] for row in by_layer for head in row), *by_layer, *(sum(kind, []) for kind in rows.values())]
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #a5e18913
+# %% ../../nbs/visualize/07_mask_views.ipynb #2ad26414
 def split_masks(text: str, mask: str) -> list[list]:  # `[part, whether it is a mask]`
     "A text and its masks, apart."
     first, *rest = text.split(mask)
@@ -108,23 +110,23 @@ def split_masks(text: str, mask: str) -> list[list]:  # `[part, whether it is a 
 
 def draw_knockout(outs: KnockOuts, changes: list[list[Change]], silenced: list[list]):  # a `matplotlib` figure
     "The board, and beside it the answers when something is silenced."
-    L, kinds, H = outs.heads.shape
-    width, height = 0.9 + kinds * (H * 0.42 + 0.5), 1.2 + 0.42 * L
     if not silenced:
-        fig = new_figure(width, height)
-        draw_boards(fig, outs)
-        return fig
-    fig = new_figure(width + 3.4, max(height, 2.6))
+        return plot_knock_outs(outs)
+    L, kinds, H = outs.heads.shape
+    widths, room = [0.42 * max(H, 4)] * kinds, word_room(changes)
+    height = max(0.42 * L, 0.24 * sum(len(rows) + 1 for rows in changes))
+    figure = new_figure([*widths, room - 0.4, 2.6], height, (0.5, 0.4, 0.45, 0.6))
+    *boards, between, bars = figure.axes
+    between.remove()
+    draw_boards(boards, outs)
+    draw_changes(bars, changes)
     kind, layer, head = silenced[0]
     one = f"without {kind} head {head} of layer {layer}"
     title = one if len(silenced) == 1 else f"without {len(silenced)} heads"
-    left, right = fig.subfigures(1, 2, width_ratios=(width, 3.4))
-    draw_boards(left, outs)
-    for ax, rows in zip(right.subplots(len(changes), 1, squeeze=False)[:, 0], changes, strict=True):
-        draw_changes(ax, rows, title)
-    return fig
+    bars.set_title(title, fontsize=8, color=LIGHT.ink, loc="left")
+    return figure
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #f35dc69b
+# %% ../../nbs/visualize/07_mask_views.ipynb #ea267b6e
 def knockout_state(
     model: nn.Module,
     tokenizer: ConvBertTokenizerFast,
@@ -147,7 +149,7 @@ def knockout_state(
         kind_effects=pack_numbers(outs.kinds),
     )
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #0aceaf4b
+# %% ../../nbs/visualize/07_mask_views.ipynb #adcc3fe2
 class KnockoutView(KnockoutTraits):
     "Heads as switches. Set `silenced` from Python, or press them."
 
@@ -185,7 +187,7 @@ class KnockoutView(KnockoutTraits):
         "See `draw_knockout`."
         return draw_knockout(self.outs, [[Change(*row) for row in rows] for rows in self.changes], self.silenced)
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #e9d77b6a
+# %% ../../nbs/visualize/07_mask_views.ipynb #575e10f6
 def knockout_view(
     model: Any,  # bundled name, folder, hub id, a loaded model, or a pipeline
     text: str,  # with a `[MASK]`, unless the model is a classifier
@@ -202,7 +204,7 @@ def knockout_view(
     title = f"The heads of {name if isinstance(name, str) else type(model).__name__}, switched off one by one"
     return KnockoutView(model, tokenizer, (text, text_pair), title=title, silenced=list(silenced), top_k=top_k)
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #f23a2dce
+# %% ../../nbs/visualize/07_mask_views.ipynb #6d6b81ec
 class ExplorerTraits(View):
     "What Python tells the browser about a text, and about one masked token of it."
 
@@ -221,7 +223,7 @@ class ExplorerTraits(View):
     attention = traitlets.Bytes(help="weights of the attention heads, `(L, H_a, T)`").tag(sync=True, size=2)
     conv_kernel = traitlets.Bytes(help="kernels of the convolution heads, `(L, H_c, K)`").tag(sync=True, size=2)
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #3be87e6e
+# %% ../../nbs/visualize/07_mask_views.ipynb #2c836d36
 class ExplorerAnswers(ExplorerTraits):
     "How a question is answered."
 
@@ -252,7 +254,7 @@ class ExplorerAnswers(ExplorerTraits):
         "See `plot_behind`."
         return plot_behind(look_behind(self.subject, self.tokenizer, self.read, self.place, self.top_k))
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #97bcc4ea
+# %% ../../nbs/visualize/07_mask_views.ipynb #942b28c9
 class MaskExplorer(ExplorerAnswers):
     "A text of which any word can be masked. Set `text`, `place` and `head` from Python, or type and click."
 
@@ -307,7 +309,7 @@ class MaskExplorer(ExplorerAnswers):
             if self.answered != [self.text, place]:
                 super().reply(change)
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #e144a522
+# %% ../../nbs/visualize/07_mask_views.ipynb #04769e75
 def mask_explorer(
     model: Any,  # bundled name, folder, hub id, a loaded masked language model, or a pipeline
     text: str,

@@ -1,4 +1,4 @@
-// What every view shares: numbers, elements, the traits of a model, and a model that stands in for Python in an exported page.
+// What every view shares: numbers, elements, the traits of a model, and what stands in for Python in an exported page.
 
 /** Ten-thousandths as they come from Python, `(…)` in one row. */
 export function weightsOf(view) {
@@ -43,7 +43,7 @@ export function onTheme(changed) {
 
 /**
  * A row of choices of which one is taken, as radio buttons: arrows move, and screen readers know them.
- * `take(value)` takes one without telling anybody; `gauge(value, properties, title)` sets what its drawing in style.css reads.
+ * `take(value)` takes one without telling anybody; `gauge(value, amounts, title)` sets what style.css draws under it.
  */
 export function choices(label, options, chosen, choose) {
   const name = `cv-${Math.random().toString(36).slice(2)}`;
@@ -56,11 +56,11 @@ export function choices(label, options, chosen, choose) {
     group.append(make("label", { class: kind ? `cv-${kind}` : null }, input, make("span", {}, text)));
   }
   group.take = (value) => inputs.get(value) && (inputs.get(value).checked = true);
-  group.gauge = (value, properties, title) => {
+  group.gauge = (value, amounts, title) => {
     const button = inputs.get(value).parentElement;
     button.title = title;
     button.classList.add("cv-gauge");
-    for (const [name, amount] of Object.entries(properties)) button.style.setProperty(`--${name}`, amount);
+    for (const [name, amount] of Object.entries(amounts)) button.style.setProperty(`--${name}`, amount);
   };
   return group;
 }

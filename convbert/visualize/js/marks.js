@@ -3,7 +3,7 @@
 const WHOLE = 10000; // a weight of one, in the ten-thousandths that travel
 const LEVELS = 8; // of thickness of an arc
 
-/** Where the numbers of one head begin in `(H, T, width)`; behind the last head stands the mean of all, which is head -1. */
+/** One head's `(T, width)` of `(H + 1, T, width)`; behind the last head stands the mean of all, which is head -1. */
 export function headOf(weights, head, heads, T, width) {
   const start = (head < 0 ? heads : head) * T * width;
   return weights.subarray(start, start + T * width);
@@ -18,7 +18,7 @@ export function sieve({ sentences, segments, special, special_tokens }) {
   };
 }
 
-/** The `most` strongest pairs `[i, j, weight]` of the rows asked for, largest first. Counts instead of sorting 262,144 pairs. */
+/** The `most` strongest pairs `[i, j, weight]` of some rows, largest first: counted, as 512 tokens have 262,144. */
 export function strongest(map, rows, T, passes, most) {
   const targets = [...Array(T).keys()].filter(passes.to);
   const sources = rows.filter(passes.from);
@@ -47,10 +47,10 @@ function bridge(from, to, steps, base, T) {
   return `M${from} ${base}${up}H${to - run}c${0.55 * run} 0 ${run} ${0.45 * rise} ${run} ${rise}`;
 }
 
-/** Path data of arcs, one string per level of thickness, thinnest first; the thickest is the strongest that is shown. */
+/** Path data of arcs, one string per level of thickness, thinnest first; a head that looks everywhere has thin ones. */
 export function arcs(pairs, centres, base) {
   const levels = Array(LEVELS).fill("");
-  const most = pairs.length ? pairs[0][2] : 1;
+  const most = Math.max(pairs.length ? pairs[0][2] : 0, WHOLE / 20);
   for (const [i, j, weight] of pairs) {
     const level = Math.ceil((weight / most) * LEVELS) - 1;
     levels[level] += bridge(centres[i], centres[j], Math.abs(i - j), base, centres.length);
@@ -58,7 +58,7 @@ export function arcs(pairs, centres, base) {
   return levels;
 }
 
-/** The window of a kernel on a text: `[neighbour, weight]` where there is a token, and the weight that lies beyond the text. */
+/** A kernel's window on a text: `[neighbour, weight]` where there is a token, and the weight beyond the text. */
 export function windowOf(kernel, token, T) {
   const half = (kernel.length - 1) / 2;
   const inside = [];
@@ -82,7 +82,8 @@ export function smallKernels(kernels, K, centres, widths, height, sign) {
     const step = Math.min(widths[i] - 10, 8 * K) / K;
     for (let k = 0; k < K; k++) {
       const x = centre + sign * (k - (K - 1) / 2) * step - step / 2;
-      path += bar(x.toFixed(1), (step * 0.8).toFixed(1), 6, Math.max(0.5, (kernels[i * K + k] / most) * height).toFixed(1));
+      const tall = Math.max(0.5, (kernels[i * K + k] / most) * height);
+      path += bar(x.toFixed(1), (step * 0.8).toFixed(1), 6, tall.toFixed(1));
     }
   });
   return path;

@@ -114,7 +114,8 @@ function table(kind, title, head, rows) {
   const cells = (tag, row) => row.map((cell) => make(tag, tag === "th" ? { scope: "col" } : {}, cell));
   const body = rows.map((row) => make("tr", {}, ...cells("td", row)));
   const caption = make("caption", { class: kind ? `cv-${kind}` : null }, ...title);
-  return make("table", {}, caption, make("thead", {}, make("tr", {}, ...cells("th", head))), make("tbody", {}, ...body));
+  const top = make("thead", {}, make("tr", {}, ...cells("th", head)));
+  return make("table", {}, caption, top, make("tbody", {}, ...body));
 }
 
 /** The tables below the picture: the strongest looks, the strongest of the kernel, and who did the work. */
@@ -138,7 +139,7 @@ const mixes = (s, from, kernel) => {
   return table("conv", [word(s, from), " mixes"], ["token", "weight", "distance"], rows);
 };
 
-/** Rows of a table of work: both kinds, the heads that are chosen, and then those that work most. `cells` reads an amount. */
+/** Rows of a table of work: both kinds, the chosen heads, then those that work most. `cells` reads an amount. */
 function workRows(s, amounts, cells) {
   const rows = [["attention", ...cells(sum(amounts.subarray(0, s.Ha)))]];
   if (s.Hc) rows.push(["convolution", ...cells(sum(amounts.subarray(s.Ha)))]);

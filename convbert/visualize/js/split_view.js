@@ -45,10 +45,12 @@ function makeCell(s, layer, token, share, reach) {
 /** The map: a row of names, then a row of cells per layer. */
 function makeMap(s, { shares, reach }) {
   const corner = make("div", { class: "cv-side", role: "columnheader" }, "layer");
-  const names = s.tokens.map((_, i) => make("div", { class: "cv-name", role: "columnheader" }, make("span", { dir: "auto" }, nameOf(s, i))));
+  const name = (i) => make("span", { dir: "auto" }, nameOf(s, i));
+  const names = s.tokens.map((_, i) => make("div", { class: "cv-name", role: "columnheader" }, name(i)));
   const rows = [...Array(s.L).keys()].map((layer) => {
     const cells = s.tokens.map((_, token) => makeCell(s, layer, token, shares[layer * s.T + token], reach));
-    return make("div", { class: "cv-row", role: "row" }, make("div", { class: "cv-side", role: "rowheader" }, String(layer)), ...cells);
+    const side = make("div", { class: "cv-side", role: "rowheader" }, String(layer));
+    return make("div", { class: "cv-row", role: "row" }, side, ...cells);
   });
   const label = "share of attention and convolution in the work, layers by tokens";
   const head = make("div", { class: "cv-row cv-names", role: "row" }, corner, ...names);
@@ -124,7 +126,8 @@ const view = {
       if (layer >= 0) map.querySelectorAll(".cv-row")[layer + 1].classList.add("cv-open");
       if (layer >= 0 && token >= 0) map.querySelector(`[data-at="${layer * s.T + token}"]`).classList.add("cv-open");
     });
-    listenToMap(map, model, s, (at) => (words.textContent = at < 0 ? HOW : cellText(s, Math.floor(at / s.T), at % s.T)));
+    const read = (at) => (at < 0 ? HOW : cellText(s, Math.floor(at / s.T), at % s.T));
+    listenToMap(map, model, s, (at) => (words.textContent = read(at)));
     root.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && model.get("layer") >= 0) tell(model, { layer: -1, token: -1 });
     });

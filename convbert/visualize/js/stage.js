@@ -1,7 +1,8 @@
-// One layer on a text: arcs above the tokens for attention, bars below for convolution. Shared by head_view and split_view.
+// One layer on a text: arcs above the tokens for attention, bars below for convolution. Both views share it.
 import { listen, make, numbersOf, tell, weightsOf } from "./common.js";
 import { arcs, bar, headOf, sieve, smallKernels, strongest, windowOf } from "./marks.js";
-import { attentionCaption, convCaption, hiddenCaption, makeSelectors, nameOf, pointed, splitTitle, tables } from "./panel.js";
+import { attentionCaption, convCaption, hiddenCaption, pointed, tables } from "./panel.js";
+import { makeSelectors, nameOf, splitTitle } from "./panel.js";
 
 const TOP = 168; // pixels above the tokens
 const BOTTOM = 108; // and below
@@ -10,7 +11,7 @@ const MOST_OF_ALL = 160; // arcs of all tokens; fewer in a short text
 const STATE = ["layer", "attention_head", "conv_head", "token", "sentences", "special_tokens", "answered"];
 const TEXT = ["tokens", "sources", "segments", "special"];
 
-/** What a view shows and does not change: the text and the work of the heads, with sizes under the letters that the docs use. */
+/** What a view shows and does not change: the text, and the work of the heads; sizes have the letters of the docs. */
 export function readText(model) {
   const s = Object.fromEntries(TEXT.map((name) => [name, model.get(name)]));
   [s.Ha, s.Hc, s.T] = [model.get("attention_heads"), model.get("conv_heads"), s.tokens.length];
@@ -42,16 +43,17 @@ export function soon(action) {
 /** Whether the text runs from right to left: most of its letters do. */
 export function runsLeft(sources) {
   const text = sources.join("");
-  const right = text.match(/[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/gu) ?? [];
+  const right = text.match(/[\p{sc=Hebrew}\p{sc=Arabic}\p{sc=Syriac}\p{sc=Thaana}\p{sc=Nko}]/gu) ?? [];
   return right.length > (text.match(/\p{L}/gu) ?? []).length / 2;
 }
 
 /** How to read the picture, in one line. */
 function legend(s) {
   const key = (kind, text) => make("span", { class: `cv-key cv-${kind}` }, text);
-  if (!s.Hc) return [key("attention", "arcs: where attention heads look"), "This model has no convolution: all its heads are attention heads."];
-  const strip = make("span", { class: "cv-key cv-both" }, "strip: whose work it is");
-  return [key("attention", "arcs: where attention heads look"), key("conv", "bars: how convolution heads mix the tokens around"), strip];
+  const look = key("attention", "arcs: where attention heads look");
+  if (!s.Hc) return [look, "This model has no convolution: all its heads are attention heads."];
+  const mix = key("conv", "bars: how convolution heads mix the tokens around");
+  return [look, mix, key("both", "strip: whose work it is")];
 }
 
 /** What keys do, in one line. */
@@ -65,8 +67,8 @@ function makeLane(s) {
   const columns = s.tokens.map((token, i) => {
     const unknown = nameOf(s, i) !== token;
     const text = make("span", { class: unknown ? "cv-token cv-unknown" : "cv-token", dir: "auto" }, nameOf(s, i));
-    const label = `${nameOf(s, i)}, token ${i}`;
-    const options = { class: "cv-column", role: "option", tabindex: i ? -1 : 0, "aria-label": label, "aria-selected": "false", "data-i": i };
+    const spoken = { role: "option", "aria-label": `${nameOf(s, i)}, token ${i}`, "aria-selected": "false" };
+    const options = { class: "cv-column", tabindex: i ? -1 : 0, "data-i": i, ...spoken };
     const column = make("div", options, text, make("span", { class: "cv-strip" }));
     column.classList.toggle("cv-special", s.special[i]);
     column.classList.toggle("cv-second", i > 0 && s.segments[i] !== s.segments[i - 1]);
@@ -75,9 +77,9 @@ function makeLane(s) {
   const above = drawing("svg", { class: "cv-arcs", height: TOP, "aria-hidden": "true" });
   const below = drawing("svg", { class: "cv-bars", height: BOTTOM, "aria-hidden": "true" });
   const row = { class: "cv-tokens", role: "listbox", "aria-label": "tokens", "aria-orientation": "horizontal" };
-  const dir = runsLeft(s.sources) ? "rtl" : "ltr";
+  const [dir, sign] = runsLeft(s.sources) ? ["rtl", -1] : ["ltr", 1];
   const lane = make("div", { class: "cv-lane" }, above, make("div", row, ...columns), ...(s.Hc ? [below] : []));
-  return { element: make("div", { class: "cv-scroll", dir }, lane), lane, columns, above, below, sign: dir === "rtl" ? -1 : 1 };
+  return { element: make("div", { class: "cv-scroll", dir }, lane), lane, columns, above, below, sign };
 }
 
 /** Where the tokens stand. Read all at once, before anything is drawn. */
@@ -89,7 +91,8 @@ function measure(scene) {
 /** The arcs and, when one token is looked from, the numbers above its targets. */
 function drawArcs(scene, pairs, from) {
   const base = from < 0 ? TOP - 2 : TOP - 19;
-  const paths = arcs(pairs, scene.centres, base).map((d, level) => drawing("path", { d, class: `cv-arc cv-arc-${level}` }));
+  const draw = (d, level) => drawing("path", { d, class: `cv-arc cv-arc-${level}` });
+  const paths = arcs(pairs, scene.centres, base).map(draw);
   const read = from < 0 ? [] : pairs.filter(([, , weight], rank) => rank < 60 && weight >= 50);
   const numbers = read.map(([, j, weight]) => number(scene.centres[j], TOP - 7, weight));
   scene.lane.above.replaceChildren(...paths, ...numbers);
@@ -110,9 +113,10 @@ function drawBars(scene, s, kernels, from) {
   const ends = [inside[0][0], inside[inside.length - 1][0]];
   const [left, right] = lane.sign > 0 ? ends : ends.reverse();
   const x = centres[left] - widths[left] / 2 + 2;
-  const frame = { x, y: 1, width: centres[right] + widths[right] / 2 - 2 - x, height: BOTTOM - 3, rx: 6, class: "cv-window" };
+  const width = centres[right] + widths[right] / 2 - 2 - x;
+  const frame = { x, y: 1, width, height: BOTTOM - 3, rx: 6, class: "cv-window" };
   const even = 5 + height(10000 / s.K);
-  const line = drawing("path", { d: `M${x} ${even}h${frame.width}`, class: "cv-even" });
+  const line = drawing("path", { d: `M${x} ${even}h${width}`, class: "cv-even" });
   const numbers = inside.map(([j, weight]) => number(centres[j], 17 + Math.max(1, height(weight)), weight));
   lane.below.replaceChildren(drawing("rect", frame), drawing("path", { d, class: "cv-bar" }), line, ...numbers);
 }
@@ -147,7 +151,7 @@ function markTokens(scene, s, from, other, pairs) {
 
 /** Move the row so that a token is seen; the page itself stays where it is. */
 function reveal(scene, token) {
-  const [view, column] = [scene.lane.element.getBoundingClientRect(), scene.lane.columns[token].getBoundingClientRect()];
+  const [view, column] = [scene.lane.element, scene.lane.columns[token]].map((at) => at.getBoundingClientRect());
   const inside = column.left >= view.left + 40 && column.right <= view.right - 40;
   if (!inside) scene.lane.element.scrollLeft += (column.left + column.right - view.left - view.right) / 2;
 }
@@ -253,7 +257,8 @@ export function makeStage(model) {
   const parts = { captions, lane: makeLane(s), selectors: makeSelectors(model, s) };
   const scene = { model, text, marked, hover: -1, centres: [], ...parts };
   const below = s.Hc ? [captions.near] : [];
-  const words = [make("p", { class: "cv-legend" }, ...legend(s)), scene.selectors.element, captions.far, scene.lane.element];
+  const how = make("p", { class: "cv-legend" }, ...legend(s));
+  const words = [how, scene.selectors.element, captions.far, scene.lane.element];
   const keys = make("p", { class: "cv-keys" }, s.Hc ? KEYS : KEYS.replace(" c convolution head,", ""));
   const all = [...words, ...below, captions.pointed, captions.tables, keys];
   scene.element = make("section", { class: "cv-stage", "aria-label": "heads of one layer" }, ...all);
