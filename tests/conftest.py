@@ -44,7 +44,7 @@ def chromium():
 
 @pytest.fixture
 def open_page(chromium):
-    """Open a file in the browser: `open_page(path, color_scheme="dark")`; errors and requests of the page fail the test."""
+    """Open a file: `open_page(path, color_scheme="dark")`; errors and requests of the page fail the test."""
     contexts, wrong = [], []
 
     def open_file(path, **options):

@@ -204,6 +204,27 @@ def test_profile_shows_its_numbers(L, A, C):
     assert axes[0].get_ylim()[0] > axes[0].get_ylim()[1]
 
 
+@pytest.mark.parametrize("name", ["share", "heads", "maps"])
+def test_each_cell_is_painted_where_its_names_are(name, split):
+    """In the picture itself: the colour at the place of a token and a layer, a head or another token."""
+    figure = FIGURES[name](split)
+    pixels = np.asarray(draw_pixels(figure))[..., :3] / 255
+    for ax in figure.axes:
+        for image in ax.images:
+            numbers, (left, _, _, top) = np.asarray(image.get_array()), image.get_extent()
+            for row, column in np.ndindex(numbers.shape):
+                x, y = ax.transData.transform((left + column + 0.85, top + row + 0.15))  # beside the number in the cell
+                painted = pixels[int(len(pixels) - y), int(x)]
+                assert painted == pytest.approx(image.cmap(image.norm(numbers[row, column]))[:3], abs=0.02)
+
+
+def draw_pixels(figure):
+    """A figure as it is painted."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas.buffer_rgba()
+
+
 # -- tokens
 
 

@@ -343,7 +343,7 @@ def test_board_shows_the_effects(model, tokenizer):
     for k, ax in enumerate(figure.axes):
         shown = [float(text.get_text().replace("−", "-")) for text in ax.texts[: L * H]]
         assert_close(torch.tensor(shown).view(L, H), outs.heads[:, k], atol=0.005001, rtol=0)
-        assert f"{outs.kinds[k]:+.2f}".replace("-", "−") in ax.get_title()
+        assert f"{outs.kinds[k]:+.2f}".replace("-", "−") in ax.get_title("left")
 
 
 def test_bars_show_the_changes(model, tokenizer):

@@ -365,7 +365,7 @@ def test_an_export_leaves_the_view_as_it_was(small):
     before = view.get_state()
     view.to_html()
     assert view.get_state() == before
-    assert f"“{view.tokens[3]}”" in view.draw().axes[0].get_title()
+    assert f"“{view.tokens[3]}”" in view.draw().axes[0].get_title("left")
 
 
 def test_numbers_of_the_pipeline(tiny):

@@ -241,7 +241,7 @@ def test_numbers_equal_the_tensors(split, open_view, layer, head, conv, token):
     assert svg_numbers(page, "cv-bars") == digits(kernel[inside])
     assert read_weights(page, "mixes") == strongest(kernel[inside])
 
-    far, near = split.attention_norm[layer, :, token], split.conv_norm[layer, :, token]
+    far, near = split.attention_norm[layer, :, token].double(), split.conv_norm[layer, :, token].double()
     work = {name: (length, share) for name, length, share in read_table(page, "Who works on")}
     share = split.attention_share[layer, token]
     assert work["attention"] == tuple(digits((far.sum(), share)))
@@ -308,11 +308,11 @@ def test_filter_of_sentences(split, open_view):
     B = torch.tensor(split.segments, dtype=torch.bool)
     maps = split.attention[0].mean(0)
     for name, part in {"A → A": maps[~B][:, ~B], "A → B": maps[~B][:, B], "B → A": maps[B][:, ~B], "all": maps}.items():
-        page.get_by_role("group", name="Sentences").get_by_text(name, exact=True).click()
+        page.get_by_role("radio", name=name, exact=True).check()
         best = strongest(part)
         expect(page.locator(".cv-tables td:nth-child(2)").first).to_have_text(best[0])
         assert read_weights(page, "Strongest looks") == best
-    page.get_by_role("group", name="Sentences").get_by_text("B → A").click()
+    page.get_by_role("radio", name="B → A").check()
     page.get_by_role("option").nth(4).click()
     expect(page.locator(".cv-far")).to_contain_text("sat looks nowhere that the choices above show")
 
@@ -325,7 +325,7 @@ def test_no_filter_without_a_second_sentence(open_view):
 
 def test_special_tokens_hidden(split, open_view):
     page = open_view(HeadView(split, layer=1, attention_head=0, token=4))
-    page.get_by_role("group", name="[CLS], [SEP]").get_by_text("hidden").click()
+    page.get_by_role("radio", name="hidden").check()
     special = torch.tensor(split.special)
     row = split.attention[1][0, 4]
     expect(page.locator(".cv-far")).to_contain_text("not renormalised")
@@ -482,7 +482,10 @@ def test_colours_follow_the_theme(split, open_view):
 
 def test_narrow_page_scrolls_only_the_tokens(split, open_view):
     page = open_view(SplitView(split, layer=1, token=14), viewport={"width": 360, "height": 700})
-    expect(page.get_by_role("option").nth(14)).to_be_in_viewport()
+    expect(page.locator(".cv-near")).to_contain_text("how home mixes")
+    for chosen in (page.get_by_role("option").nth(14), page.locator(".cv-cell.cv-open")):
+        place = chosen.bounding_box()
+        assert place["x"] >= 16 and place["x"] + place["width"] <= 344
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
@@ -508,7 +511,8 @@ def test_odd_texts_are_drawn(text, view, open_view):
     page = open_view(view)
     expect(page.locator(".cv-near")).to_contain_text("mixes its 9 nearest")
     expect(page.get_by_role("option")).to_have_count(len(view.tokens))
-    names = [source if token == "[UNK]" else token for token, source in zip(view.tokens, view.sources, strict=True)]
+    pieces = zip(view.tokens, view.sources, strict=True)
+    names = [source if token == "[UNK]" and source else token for token, source in pieces]
     assert page.locator(".cv-token").all_text_contents() == names
     assert page.locator(".cv-arc[d^=M]").count() and svg_numbers(page, "cv-bars")
 
@@ -558,7 +562,7 @@ def test_share_map_equals_the_tensors(split, open_view):
     labels = [re.findall(r"\d+\.\d+", cell) for cell in cells.evaluate_all("all => all.map((cell) => cell.ariaLabel)")]
     assert [label[0] for label in labels] == digits(share.flatten())
     assert [label[2] for label in labels] == digits((1 - share).flatten())
-    assert [label[1] for label in labels] == digits(split.attention_norm.sum(1).flatten())
+    assert [label[1] for label in labels] == digits(split.attention_norm.double().sum(1).flatten())
     blue = cells.evaluate_all("all => all.map((cell) => cell.classList.contains('cv-attention'))")
     assert blue == (share >= 0.5).flatten().tolist()
     expect(page.get_by_role("columnheader").locator("span")).to_have_text(split.tokens)

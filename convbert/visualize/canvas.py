@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/visualize/canvas.html.md"""
 __all__ = ['LIGHT', 'DARK', 'part', 'luminance', 'contrast', 'Look', 'look_of', 'as_png', 'new_figure', 'places', 'column',
            'text_length', 'token_room', 'name_tokens', 'dress', 'draw_map', 'draw_key', 'check_kind', 'check_place']
 
-# %% ../../nbs/visualize/09_canvas.ipynb #1f980cc8
+# %% ../../nbs/visualize/09_canvas.ipynb #a5655d46
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .split import HeadSplit
 
-# %% ../../nbs/visualize/09_canvas.ipynb #667daa3a
+# %% ../../nbs/visualize/09_canvas.ipynb #21a70f64
 def part(
     name: str,  # of a module of `matplotlib`
 ):  # the module; raises `ImportError` saying what to install
@@ -48,7 +48,7 @@ def contrast(one: Any, other: Any) -> float:  # 1 for alike, 21 for black on whi
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
 
-# %% ../../nbs/visualize/09_canvas.ipynb #8b4ac203
+# %% ../../nbs/visualize/09_canvas.ipynb #31dc032b
 @dataclass(frozen=True)
 class Look:
     "The colours of a figure; those of `style.css`, for the same two kinds of page."
@@ -73,7 +73,7 @@ def look_of(
     look = LIGHT if luminance(paper) > 0.18 else DARK
     return Look(look.ink, look.faint, look.attention, look.conv, paper)
 
-# %% ../../nbs/visualize/09_canvas.ipynb #9332fe8d
+# %% ../../nbs/visualize/09_canvas.ipynb #052da8f9
 def as_png(figure: Any) -> bytes:
     "A figure as it stands, for notebooks."
     picture = BytesIO()
@@ -113,7 +113,7 @@ def places(
     figure = given[0].figure.figure
     return figure, given, look_of(figure)
 
-# %% ../../nbs/visualize/09_canvas.ipynb #7eff2bdc
+# %% ../../nbs/visualize/09_canvas.ipynb #106d1411
 def column(
     tokens: int,  # T
     most: float = 0.19,  # inches of one column
@@ -148,7 +148,7 @@ def token_room(
     bold = 0.0 if strong is None else text_length([split.tokens[strong]], size, "bold")
     return max(bold, text_length(split.tokens, size)) + (0.1 if step == 1 else 0.3)
 
-# %% ../../nbs/visualize/09_canvas.ipynb #4333a7ec
+# %% ../../nbs/visualize/09_canvas.ipynb #288d588e
 def name_tokens(
     axis: Any,  # `ax.xaxis` or `ax.yaxis`
     split: HeadSplit,
@@ -174,7 +174,7 @@ def name_tokens(
         if split.segments[i] > split.segments[i - 1]:
             (axis.axes.axvline if across else axis.axes.axhline)(i - 0.5, color=look.faint, linewidth=0.8)
 
-# %% ../../nbs/visualize/09_canvas.ipynb #8f529ee1
+# %% ../../nbs/visualize/09_canvas.ipynb #08e405cf
 def dress(ax: Any, look: Look, *frame: str) -> None:  # `frame`: which of "left", "right", "top", "bottom" are drawn
     "One style for all axes."
     ax.set_facecolor("none")
@@ -213,7 +213,7 @@ def draw_key(
     bar.outline.set(edgecolor=look.faint, linewidth=0.6)
     return bar
 
-# %% ../../nbs/visualize/09_canvas.ipynb #a4cc6455
+# %% ../../nbs/visualize/09_canvas.ipynb #010c83d5
 def check_kind(value: Any, kind: type, maker: str) -> None:  # raises `TypeError`
     "Refuse what is not the numbers that a figure draws."
     if not isinstance(value, kind):

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/visualize/figures.html.md"""
 __all__ = ['write_share', 'plot_share', 'plot_heads', 'choose_head', 'plot_maps', 'token_parts', 'draw_stack', 'plot_token',
            'draw_dots', 'draw_shares', 'plot_profile']
 
-# %% ../../nbs/visualize/04_figures.ipynb #3fc0030f
+# %% ../../nbs/visualize/04_figures.ipynb #a14e4085
 from functools import partial
 from operator import index
 from typing import Any
@@ -33,7 +33,7 @@ from convbert.visualize.canvas import (
 )
 from .split import HeadSplit, Profile, banded
 
-# %% ../../nbs/visualize/04_figures.ipynb #4efa49c0
+# %% ../../nbs/visualize/04_figures.ipynb #2408cd67
 def write_share(ax: Any, share: Tensor, image: Any) -> None:
     "Write per cent into the cells, in whichever of black and white stands out."
     cells = image.cmap(share.numpy())
@@ -64,7 +64,7 @@ def plot_share(
         write_share(ax, share, image)
     return figure
 
-# %% ../../nbs/visualize/04_figures.ipynb #a1e75cb2
+# %% ../../nbs/visualize/04_figures.ipynb #ea265f86
 def plot_heads(
     split: HeadSplit,
     layer: int,
@@ -93,7 +93,7 @@ def plot_heads(
     ax.set_title(f"layer {layer}: length of what each head adds", fontsize=8, color=look.faint, loc="left")
     return figure
 
-# %% ../../nbs/visualize/04_figures.ipynb #3d6390a1
+# %% ../../nbs/visualize/04_figures.ipynb #dacbcc5c
 def choose_head(
     weights: Tensor,  # `(H, T, T)`
     head: int | None,
@@ -105,7 +105,7 @@ def choose_head(
     head = check_place(f"{'attention' if kind == 'attention' else 'conv'}_head", head, len(weights))
     return weights[head], f"{kind} head {head}"
 
-
+# %% ../../nbs/visualize/04_figures.ipynb #0404bf79
 def plot_maps(
     split: HeadSplit,
     layer: int,
@@ -137,7 +137,7 @@ def plot_maps(
     name_tokens(axes[0].yaxis, split, look, *sizes, what="a token …")
     return figure
 
-# %% ../../nbs/visualize/04_figures.ipynb #251ba05f
+# %% ../../nbs/visualize/04_figures.ipynb #d1c4f2de
 def token_parts(
     split: HeadSplit,
     layer: int,
@@ -151,7 +151,7 @@ def token_parts(
     looked, mixed = split.attention[layer][:, token], banded(split.conv_kernel[layer])[:, token]
     return looked * far[:, None] / work, mixed * near[:, None] / work
 
-# %% ../../nbs/visualize/04_figures.ipynb #f1b918e0
+# %% ../../nbs/visualize/04_figures.ipynb #298adff7
 def draw_stack(
     ax: Any,
     parts: Tensor,  # `(H, N)`: bars that stand on each other; below 0 they hang
@@ -170,7 +170,7 @@ def draw_stack(
         )
         ax.add_collection(bars)
 
-
+# %% ../../nbs/visualize/04_figures.ipynb #1946836c
 def plot_token(
     split: HeadSplit,
     layer: int,
@@ -202,7 +202,7 @@ def plot_token(
     ax.set_title(title, fontsize=8, color=look.faint, loc="left", parse_math=False)
     return figure
 
-# %% ../../nbs/visualize/04_figures.ipynb #c50411d9
+# %% ../../nbs/visualize/04_figures.ipynb #a682a8d7
 def draw_dots(
     ax: Any,
     numbers: Tensor,  # `(L, H)`
@@ -232,7 +232,7 @@ def draw_shares(ax: Any, seen: Profile, look: Look) -> None:
     ax.set(xlim=(0, 1), xlabel="part of the work,\nhead by head", ylabel="layer")
     ax.set_xticks([0, 0.5, 1], ["0", "½", "1"])
 
-
+# %% ../../nbs/visualize/04_figures.ipynb #00d89275
 def plot_profile(
     seen: Profile,
     ax: Any = None,  # four axes to draw in (three for a model without convolution); a new figure when None

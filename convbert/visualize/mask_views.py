@@ -6,10 +6,10 @@ Docs: https://convbert.github.io/convbert/visualize/mask_views.html.md"""
 
 # %% auto #0
 __all__ = ['KINDS', 'in_order', 'by_kind', 'overhear', 'KnockoutTraits', 'first_questions', 'split_masks', 'draw_knockout',
-           'knockout_state', 'KnockoutView', 'knockout_view', 'ExplorerTraits', 'ExplorerAnswers', 'MaskExplorer',
-           'mask_explorer']
+           'knockout_state', 'KnockoutView', 'knockout_view', 'ExplorerTraits', 'ExplorerAnswers', 'ExplorerChoices',
+           'MaskExplorer', 'mask_explorer']
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #fc1bd7b2
+# %% ../../nbs/visualize/07_mask_views.ipynb #7dccc0a0
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ from convbert.visualize.knockout import (
 from .reading import check_text, open_model, read_text
 from .widgets import View, pack_numbers, pack_weights
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #ebc23743
+# %% ../../nbs/visualize/07_mask_views.ipynb #2d428774
 KINDS = ("attention", "conv")
 
 
@@ -62,7 +62,7 @@ def by_kind(silenced: list[list]) -> dict[str, list[tuple[int, int]]]:  # argume
     "Silenced heads as a model knows them."
     return {kind: [(layer, head) for k, layer, head in silenced if k == kind] for kind in KINDS}
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #e3fdf4ab
+# %% ../../nbs/visualize/07_mask_views.ipynb #fd56b130
 @contextmanager
 def overhear():  # a list of notes, filled at the end
     "Let warnings pass, and note them."
@@ -74,7 +74,7 @@ def overhear():  # a list of notes, filled at the end
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     notes += [str(warning.message) for warning in said if warning.category is UserWarning]
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #3e382e05
+# %% ../../nbs/visualize/07_mask_views.ipynb #e8ce9e0d
 class KnockoutTraits(View):
     "What Python tells the browser about a text and the worth of the heads."
 
@@ -91,7 +91,7 @@ class KnockoutTraits(View):
     kind_effects = traitlets.Bytes(help="of each kind, `(2,)`").tag(sync=True, size=4)
     changes = traitlets.List(help="per mask: rows of `[answer, before, after]`").tag(sync=True)
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #2f5b24c0
+# %% ../../nbs/visualize/07_mask_views.ipynb #112c4538
 def first_questions(
     layers: int,  # L
     counts: dict[str, int],  # kind to the number of its heads in a layer
@@ -101,7 +101,7 @@ def first_questions(
     by_layer = [row for kind in rows.values() for row in kind]
     return [[], *([head] for row in by_layer for head in row), *by_layer, *(sum(kind, []) for kind in rows.values())]
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #2ad26414
+# %% ../../nbs/visualize/07_mask_views.ipynb #c9013f5b
 def split_masks(text: str, mask: str) -> list[list]:  # `[part, whether it is a mask]`
     "A text and its masks, apart."
     first, *rest = text.split(mask)
@@ -126,7 +126,7 @@ def draw_knockout(outs: KnockOuts, changes: list[list[Change]], silenced: list[l
     bars.set_title(title, fontsize=8, color=LIGHT.ink, loc="left")
     return figure
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #ea267b6e
+# %% ../../nbs/visualize/07_mask_views.ipynb #b4d638d6
 def knockout_state(
     model: nn.Module,
     tokenizer: ConvBertTokenizerFast,
@@ -149,7 +149,7 @@ def knockout_state(
         kind_effects=pack_numbers(outs.kinds),
     )
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #adcc3fe2
+# %% ../../nbs/visualize/07_mask_views.ipynb #196e41ad
 class KnockoutView(KnockoutTraits):
     "Heads as switches. Set `silenced` from Python, or press them."
 
@@ -187,7 +187,7 @@ class KnockoutView(KnockoutTraits):
         "See `draw_knockout`."
         return draw_knockout(self.outs, [[Change(*row) for row in rows] for rows in self.changes], self.silenced)
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #575e10f6
+# %% ../../nbs/visualize/07_mask_views.ipynb #7b09360d
 def knockout_view(
     model: Any,  # bundled name, folder, hub id, a loaded model, or a pipeline
     text: str,  # with a `[MASK]`, unless the model is a classifier
@@ -204,7 +204,7 @@ def knockout_view(
     title = f"The heads of {name if isinstance(name, str) else type(model).__name__}, switched off one by one"
     return KnockoutView(model, tokenizer, (text, text_pair), title=title, silenced=list(silenced), top_k=top_k)
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #6d6b81ec
+# %% ../../nbs/visualize/07_mask_views.ipynb #69d6fbea
 class ExplorerTraits(View):
     "What Python tells the browser about a text, and about one masked token of it."
 
@@ -223,7 +223,7 @@ class ExplorerTraits(View):
     attention = traitlets.Bytes(help="weights of the attention heads, `(L, H_a, T)`").tag(sync=True, size=2)
     conv_kernel = traitlets.Bytes(help="kernels of the convolution heads, `(L, H_c, K)`").tag(sync=True, size=2)
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #2c836d36
+# %% ../../nbs/visualize/07_mask_views.ipynb #6ba5958a
 class ExplorerAnswers(ExplorerTraits):
     "How a question is answered."
 
@@ -254,20 +254,11 @@ class ExplorerAnswers(ExplorerTraits):
         "See `plot_behind`."
         return plot_behind(look_behind(self.subject, self.tokenizer, self.read, self.place, self.top_k))
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #942b28c9
-class MaskExplorer(ExplorerAnswers):
-    "A text of which any word can be masked. Set `text`, `place` and `head` from Python, or type and click."
+# %% ../../nbs/visualize/07_mask_views.ipynb #df7f0d33
+class ExplorerChoices(ExplorerAnswers):
+    "What may be looked at: which places of a text, which heads of a model."
 
-    parts: ClassVar = ("board", "mask_explorer")
     head = traitlets.List(help="[kind, layer, head] of the head looked at, or nothing").tag(sync=True)
-
-    def __init__(self, model: nn.Module, tokenizer: ConvBertTokenizerFast, **state):
-        "Read and answer; what is wrong with the text or the place is raised this once."
-        self.subject, self.tokenizer, self.read, self.shown = model, tokenizer, None, None
-        L, H = model.config.num_hidden_layers, model.config.mixed_num_heads
-        super().__init__(layers=L, attention_heads=H, conv_heads=H * (count_kinds(model) - 1), **state)
-        norms = torch.from_numpy(np.frombuffer(self.norms, "<f4").copy()).view(L, -1)
-        self.head = state.get("head") or strongest(norms[:, :H], norms[:, H:])
 
     def settle(self) -> int:  # a token; raises `ValueError` for what cannot be shown
         "Read the text if it is a new one, and choose a place if there is none."
@@ -292,6 +283,20 @@ class MaskExplorer(ExplorerAnswers):
             check_place(self.read, value)
         return value
 
+# %% ../../nbs/visualize/07_mask_views.ipynb #2bbc9847
+class MaskExplorer(ExplorerChoices):
+    "A text of which any word can be masked. Set `text`, `place` and `head` from Python, or type and click."
+
+    parts: ClassVar = ("board", "mask_explorer")
+
+    def __init__(self, model: nn.Module, tokenizer: ConvBertTokenizerFast, **state):
+        "Read and answer; what is wrong with the text or the place is raised this once."
+        self.subject, self.tokenizer, self.read, self.shown = model, tokenizer, None, None
+        L, H = model.config.num_hidden_layers, model.config.mixed_num_heads
+        super().__init__(layers=L, attention_heads=H, conv_heads=H * (count_kinds(model) - 1), **state)
+        norms = torch.from_numpy(np.frombuffer(self.norms, "<f4").copy()).view(L, -1)
+        self.head = state.get("head") or strongest(norms[:, :H], norms[:, H:])
+
     def reply(self, change: Any = None) -> None:
         "Read the text, settle the place, answer."
         asked = [self.text, self.place]
@@ -309,7 +314,7 @@ class MaskExplorer(ExplorerAnswers):
             if self.answered != [self.text, place]:
                 super().reply(change)
 
-# %% ../../nbs/visualize/07_mask_views.ipynb #04769e75
+# %% ../../nbs/visualize/07_mask_views.ipynb #e455b8b3
 def mask_explorer(
     model: Any,  # bundled name, folder, hub id, a loaded masked language model, or a pipeline
     text: str,

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/visualize/reading.html.md"""
 # %% auto #0
 __all__ = ['open_model', 'at_rest', 'Read', 'check_text', 'read_text']
 
-# %% ../../nbs/visualize/01_reading.ipynb #aafb6e88
+# %% ../../nbs/visualize/01_reading.ipynb #c92593cb
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from ..pipelines.running import Pipeline
 from ..pipelines.tasks import pipeline
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/visualize/01_reading.ipynb #e8f59880
+# %% ../../nbs/visualize/01_reading.ipynb #20a42604
 def open_model(
     model: str | Path | nn.Module | Pipeline,  # bundled name, folder, hub id, a loaded model, or a pipeline
     tokenizer: str | Path | ConvBertTokenizerFast | None = None,  # the model's own when None
@@ -36,12 +36,12 @@ def open_model(
     if not isinstance(model, nn.Module) or not hasattr(model, "encoder"):
         raise TypeError(f"model must be a name, a folder, a pipeline or a convbert model, got {type(model).__name__}")
     if tokenizer is None:
-        raise ValueError("a loaded model does not know its tokenizer: pass tokenizer= (a tokenizer, a folder or a name)")
+        raise ValueError("a loaded model does not know its tokenizer: pass tokenizer= (a folder, a name or the object)")
     if not isinstance(tokenizer, ConvBertTokenizerFast):
         tokenizer = ConvBertTokenizerFast.from_pretrained(tokenizer)
     return model, tokenizer
 
-# %% ../../nbs/visualize/01_reading.ipynb #67e6a7e3
+# %% ../../nbs/visualize/01_reading.ipynb #1606a7ff
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
     "The model in eval mode and without gradients, for as long as it is looked at."
@@ -53,7 +53,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
         for part, was in training.items():
             part.training = was
 
-# %% ../../nbs/visualize/01_reading.ipynb #d243247a
+# %% ../../nbs/visualize/01_reading.ipynb #8865375b
 @dataclass(frozen=True)
 class Read:
     "One text as the model reads it."
@@ -69,11 +69,11 @@ class Read:
         rows = {"input_ids": self.input_ids, "token_type_ids": self.segments}
         return {name: torch.tensor([row], device=device) for name, row in rows.items()}
 
-# %% ../../nbs/visualize/01_reading.ipynb #6e4da1c8
+# %% ../../nbs/visualize/01_reading.ipynb #20a81951
 def check_text(text: Any, name: str) -> None:  # raises `TypeError` or `ValueError` saying what is wrong
     "Refuse what is not one text."
     if isinstance(text, list | tuple):
-        raise TypeError(f"a view shows one text, got {len(text)}: choose one of them, or average over them with `profile`")
+        raise TypeError(f"a view shows one text, got {len(text)}: choose one, or average over them with `profile`")
     if not isinstance(text, str):
         raise TypeError(f"{name} must be a text, got {type(text).__name__}")
     if not text.strip():

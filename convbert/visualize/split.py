@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/visualize/split.html.md"""
 __all__ = ['contributions', 'contribution_norms', 'attention_distance', 'entropy', 'centre_of_mass', 'banded', 'LayerSplit',
            'listen', 'split_layer', 'HeadSplit', 'head_split', 'Profile', 'measure', 'profile']
 
-# %% ../../nbs/visualize/02_split.ipynb #f9b4c7d3
+# %% ../../nbs/visualize/02_split.ipynb #63398363
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .reading import at_rest, open_model, read_text
 
-# %% ../../nbs/visualize/02_split.ipynb #3bae086b
+# %% ../../nbs/visualize/02_split.ipynb #1cb7969f
 def contributions(
     mixed: Tensor,  # `(B, T, H*d)`: what all heads found, side by side
     output: nn.Linear,  # H*d to D: the layer's output projection
@@ -30,7 +30,7 @@ def contributions(
     weight = output.weight.unflatten(1, (num_heads, -1))  # (D, H, d)
     return torch.einsum("bthd,ehd->bthe", mixed.unflatten(-1, (num_heads, -1)), weight)
 
-# %% ../../nbs/visualize/02_split.ipynb #bab172dd
+# %% ../../nbs/visualize/02_split.ipynb #15fd4121
 def contribution_norms(
     mixed: Tensor,  # `(B, T, H*d)`
     output: nn.Linear,  # H*d to D
@@ -42,7 +42,7 @@ def contribution_norms(
     x = mixed.unflatten(-1, (num_heads, -1))
     return torch.einsum("bthc,hcd,bthd->bht", x, gram, x).clamp(min=0).sqrt()
 
-# %% ../../nbs/visualize/02_split.ipynb #3694b730
+# %% ../../nbs/visualize/02_split.ipynb #66fa16d9
 def attention_distance(
     attention: Tensor,  # `(…, T, T)`
 ) -> Tensor:  # `(…, T)`, in tokens
@@ -65,7 +65,7 @@ def centre_of_mass(
     K = kernel.shape[-1]
     return (kernel * (torch.arange(K, device=kernel.device) - K // 2)).sum(-1)
 
-# %% ../../nbs/visualize/02_split.ipynb #ee8c1b2e
+# %% ../../nbs/visualize/02_split.ipynb #ca15ba21
 def banded(
     kernel: Tensor,  # `(…, T, K)`
 ) -> Tensor:  # `(…, T, T)`: row i has the weights with which token i mixes its neighbours
@@ -76,7 +76,7 @@ def banded(
     band = band.scatter(-1, places.expand(kernel.shape), kernel)
     return band[..., K // 2 : K // 2 + T]
 
-# %% ../../nbs/visualize/02_split.ipynb #f857a7ae
+# %% ../../nbs/visualize/02_split.ipynb #713b9bb5
 @dataclass
 class LayerSplit:
     "One layer of a batch."
@@ -98,9 +98,8 @@ def listen(
     try:
         with at_rest(model):
             maps = model.encoder(**batch, with_maps=True).maps
-            return [
-                split_layer(*parts) for parts in zip(maps, heard, (l.mixer.output for l in model.encoder.layers), strict=True)
-            ]
+            outputs = [layer.mixer.output for layer in model.encoder.layers]
+            return [split_layer(*parts) for parts in zip(maps, heard, outputs, strict=True)]
     finally:
         for hook in hooks:
             hook.remove()
@@ -114,7 +113,7 @@ def split_layer(maps: Any, mixed: Tensor, output: nn.Linear) -> LayerSplit:
     norms = contribution_norms(mixed, output, H + kernel.shape[1])
     return LayerSplit(attention, kernel, norms[:, :H], norms[:, H:])
 
-# %% ../../nbs/visualize/02_split.ipynb #7ad9cffc
+# %% ../../nbs/visualize/02_split.ipynb #5ab0b079
 @dataclass
 class HeadSplit:
     "What every head of a model did with one text; tensors are float32 on the CPU."
@@ -134,7 +133,7 @@ class HeadSplit:
         far, near = self.attention_norm.sum(1), self.conv_norm.sum(1)
         return far / (far + near).clamp(min=torch.finfo(far.dtype).tiny)
 
-# %% ../../nbs/visualize/02_split.ipynb #2b092c16
+# %% ../../nbs/visualize/02_split.ipynb #0b8f14d9
 def head_split(
     model: Any,  # bundled name, folder, hub id, a loaded model, or a pipeline
     text: str,
@@ -155,7 +154,7 @@ def head_split(
     maps = gather("attention"), gather("conv_kernel")
     return HeadSplit(read.tokens, read.sources, read.segments, read.special, *maps, *norms)
 
-# %% ../../nbs/visualize/02_split.ipynb #b2d37fdf
+# %% ../../nbs/visualize/02_split.ipynb #931c5520
 @dataclass
 class Profile:
     "The heads of a model, averaged over the tokens of many texts; each `(L, H)`."
@@ -182,7 +181,7 @@ def measure(layer: LayerSplit) -> dict[str, Tensor]:  # each `(B, H, T)`
         centre=centre_of_mass(layer.conv_kernel),
     )
 
-# %% ../../nbs/visualize/02_split.ipynb #98f15ecc
+# %% ../../nbs/visualize/02_split.ipynb #920831d3
 def profile(
     model: Any,  # bundled name, folder, hub id, a loaded model, or a pipeline
     texts: Iterable[str],

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/visualize/views.html.md"""
 # %% auto #0
 __all__ = ['with_mean', 'SplitTraits', 'HeadView', 'show_split', 'head_view', 'SplitView', 'split_view']
 
-# %% ../../nbs/visualize/06_views.ipynb #f0423faa
+# %% ../../nbs/visualize/06_views.ipynb #da01a4dc
 import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -22,14 +22,14 @@ from .figures import plot_share, plot_token
 from .split import HeadSplit, head_split
 from .widgets import View, pack_numbers, pack_weights
 
-# %% ../../nbs/visualize/06_views.ipynb #47d04121
+# %% ../../nbs/visualize/06_views.ipynb #d48a2ced
 def with_mean(
     weights: Tensor,  # `(H, T, N)`
 ) -> Tensor:  # `(H + 1, T, N)`, or nothing where there are no heads
     "The maps of all heads, and behind them their mean."
     return torch.cat([weights, weights.mean(0, keepdim=True)]) if len(weights) else weights
 
-# %% ../../nbs/visualize/06_views.ipynb #425cddf5
+# %% ../../nbs/visualize/06_views.ipynb #de70993b
 class SplitTraits(View):
     "What Python tells the browser about a split: once for all layers, and the maps of one layer at a time."
 
@@ -54,13 +54,15 @@ class SplitTraits(View):
     def answer(self, layer: int) -> dict[str, bytes]:  # nothing for layer -1
         "The maps of a layer."
         names = ("attention", "conv_kernel")
-        return {name: pack_weights(with_mean(getattr(self.split, name)[layer])) if layer >= 0 else b"" for name in names}
+        if layer < 0:
+            return dict.fromkeys(names, b"")
+        return {name: pack_weights(with_mean(getattr(self.split, name)[layer])) for name in names}
 
     def askable(self) -> Iterable[tuple[int]]:
         "Every layer."
         return [(layer,) for layer in range(self.nothing["layer"], len(self.split.attention))]
 
-# %% ../../nbs/visualize/06_views.ipynb #b1fea4fd
+# %% ../../nbs/visualize/06_views.ipynb #371b44d4
 class HeadView(SplitTraits):
     "One layer on one text: arcs for attention, bars for convolution. Every trait can be set from Python."
 
@@ -97,7 +99,7 @@ class HeadView(SplitTraits):
         first = next((i for i, special in enumerate(self.special) if not special), 0)
         return plot_token(self.split, max(self.layer, 0), self.token if self.token >= 0 else first)
 
-# %% ../../nbs/visualize/06_views.ipynb #19d09d8b
+# %% ../../nbs/visualize/06_views.ipynb #b94e827b
 def show_split(
     view: type[HeadView],  # what to make
     model: Any,  # see `head_view`
@@ -121,7 +123,7 @@ def show_split(
     title = f"{name}: {whole if len(whole) <= 100 else whole[:99] + '…'}"
     return view(split, **{"title": title, "notes": notes, **state})
 
-# %% ../../nbs/visualize/06_views.ipynb #85aa5944
+# %% ../../nbs/visualize/06_views.ipynb #43931b99
 def head_view(
     model: Any,  # bundled name, folder, hub id, a loaded model, or a pipeline
     text: str,
@@ -133,7 +135,7 @@ def head_view(
     "See where the heads of a layer look and what they mix, token by token."
     return show_split(HeadView, model, (text, text_pair), tokenizer, state)
 
-# %% ../../nbs/visualize/06_views.ipynb #7f4980fb
+# %% ../../nbs/visualize/06_views.ipynb #615c0342
 class SplitView(HeadView):
     "Who does the work, layer by token; a cell opens its layer, as in `HeadView`."
 

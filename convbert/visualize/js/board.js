@@ -72,7 +72,9 @@ export function makeBoard(sizes, { label, wholes = false, on }) {
   const blocks = kinds.map((kind) => makeBlock(kind, sizes, wholes, on));
   const rows = blocks[0].rows.map((_, row) => blocks.flatMap((block) => block.rows[row]));
   const buttons = rows.flat().filter(Boolean);
-  const board = make("div", { class: "cv-board", role: "group", "aria-label": label }, ...blocks.map((b) => b.element));
+  const dense = sizes.L > 8 || sizes.attention + sizes.conv > 8 ? " cv-dense" : "";
+  const board = make("div", { class: `cv-board${dense}`, role: "group", "aria-label": label });
+  board.append(...blocks.map((block) => block.element));
   const settle = (button) => buttons.forEach((other) => (other.tabIndex = other === button ? 0 : -1));
   settle(rows[1][0]);
   board.addEventListener("focusin", (event) => settle(event.target));

@@ -44,8 +44,9 @@ const isHeld = (model, i) => model.exported && !model.answers(model.get("text"),
 /** One token: its text, and below it the weight that a head gives to it. */
 function makeToken(model, i, mask) {
   const special = model.get("special")[i];
-  const joined = model.get("tokens")[i].startsWith("##");
-  const look = `cv-chip${special ? " cv-apart" : ""}${joined ? " cv-joined" : ""}`;
+  const goesOn = (j) => model.get("tokens")[j]?.startsWith("##"); // a piece of the word before it
+  const joints = `${goesOn(i) ? " cv-joined" : ""}${goesOn(i + 1) ? " cv-goes-on" : ""}`;
+  const look = `cv-chip${special ? " cv-apart" : ""}${joints}`;
   const onclick = () => String(getSelection()) || mask(i); // who selects text does not want to mask it
   const role = special ? {} : { role: "button", tabindex: "-1", "aria-label": wordOf(model, i), onclick };
   const text = make("span", { class: "cv-chip-text", dir: "auto" }, wordOf(model, i));
@@ -87,7 +88,14 @@ function makeTokens(model, mask) {
     if (way) moveTo(chips, i, way);
     else mask(i);
   });
-  return { element, fill, settle: () => settle(chips[model.get("place")]), each: (change) => chips.forEach(change) };
+  const bring = () => {
+    const chip = chips[model.get("place")];
+    const above = chip.offsetTop - 14; // its [MASK] is written over it
+    const below = above + chip.offsetHeight + 16 - element.clientHeight;
+    element.scrollTop = Math.min(Math.max(element.scrollTop, below), above);
+    settle(chip);
+  };
+  return { element, fill, bring, each: (change) => chips.forEach(change) };
 }
 
 /** Show where a head looks, or nothing for no head. */
@@ -237,7 +245,7 @@ function makeDraw(model, sizes, { field, notes, words, tokens, board, halves, lo
     words.replaceChildren(makeWords(model));
     paintBoard(model, board, sizes);
     look();
-    tokens.settle();
+    tokens.bring();
   };
 }
 

@@ -119,8 +119,8 @@ function table(kind, title, head, rows) {
 }
 
 /** The tables below the picture: the strongest looks, the strongest of the kernel, and who did the work. */
-export function tables(s, from, pairs, kernel) {
-  const shown = [looks(s, from, pairs.slice(0, 5))];
+export function tables(s, from, best, kernel) {
+  const shown = [looks(s, from, best.slice(0, 5))];
   if (s.Hc && from >= 0) shown.push(mixes(s, from, kernel));
   return [...shown, from < 0 ? layerWork(s) : tokenWork(s, from)];
 }

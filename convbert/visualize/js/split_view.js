@@ -2,7 +2,7 @@
 import { listen, make, show, tell } from "./common.js";
 import { lengthsOf, shareOf, sum } from "./marks.js";
 import { heading, nameOf } from "./panel.js";
-import { makeStage, readText, runsLeft, soon } from "./stage.js";
+import { makeStage, readText, reveal, runsLeft, soon } from "./stage.js";
 
 const HOW = "Choose a cell to open its layer. Keys: arrows move, Enter opens, Esc closes.";
 
@@ -124,7 +124,10 @@ const view = {
       close.textContent = `Close layer ${layer}`;
       map.querySelectorAll(".cv-open").forEach((cell) => cell.classList.remove("cv-open"));
       if (layer >= 0) map.querySelectorAll(".cv-row")[layer + 1].classList.add("cv-open");
-      if (layer >= 0 && token >= 0) map.querySelector(`[data-at="${layer * s.T + token}"]`).classList.add("cv-open");
+      if (layer < 0 || token < 0) return;
+      const cell = map.querySelector(`[data-at="${layer * s.T + token}"]`);
+      cell.classList.add("cv-open");
+      reveal(map, cell);
     });
     const read = (at) => (at < 0 ? HOW : cellText(s, Math.floor(at / s.T), at % s.T));
     listenToMap(map, model, s, (at) => (words.textContent = read(at)));

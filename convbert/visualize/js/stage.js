@@ -149,11 +149,11 @@ function markTokens(scene, s, from, other, pairs) {
   Object.assign(marked, { looked, from, other, token: s.token });
 }
 
-/** Move the row so that a token is seen; the page itself stays where it is. */
-function reveal(scene, token) {
-  const [view, column] = [scene.lane.element, scene.lane.columns[token]].map((at) => at.getBoundingClientRect());
-  const inside = column.left >= view.left + 40 && column.right <= view.right - 40;
-  if (!inside) scene.lane.element.scrollLeft += (column.left + column.right - view.left - view.right) / 2;
+/** Move a row so that one of its elements is seen; the page itself stays where it is. */
+export function reveal(scroller, element) {
+  const [view, at] = [scroller.getBoundingClientRect(), element.getBoundingClientRect()];
+  const inside = at.left >= view.left + 40 && at.right <= view.right - 40;
+  if (!inside) scroller.scrollLeft += (at.left + at.right - view.left - view.right) / 2;
 }
 
 /** What there is to draw: the token looked from, the one pointed at besides, arcs, and the rows of weights. */
@@ -163,10 +163,11 @@ function choose(scene, s) {
   const kernels = s.Hc ? headOf(s.near, s.conv_head, s.Hc, s.T, s.K) : [];
   const rows = from < 0 ? [...Array(s.T).keys()] : [from];
   const most = from < 0 ? Math.min(MOST_OF_ALL, 2 * s.T + 16) : MOST;
-  const pairs = strongest(map, rows, s.T, sieve(s), most).filter(([, , weight], _, all) => weight >= all[0][2] / 50);
+  const best = strongest(map, rows, s.T, sieve(s), most);
+  const pairs = best.filter(([, , weight]) => weight >= best[0][2] / 50); // fainter ones would only blur the picture
   const row = map.subarray(from * s.T, (from + 1) * s.T);
   const kernel = s.Hc && from >= 0 ? kernels.subarray(from * s.K, (from + 1) * s.K) : [];
-  return { from, other, pairs, row, kernel, kernels };
+  return { from, other, best, pairs, row, kernel, kernels };
 }
 
 /** Draw what the traits say. While Python has not answered yet, the picture before stays, and is marked as such. */
@@ -180,7 +181,7 @@ function drawStage(scene) {
   clearTimeout(scene.late);
   if (waiting) scene.late = setTimeout(() => captions.far.replaceChildren(`Layer ${s.layer}: ${LATE}`), 2000);
   if (waiting || !scene.centres.length) return;
-  const { from, other, pairs, row, kernel, kernels } = choose(scene, s);
+  const { from, other, best, pairs, row, kernel, kernels } = choose(scene, s);
   drawArcs(scene, pairs, from);
   if (s.Hc) drawBars(scene, s, kernels, from);
   markWork(scene, s);
@@ -188,7 +189,7 @@ function drawStage(scene) {
   captions.far.replaceChildren(...attentionCaption(s, from, pairs), ...hiddenCaption(s, from, row));
   if (s.Hc) captions.near.replaceChildren(...convCaption(s, from, kernel));
   captions.pointed.replaceChildren(...pointed(s, from, other, row, kernel));
-  captions.tables.replaceChildren(...tables(s, from, pairs, kernel));
+  captions.tables.replaceChildren(...tables(s, from, best, kernel));
 }
 
 /** What a key does: traits to set, or nothing. */
@@ -278,7 +279,8 @@ function follow(scene, draw) {
     scene.layer = { far: weightsOf(model.get("attention")), near, K: H ? near.length / (H + 1) / T : 0 };
   };
   unpack();
-  const chosen = () => model.get("token") >= 0 && scene.centres.length && reveal(scene, model.get("token"));
+  const { element, columns } = scene.lane;
+  const chosen = () => model.get("token") >= 0 && scene.width && reveal(element, columns[model.get("token")]);
   const stops = [listen(model, ["answered"], unpack), listen(model, STATE, draw), listen(model, ["token"], chosen)];
   const seen = new ResizeObserver(() => {
     const [before, width] = [scene.width, scene.lane.lane.offsetWidth];
