@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/visualize/views.html.md"""
 # %% auto #0
 __all__ = ['with_mean', 'SplitTraits', 'HeadView', 'show_split', 'head_view', 'SplitView', 'split_view']
 
-# %% ../../nbs/visualize/06_views.ipynb #da01a4dc
+# %% ../../nbs/visualize/06_views.ipynb #7d3ac958
 import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -20,16 +20,16 @@ from torch import Tensor
 from ..hub import suggest
 from .figures import plot_share, plot_token
 from .split import HeadSplit, head_split
-from .widgets import View, pack_numbers, pack_weights
+from .widgets import View, as_utf8, pack_numbers, pack_weights
 
-# %% ../../nbs/visualize/06_views.ipynb #d48a2ced
+# %% ../../nbs/visualize/06_views.ipynb #0fdadff8
 def with_mean(
     weights: Tensor,  # `(H, T, N)`
 ) -> Tensor:  # `(H + 1, T, N)`, or nothing where there are no heads
     "The maps of all heads, and behind them their mean."
     return torch.cat([weights, weights.mean(0, keepdim=True)]) if len(weights) else weights
 
-# %% ../../nbs/visualize/06_views.ipynb #de70993b
+# %% ../../nbs/visualize/06_views.ipynb #1df1f949
 class SplitTraits(View):
     "What Python tells the browser about a split: once for all layers, and the maps of one layer at a time."
 
@@ -47,7 +47,8 @@ class SplitTraits(View):
     def __init__(self, split: HeadSplit, **state):
         "Show a split; `state` are traits to begin with."
         self.split = split
-        told = {name: getattr(split, name) for name in ("tokens", "sources", "segments", "special")}
+        told = {name: getattr(split, name) for name in ("segments", "special")}
+        told |= {name: [as_utf8(text) for text in getattr(split, name)] for name in ("tokens", "sources")}
         told |= {"attention_heads": split.attention_norm.shape[1], "conv_heads": split.conv_norm.shape[1]}
         super().__init__(norms=pack_numbers(torch.cat([split.attention_norm, split.conv_norm], 1)), **told, **state)
 
@@ -62,7 +63,7 @@ class SplitTraits(View):
         "Every layer."
         return [(layer,) for layer in range(self.nothing["layer"], len(self.split.attention))]
 
-# %% ../../nbs/visualize/06_views.ipynb #371b44d4
+# %% ../../nbs/visualize/06_views.ipynb #735862ff
 class HeadView(SplitTraits):
     "One layer on one text: arcs for attention, bars for convolution. Every trait can be set from Python."
 
@@ -99,7 +100,7 @@ class HeadView(SplitTraits):
         first = next((i for i, special in enumerate(self.special) if not special), 0)
         return plot_token(self.split, max(self.layer, 0), self.token if self.token >= 0 else first)
 
-# %% ../../nbs/visualize/06_views.ipynb #b94e827b
+# %% ../../nbs/visualize/06_views.ipynb #648ea88d
 def show_split(
     view: type[HeadView],  # what to make
     model: Any,  # see `head_view`
@@ -120,10 +121,10 @@ def show_split(
     notes = [str(warning.message) for warning in said if warning.category is UserWarning]
     whole = " · ".join(text for text in texts if text)
     name = model if isinstance(model, str) else type(model).__name__
-    title = f"{name}: {whole if len(whole) <= 100 else whole[:99] + '…'}"
+    title = as_utf8(f"{name}: {whole if len(whole) <= 100 else whole[:99] + '…'}")
     return view(split, **{"title": title, "notes": notes, **state})
 
-# %% ../../nbs/visualize/06_views.ipynb #43931b99
+# %% ../../nbs/visualize/06_views.ipynb #c066dff3
 def head_view(
     model: Any,  # bundled name, folder, hub id, a loaded model, or a pipeline
     text: str,
@@ -135,7 +136,7 @@ def head_view(
     "See where the heads of a layer look and what they mix, token by token."
     return show_split(HeadView, model, (text, text_pair), tokenizer, state)
 
-# %% ../../nbs/visualize/06_views.ipynb #615c0342
+# %% ../../nbs/visualize/06_views.ipynb #44fbb2f3
 class SplitView(HeadView):
     "Who does the work, layer by token; a cell opens its layer, as in `HeadView`."
 

@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/visualize/widgets.html.md"""
 __all__ = ['PAGE', 'CHROME', 'pack_weights', 'pack_numbers', 'shrink', 'read_asset', 'join_modules', 'make_page', 'as_utf8',
            'as_json', 'page_data', 'as_key', 'Asked', 'View', 'write_text']
 
-# %% ../../nbs/visualize/05_widgets.ipynb #2e50bdfa
+# %% ../../nbs/visualize/05_widgets.ipynb #cd160073
 import base64
 import json
 import os
@@ -25,14 +25,14 @@ from torch import Tensor
 
 from .. import __version__
 
-# %% ../../nbs/visualize/05_widgets.ipynb #3b80a3bc
+# %% ../../nbs/visualize/05_widgets.ipynb #b09faea2
 try:
     import anywidget
     import traitlets
 except ImportError as error:
     raise ImportError('the widgets need anywidget and ipywidgets: pip install "convbert[widgets]"') from error
 
-# %% ../../nbs/visualize/05_widgets.ipynb #97679451
+# %% ../../nbs/visualize/05_widgets.ipynb #fa48303f
 def pack_weights(
     weights: Tensor,  # any shape, 0 to 1
 ) -> bytes:  # ten-thousandths as little-endian `uint16`
@@ -46,7 +46,7 @@ def pack_numbers(
     "Lengths and scores, as they are."
     return numbers.numpy(force=True).astype("<f4").tobytes()
 
-# %% ../../nbs/visualize/05_widgets.ipynb #5f1a0e11
+# %% ../../nbs/visualize/05_widgets.ipynb #b0150399
 def shrink(
     data: bytes,
     size: int,  # bytes of one number: 2 or 4
@@ -57,7 +57,7 @@ def shrink(
     packed = base64.b85encode(press.compress(planes) + press.flush())
     return {"packed": packed.replace(b"<", b".").decode(), "size": size}
 
-# %% ../../nbs/visualize/05_widgets.ipynb #08f89178
+# %% ../../nbs/visualize/05_widgets.ipynb #9aa08f79
 def read_asset(name: str) -> str:
     "A script or style that the package brings."
     return (files("convbert.visualize") / "js" / name).read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ def join_modules(
             lines.append(line.removeprefix("export ") if name != names[-1] else line)
     return "\n".join(lines)
 
-# %% ../../nbs/visualize/05_widgets.ipynb #3ea0eccb
+# %% ../../nbs/visualize/05_widgets.ipynb #d493933a
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -102,7 +102,7 @@ replay(document.getElementById("view"), JSON.parse(document.getElementById("data
 </html>
 """
 
-
+# %% ../../nbs/visualize/05_widgets.ipynb #433443f3
 def make_page(
     title: str,
     script: str,  # an ES module that defines `view` and `replay`
@@ -118,7 +118,7 @@ def as_utf8(text: str) -> str:  # half of a surrogate pair, which some texts hav
     "A text that can be sent and written."
     return text.encode("utf-8", "replace").decode("utf-8")
 
-# %% ../../nbs/visualize/05_widgets.ipynb #5c112444
+# %% ../../nbs/visualize/05_widgets.ipynb #d2e6ed04
 CHROME = ("layout", "tabbable", "tooltip", "comm")  # traits that every widget has and no view draws
 
 
@@ -148,7 +148,7 @@ def as_key(asked: Iterable) -> str:  # what `JSON.stringify` of the list is
     "A question as the name of its answer."
     return json.dumps(list(asked), separators=(",", ":"), ensure_ascii=False)
 
-# %% ../../nbs/visualize/05_widgets.ipynb #600cefe1
+# %% ../../nbs/visualize/05_widgets.ipynb #39f118d0
 class Asked(anywidget.AnyWidget):
     "A widget whose questions are known beforehand: what the browser may ask, and how Python answers."
 
@@ -188,7 +188,7 @@ class Asked(anywidget.AnyWidget):
             for name, value in {**self.answer(*asked), "answered": asked}.items():
                 setattr(self, name, value)
 
-# %% ../../nbs/visualize/05_widgets.ipynb #9f8dceae
+# %% ../../nbs/visualize/05_widgets.ipynb #e5e441f6
 class View(Asked):
     "A widget that can leave the notebook: as a page of its own, or as a still picture."
 
@@ -208,7 +208,7 @@ class View(Asked):
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         return {**(data or {}), "image/png": base64.b64encode(picture.getvalue()).decode()}, metadata
 
-# %% ../../nbs/visualize/05_widgets.ipynb #cf261cb0
+# %% ../../nbs/visualize/05_widgets.ipynb #17600f47
 def write_text(path: Path, text: str) -> Path:  # the path; raises `OSError` naming it
     "Write a file beside its place, then move it there."
     beside = path.with_name(f".{path.name}-{os.getpid()}")
