@@ -100,8 +100,14 @@ def test_share_map_shows_the_shares(split):
         for token, share in enumerate(row):
             assert written[token, layer] == f"{100 * share:.0f}"
     assert labels(ax.yaxis) == ["0", "1", "2", "3"]
+    assert ax.get_title(loc="left").endswith("in per cent")
     top, bottom = ax.get_ylim()[::-1]
     assert top < bottom, "layer 0 is on top, as in the widgets"
+
+
+def test_share_map_of_a_long_text_has_no_numbers():
+    ax = plot_share(make_split(60)).axes[0]
+    assert not ax.texts and "per cent" not in ax.get_title(loc="left")
 
 
 def test_share_map_is_centred_at_one_half(split):
@@ -269,9 +275,12 @@ def test_the_token_is_pointed_out(split):
 def test_two_texts_are_parted_by_a_line():
     split = make_split(10, pair=True)
     for name, draw in FIGURES.items():
-        ax = draw(split).axes[0]
+        figure = draw(split)
+        ax = figure.axes[0]
         lines = [line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1]
         assert lines == [4.5], name
+        if "maps" in name:
+            assert all(any(set(line.get_ydata()) == {4.5} for line in ax.lines) for ax in figure.axes)
         assert not [line for line in draw(make_split(10)).axes[0].lines if set(line.get_xdata()) == {4.5}]
 
 

@@ -6,9 +6,10 @@ Docs: https://convbert.github.io/convbert/visualize/canvas.html.md"""
 
 # %% auto #0
 __all__ = ['LIGHT', 'DARK', 'part', 'luminance', 'contrast', 'Look', 'look_of', 'as_png', 'new_figure', 'places', 'column',
-           'text_length', 'token_room', 'name_tokens', 'dress', 'draw_map', 'draw_key', 'check_kind', 'check_place']
+           'text_length', 'token_room', 'divide', 'name_tokens', 'dress', 'draw_map', 'draw_key', 'check_kind',
+           'check_place']
 
-# %% ../../nbs/visualize/09_canvas.ipynb #a5655d46
+# %% ../../nbs/visualize/09_canvas.ipynb #1697940e
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from .split import HeadSplit
 
-# %% ../../nbs/visualize/09_canvas.ipynb #21a70f64
+# %% ../../nbs/visualize/09_canvas.ipynb #32093848
 def part(
     name: str,  # of a module of `matplotlib`
 ):  # the module; raises `ImportError` saying what to install
@@ -48,7 +49,7 @@ def contrast(one: Any, other: Any) -> float:  # 1 for alike, 21 for black on whi
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
 
-# %% ../../nbs/visualize/09_canvas.ipynb #31dc032b
+# %% ../../nbs/visualize/09_canvas.ipynb #61f53221
 @dataclass(frozen=True)
 class Look:
     "The colours of a figure; those of `style.css`, for the same two kinds of page."
@@ -73,7 +74,7 @@ def look_of(
     look = LIGHT if luminance(paper) > 0.18 else DARK
     return Look(look.ink, look.faint, look.attention, look.conv, paper)
 
-# %% ../../nbs/visualize/09_canvas.ipynb #052da8f9
+# %% ../../nbs/visualize/09_canvas.ipynb #e52c49dc
 def as_png(figure: Any) -> bytes:
     "A figure as it stands, for notebooks."
     picture = BytesIO()
@@ -113,7 +114,7 @@ def places(
     figure = given[0].figure.figure
     return figure, given, look_of(figure)
 
-# %% ../../nbs/visualize/09_canvas.ipynb #106d1411
+# %% ../../nbs/visualize/09_canvas.ipynb #2303a664
 def column(
     tokens: int,  # T
     most: float = 0.19,  # inches of one column
@@ -148,7 +149,15 @@ def token_room(
     bold = 0.0 if strong is None else text_length([split.tokens[strong]], size, "bold")
     return max(bold, text_length(split.tokens, size)) + (0.1 if step == 1 else 0.3)
 
-# %% ../../nbs/visualize/09_canvas.ipynb #288d588e
+# %% ../../nbs/visualize/09_canvas.ipynb #64b32175
+def divide(axis: Any, split: HeadSplit, look: Look) -> None:
+    "Draw a line where a second text begins."
+    line = axis.axes.axvline if axis.axis_name == "x" else axis.axes.axhline
+    for i in range(1, len(split.tokens)):
+        if split.segments[i] > split.segments[i - 1]:
+            line(i - 0.5, color=look.faint, linewidth=0.8)
+
+
 def name_tokens(
     axis: Any,  # `ax.xaxis` or `ax.yaxis`
     split: HeadSplit,
@@ -170,11 +179,9 @@ def name_tokens(
         names[shown.index(strong)].set_fontweight("bold")
     rare = f"every {({2: '2nd', 3: '3rd'}).get(step, f'{step}th')} token is named" if step > 1 else ""
     axis.set_label_text(" · ".join(filter(None, (what, rare))))
-    for i in range(1, len(split.tokens)):
-        if split.segments[i] > split.segments[i - 1]:
-            (axis.axes.axvline if across else axis.axes.axhline)(i - 0.5, color=look.faint, linewidth=0.8)
+    divide(axis, split, look)
 
-# %% ../../nbs/visualize/09_canvas.ipynb #08e405cf
+# %% ../../nbs/visualize/09_canvas.ipynb #960b9f46
 def dress(ax: Any, look: Look, *frame: str) -> None:  # `frame`: which of "left", "right", "top", "bottom" are drawn
     "One style for all axes."
     ax.set_facecolor("none")
@@ -213,7 +220,7 @@ def draw_key(
     bar.outline.set(edgecolor=look.faint, linewidth=0.6)
     return bar
 
-# %% ../../nbs/visualize/09_canvas.ipynb #010c83d5
+# %% ../../nbs/visualize/09_canvas.ipynb #5048fbee
 def check_kind(value: Any, kind: type, maker: str) -> None:  # raises `TypeError`
     "Refuse what is not the numbers that a figure draws."
     if not isinstance(value, kind):

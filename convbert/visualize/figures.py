@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/visualize/figures.html.md"""
 __all__ = ['write_share', 'plot_share', 'plot_heads', 'choose_head', 'plot_maps', 'token_parts', 'draw_stack', 'plot_token',
            'draw_dots', 'draw_shares', 'plot_profile']
 
-# %% ../../nbs/visualize/04_figures.ipynb #a14e4085
+# %% ../../nbs/visualize/04_figures.ipynb #22ffed26
 from functools import partial
 from operator import index
 from typing import Any
@@ -22,6 +22,7 @@ from convbert.visualize.canvas import (
     check_place,
     column,
     contrast,
+    divide,
     draw_key,
     draw_map,
     dress,
@@ -33,7 +34,7 @@ from convbert.visualize.canvas import (
 )
 from .split import HeadSplit, Profile, banded
 
-# %% ../../nbs/visualize/04_figures.ipynb #2408cd67
+# %% ../../nbs/visualize/04_figures.ipynb #7b804c51
 def write_share(ax: Any, share: Tensor, image: Any) -> None:
     "Write per cent into the cells, in whichever of black and white stands out."
     cells = image.cmap(share.numpy())
@@ -59,12 +60,14 @@ def plot_share(
     draw_key(ax, image, look).set_ticks([0, 0.5, 1], labels=words)
     name_tokens(ax.xaxis, split, look)
     ax.set(yticks=range(L), ylabel="layer")
-    ax.set_title("attention's part of the work, in per cent", fontsize=8, color=look.faint, loc="left")
-    if T <= 40 and L * T <= 200:
+    few = T <= 40 and L * T <= 200
+    title = "attention's part of the work" + (", in per cent" if few else "")
+    ax.set_title(title, fontsize=8, color=look.faint, loc="left")
+    if few:
         write_share(ax, share, image)
     return figure
 
-# %% ../../nbs/visualize/04_figures.ipynb #ea265f86
+# %% ../../nbs/visualize/04_figures.ipynb #65a4e3cc
 def plot_heads(
     split: HeadSplit,
     layer: int,
@@ -93,7 +96,7 @@ def plot_heads(
     ax.set_title(f"layer {layer}: length of what each head adds", fontsize=8, color=look.faint, loc="left")
     return figure
 
-# %% ../../nbs/visualize/04_figures.ipynb #dacbcc5c
+# %% ../../nbs/visualize/04_figures.ipynb #27c82ca1
 def choose_head(
     weights: Tensor,  # `(H, T, T)`
     head: int | None,
@@ -105,7 +108,7 @@ def choose_head(
     head = check_place(f"{'attention' if kind == 'attention' else 'conv'}_head", head, len(weights))
     return weights[head], f"{kind} head {head}"
 
-# %% ../../nbs/visualize/04_figures.ipynb #0404bf79
+# %% ../../nbs/visualize/04_figures.ipynb #33761efc
 def plot_maps(
     split: HeadSplit,
     layer: int,
@@ -135,9 +138,11 @@ def plot_maps(
         draw_key(ax, image, look)
         ax.set_yticks([])
     name_tokens(axes[0].yaxis, split, look, *sizes, what="a token …")
+    for ax in axes[1:]:
+        divide(ax.yaxis, split, look)
     return figure
 
-# %% ../../nbs/visualize/04_figures.ipynb #d1c4f2de
+# %% ../../nbs/visualize/04_figures.ipynb #74698d69
 def token_parts(
     split: HeadSplit,
     layer: int,
@@ -151,7 +156,7 @@ def token_parts(
     looked, mixed = split.attention[layer][:, token], banded(split.conv_kernel[layer])[:, token]
     return looked * far[:, None] / work, mixed * near[:, None] / work
 
-# %% ../../nbs/visualize/04_figures.ipynb #298adff7
+# %% ../../nbs/visualize/04_figures.ipynb #1dbefb2b
 def draw_stack(
     ax: Any,
     parts: Tensor,  # `(H, N)`: bars that stand on each other; below 0 they hang
@@ -170,7 +175,7 @@ def draw_stack(
         )
         ax.add_collection(bars)
 
-# %% ../../nbs/visualize/04_figures.ipynb #1946836c
+# %% ../../nbs/visualize/04_figures.ipynb #bd28bb26
 def plot_token(
     split: HeadSplit,
     layer: int,
@@ -202,7 +207,7 @@ def plot_token(
     ax.set_title(title, fontsize=8, color=look.faint, loc="left", parse_math=False)
     return figure
 
-# %% ../../nbs/visualize/04_figures.ipynb #a682a8d7
+# %% ../../nbs/visualize/04_figures.ipynb #a2e24ba6
 def draw_dots(
     ax: Any,
     numbers: Tensor,  # `(L, H)`
@@ -232,7 +237,7 @@ def draw_shares(ax: Any, seen: Profile, look: Look) -> None:
     ax.set(xlim=(0, 1), xlabel="part of the work,\nhead by head", ylabel="layer")
     ax.set_xticks([0, 0.5, 1], ["0", "½", "1"])
 
-# %% ../../nbs/visualize/04_figures.ipynb #00d89275
+# %% ../../nbs/visualize/04_figures.ipynb #56cd8751
 def plot_profile(
     seen: Profile,
     ax: Any = None,  # four axes to draw in (three for a model without convolution); a new figure when None

@@ -106,6 +106,7 @@ function paintTokens(model, tokens, head, sizes) {
   tokens.each((chip, i) => {
     const masked = i === model.get("place");
     chip.classList.toggle("cv-masked", masked);
+    chip.classList.toggle("cv-given", masked && !model.get("truth").length); // it is a [MASK] of the text
     if (chip.hasAttribute("role")) chip.setAttribute("aria-pressed", String(masked));
     chip.style.setProperty("--look", weights ? (weights[i] / largest).toFixed(4) : "0");
     chip.lastChild.textContent = weights && weights[i] >= 50 ? show(weights[i] / 10000) : "";
