@@ -17,7 +17,7 @@ from test_knockout import H, L, PlainAttention, make, without
 from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizerFast, pipeline
 from convbert.visualize import knock_out, knock_outs, knockout_view, mask_explorer
 from convbert.visualize.behind import look_behind
-from convbert.visualize.mask_views import first_questions
+from convbert.visualize.mask_views import KnockoutView, MaskExplorer, first_questions
 from convbert.visualize.reading import open_model, read_text
 from convbert.visualize.widgets import join_modules, read_asset
 
@@ -797,10 +797,13 @@ def test_live_field_sends_and_shows_what_is_wrong(open_page, small, tmp_path):
 # -- the pages of the site
 
 
-@pytest.mark.parametrize("name", ["knockout_view", "mask_explorer"])
-def test_page_of_the_site_is_small_and_draws(open_page, name):
-    path = PAGES / f"{name}.html"
+@pytest.mark.parametrize("kind", [KnockoutView, MaskExplorer])
+def test_page_of_the_site_is_small_and_up_to_date(open_page, kind):
+    path = PAGES / f"{kind.parts[-1]}.html"
     assert path.stat().st_size < 300_000
-    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", path.read_text(encoding="utf-8"))
+    written, hint = path.read_text(encoding="utf-8"), "made again by: python tools/pages.py"
+    assert join_modules("common", *kind.parts) in written, hint
+    assert read_asset("style.css") in written, hint
+    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", written)
     page = open_page(path)
     assert page.locator("button.cv-head").count() > 30

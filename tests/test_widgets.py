@@ -619,9 +619,8 @@ def random_view(kind, heads: int, tokens: int, sharpness: float):
         for layer in model.encoder.layers:
             layer.mixer.project.weight *= sharpness
             layer.mixer.conv_kernel.weight *= sharpness
-    words = ("the old man sat by the sea and waited for his ship " * tokens).split()[: 2 * tokens]
-    while len(tokenizer(" ".join(words))["input_ids"]) > tokens:
-        words.pop()
+    words = ("the old man sat by the sea and thought of his ship " * tokens).split()
+    words = [word for word in words if len(tokenizer.tokenize(word)) == 1][: tokens - 2]
     view = kind(model, " ".join(words), tokenizer=tokenizer)
     assert len(view.tokens) == tokens
     return view
@@ -702,7 +701,7 @@ def test_first_paint_is_soon(show, record_property):
 def test_committed_pages_are_up_to_date(name, open_page):
     path = ROOT / "nbs" / "visualize" / "pages" / f"{name}.html"
     page = path.read_text(encoding="utf-8")
-    hint = "made again by the last code cell of nbs/visualize/06_views.ipynb"
+    hint = "made again by: python tools/pages.py"
     assert widgets.join_modules("common", "marks", "panel", "stage", name) in page, hint
     assert widgets.read_asset("style.css") in page, hint
     assert path.stat().st_size < 300_000

@@ -10,6 +10,7 @@ import json
 import random
 import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -35,39 +36,80 @@ def guess_words(rows: list[dict], start: str, folder: Path, **tuning) -> Path:
     return folder
 
 
-def answer_sentences(rows: list[dict]) -> list[dict]:
-    """Questions with nothing but the sentence that answers them: short, so a pass over them is cheap."""
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Where each sentence begins and ends."""
+    ends = [0, *(m.end() for m in re.finditer(r"(?<=[.!?])\s+", text)), len(text)]
+    return [(a, b) for a, b in pairwise(ends) if a < b]
+
+
+def answer_sentences(rows: list[dict], around: int = 0) -> list[dict]:
+    """Questions with nothing but the sentence that answers them and so many on both sides: cheap to pass over."""
     for row in rows:
         answer, at = row["answers"]["text"][0], row["answers"]["answer_start"][0]
-        ends = [0, *(m.end() for m in re.finditer(r"(?<=[.!?])\s+", row["context"])), len(row["context"])]
-        begin, end = max(e for e in ends if e <= at), min(e for e in ends if e >= at + len(answer))
+        spans = sentence_spans(row["context"])
+        first = next(i for i, (_, end) in enumerate(spans) if end > at)
+        last = next(i for i, (_, end) in enumerate(spans) if end >= at + len(answer))
+        begin, end = spans[max(0, first - around)][0], spans[min(len(spans) - 1, last + around)][1]
         answers = {"text": [answer], "answer_start": [at - begin]}
         yield {"question": row["question"], "context": row["context"][begin:end], "answers": answers}
 
 
-def word_matches(rows: list[dict], count: int = 4000, choices: int = 4) -> list[dict]:
-    """Which of these words stood in that window of a fact? To choose an answer, a model must be able to see this."""
-    rng, facts = random.Random(0), [row["context"].split() for row in rows]
+def gaps(rows: list[dict], count: int, around: int = 0) -> list[dict]:
+    """A name, a number or a few words that a sentence lost, to be found again: the question is what stood around it."""
+    rng, texts = random.Random(around), sorted({row["context"] for row in rows})
+    name = r"[A-Z][\w'-]+(?: (?:of |the )*[A-Z][\w'-]+)*|\d[\d,.]*\d|\d"
+    while count:
+        text = rng.choice(texts)
+        spans = sentence_spans(text)
+        i = rng.randrange(len(spans))
+        begin, end = spans[i]
+        words = list(re.finditer(r"\S+", text[begin:end]))
+        found = [(m.start(), m.end()) for m in re.finditer(name, text[begin:end]) if m.start()]
+        if not found or rng.random() < 0.3:
+            at = rng.randrange(len(words))
+            found = [(words[at].start(), words[min(len(words) - 1, at + rng.randrange(4))].end())]
+        low, high = rng.choice(found)
+        sentence, answer = text[begin:end], text[begin + low : begin + high].rstrip(".,;:")
+        context_begin, context_end = spans[max(0, i - around)][0], spans[min(len(spans) - 1, i + around)][1]
+        context = text[context_begin:context_end].rstrip()
+        left, right = sentence[:low].split(), sentence[high:].split()
+        keep = rng.choice((3, 5, 8))
+        clue = [w for w in left[-keep:] + right[:keep] if rng.random() < 0.85]
+        if len(clue) < 3 or not answer or context.count(answer) > 1:
+            continue
+        count -= 1
+        question = " ".join(clue).strip(".,;") + "?"
+        answers = {"text": [answer], "answer_start": [begin + low - context_begin]}
+        yield {"question": question, "context": context, "answers": answers}
 
-    def window() -> list[str]:
-        words = rng.choice(facts)
-        at = rng.randrange(max(1, len(words) - 9))
-        return words[at : at + 10]
+
+def word_matches(rows: list[dict], count: int, longest: int = 12, asked: float = 0.0) -> list[dict]:
+    """Which of these words stood in that window of a text? To choose an answer, a model must be able to see this."""
+    rng, texts = random.Random(longest), sorted({row["context"] for row in rows})
+    words_of = [text.split() for text in texts]
+
+    def window(size: int) -> list[str]:
+        words = rng.choice(words_of)
+        at = rng.randrange(max(1, len(words) - size + 1))
+        return words[at : at + size]
 
     def some(words: list[str]) -> str:
         size = rng.choice((1, 1, 2, 3))
         at = rng.randrange(max(1, len(words) - size + 1))
-        return " ".join(words[at : at + size]).strip(".,").lower()
+        return " ".join(words[at : at + size]).strip(".,;:()\"'?").lower()
 
     while count:
-        words = window()
-        seen, right = {word.strip(".,").lower() for word in words}, some(words)
-        wrong = [some(window()) for _ in range(choices - 1)]
+        words = window(rng.randint(8, longest))
+        seen, right = {word.strip(".,;:()\"'?").lower() for word in words}, some(words)
+        wrong = [some(window(8)) for _ in range(3)]
         if not right or any(set(text.split()) <= seen for text in wrong):
             continue
         count -= 1
-        options = rng.sample([right, *wrong], choices)
-        yield {"context": " ".join(words), "question": "", "choices": options, "label": options.index(right)}
+        options = rng.sample([right, *wrong], 4)
+        question = ""
+        if rng.random() < asked:  # words that are not to be looked at, some of which stood there
+            question = " ".join(["What", *window(4), *rng.sample(words, 3)]).lower() + "?"
+        yield {"context": " ".join(words), "question": question, "choices": options, "label": options.index(right)}
 
 
 MODELS = {
