@@ -2,8 +2,10 @@
 
 import base64
 import json
+import os
 import re
-import time
+import subprocess
+import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -678,20 +680,27 @@ def test_smooth_at_512_tokens(open_page, tmp_path, busy, record_property):
     measure("point at a token", lambda: page.evaluate(dispatch, "pointerover"), 0.3)
 
 
-@pytest.mark.parametrize("show", [head_view, split_view])
-def test_first_paint_is_soon(show, record_property):
-    """Python's part for 128 tokens: open the model, run it, draw the still picture."""
-    text = "The old man sat by the sea and waited for his ship. " * 9
-    show("convbert-tiny", text[:40])._repr_mimebundle_()  # fonts are found once per session
-    began = time.process_time()
-    view = show("convbert-tiny", text)
-    bundle, _ = view._repr_mimebundle_()
-    spent = time.process_time() - began
-    record_property("seconds", round(spent, 2))
-    assert len(view.tokens) >= 128
-    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == view.model_id
-    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
-    assert spent <= 1
+FIRST = """
+import sys, time
+from convbert import visualize
+show = getattr(visualize, sys.argv[1])
+began = time.process_time()
+view = show("convbert-tiny", "The old man sat by the [MASK]." + " And he waited for his ship." * 17)
+bundle, _ = view._repr_mimebundle_()
+live = bundle["application/vnd.jupyter.widget-view+json"]["model_id"]
+print("image/png" in bundle, live == view.model_id, time.process_time() - began)
+"""
+
+
+@pytest.mark.parametrize("name", ["head_view", "split_view", "knockout_view", "mask_explorer"])
+def test_first_paint_is_soon(name, record_property):
+    """Python's part for more than 100 tokens in a new process: open the model, run it, draw the still picture."""
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # threads that wait for a busy core would count as work
+    ran = subprocess.run([sys.executable, "-c", FIRST, name], env=alone, capture_output=True, text=True, check=True)
+    picture, same, spent = ran.stdout.split()
+    record_property("seconds", round(float(spent), 2))
+    assert (picture, same) == ("True", "True")
+    assert float(spent) <= 1
 
 
 # -- the pages of the site

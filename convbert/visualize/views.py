@@ -7,12 +7,11 @@ Docs: https://convbert.github.io/convbert/visualize/views.html.md"""
 # %% auto #0
 __all__ = ['with_mean', 'SplitTraits', 'HeadView', 'show_split', 'head_view', 'SplitView', 'split_view']
 
-# %% ../../nbs/visualize/06_views.ipynb #7d3ac958
+# %% ../../nbs/visualize/06_views.ipynb #6bd45977
 import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-import matplotlib.figure  # noqa: F401  here, so that the first picture does not wait for it
 import torch
 import traitlets
 from torch import Tensor

@@ -8,10 +8,11 @@ Docs: https://convbert.github.io/convbert/visualize/widgets.html.md"""
 __all__ = ['PAGE', 'CHROME', 'pack_weights', 'pack_numbers', 'shrink', 'read_asset', 'join_modules', 'make_page', 'as_utf8',
            'as_json', 'page_data', 'as_key', 'Asked', 'View', 'write_text']
 
-# %% ../../nbs/visualize/05_widgets.ipynb #cd160073
+# %% ../../nbs/visualize/05_widgets.ipynb #0b7a767e
 import base64
 import json
 import os
+import warnings
 import zlib
 from collections.abc import Iterable
 from html import escape
@@ -25,12 +26,14 @@ from torch import Tensor
 
 from .. import __version__
 
-# %% ../../nbs/visualize/05_widgets.ipynb #b09faea2
+# %% ../../nbs/visualize/05_widgets.ipynb #26ceec91
 try:
     import anywidget
+    import matplotlib.backends.backend_agg  # with all that a first picture would otherwise wait for
+    import matplotlib.figure  # noqa: F401
     import traitlets
 except ImportError as error:
-    raise ImportError('the widgets need anywidget and ipywidgets: pip install "convbert[widgets]"') from error
+    raise ImportError('widgets need anywidget, ipywidgets and matplotlib: pip install "convbert[widgets]"') from error
 
 # %% ../../nbs/visualize/05_widgets.ipynb #fa48303f
 def pack_weights(
@@ -188,7 +191,7 @@ class Asked(anywidget.AnyWidget):
             for name, value in {**self.answer(*asked), "answered": asked}.items():
                 setattr(self, name, value)
 
-# %% ../../nbs/visualize/05_widgets.ipynb #e5e441f6
+# %% ../../nbs/visualize/05_widgets.ipynb #6ba408a4
 class View(Asked):
     "A widget that can leave the notebook: as a page of its own, or as a still picture."
 
@@ -204,7 +207,9 @@ class View(Asked):
         "The widget, and a still picture for where it cannot live."
         bundle = super()._repr_mimebundle_(**kwargs)
         picture = BytesIO()
-        self.draw().savefig(picture, format="png", dpi=110)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # the widget shows letters that the picture's font lacks
+            self.draw().savefig(picture, format="png", dpi=110)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         return {**(data or {}), "image/png": base64.b64encode(picture.getvalue()).decode()}, metadata
 
