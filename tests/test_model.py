@@ -9,7 +9,7 @@ from convbert import heads
 from convbert.config import ConvBertConfig
 from convbert.encoder import Encoder
 from convbert.heads import ConvBertForMaskedLM, ConvBertModel, silence
-from convbert.mixed_attention import span_conv
+from convbert.kernels.reference import span_conv
 
 SMALL = dict(
     vocab_size=61,

@@ -12,7 +12,8 @@ from torch.testing import assert_close
 
 from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertForMaskedLM, ConvBertModel
-from convbert.mixed_attention import MixedAttention, MixedMaps, attend, span_conv, split_heads
+from convbert.kernels.reference import span_conv
+from convbert.mixed_attention import MixedAttention, MixedMaps, attend, split_heads
 from convbert.pipelines.tasks import pipeline
 from convbert.visualize.reading import at_rest, open_model, read_text
 from convbert.visualize.split import (
@@ -402,7 +403,7 @@ class PlainAttention(nn.Module):
         self.project = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x, mask=None, head_mask=None, with_maps=False):
+    def forward(self, x, mask=None, head_mask=None, with_maps=False, packed=None):
         query, key, value = (split_heads(part, self.num_heads) for part in self.project(x).chunk(3, -1))
         mixed, attention = attend(query, key, value)
         return self.output(mixed.flatten(2)), MixedMaps(attention, None) if with_maps else None
