@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../../nbs/kernels/03_packing.ipynb #2e2e791f
+# %% ../../nbs/kernels/03_packing.ipynb #9e0f3098
 @dataclass(frozen=True)
 class Packed:
     "Where the sequences of a batch stand when they are laid end to end: N tokens of S sequences."
@@ -46,23 +46,23 @@ class Packed:
 
     def box(self, x: Tensor) -> Tensor:  # `(1, N, …)` to `(S, max T, …)`, zero at padding
         "One row for each sequence, as wide as the longest."
-        S, longest = len(self.lengths), max(self.lengths, default=0)
+        S, longest = len(self.lengths), max(self.lengths)
         return x.new_zeros(S * longest, *x.shape[2:]).index_copy(0, self.boxed, x[0]).unflatten(0, (S, longest))
 
     def unbox(self, x: Tensor) -> Tensor:  # `(S, max T, …)` to `(1, N, …)`
         "One row for all."
         return x.flatten(0, 1)[self.boxed][None]
 
-# %% ../../nbs/kernels/03_packing.ipynb #d35695e9
+# %% ../../nbs/kernels/03_packing.ipynb #d3fac5b0
 def pack(
     mask: Tensor,  # `(B, T)`, true at real tokens
     window: int,  # K of the convolutions
-) -> Packed | None:  # None when a sequence has holes, so that its tokens cannot close up
+) -> Packed | None:  # None when there is no token, or when a sequence has holes and cannot close up
     "Where the tokens of a padded batch stand when they are laid end to end."
     (B, T), half = mask.shape, window // 2
     lengths, first = mask.sum(1), mask.int().argmax(1)
     place = torch.arange(T, device=mask.device) - first[:, None]
-    if not torch.equal(mask, (place >= 0) & (place < lengths[:, None])):
+    if not mask.any() or not torch.equal(mask, (place >= 0) & (place < lengths[:, None])):
         return None
     tokens = mask.flatten().nonzero()[:, 0]
     row, place = tokens // T, place.flatten()[tokens]
@@ -71,7 +71,7 @@ def pack(
     earlier = (lengths > 0).cumsum(0)[row] - 1  # sequences before a token's own
     spread = torch.arange(len(tokens), device=mask.device) + half * earlier
     lengths = [n for n in lengths.tolist() if n]
-    return Packed((B, T), tokens, lengths, inside, spread, earlier * max(lengths, default=0) + place)
+    return Packed((B, T), tokens, lengths, inside, spread, earlier * max(lengths) + place)
 
 # %% ../../nbs/kernels/03_packing.ipynb #ffa2373f
 WORTH_A_CALL = 64  # tokens of a sequence, from which on attention for it alone is faster than in a box

@@ -1,0 +1,138 @@
+"""The convolutions against their definition, and batches without padding against each sentence alone."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from convbert import ConvBertConfig, ConvBertModel
+from convbert.kernels import eager, reference
+from convbert.kernels.choose import KERNELS, use_kernel
+from convbert.kernels.packing import WORTH_A_CALL, attend_apart, pack
+
+SIZES = dict(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=48, vocab_size=50)
+
+
+@st.composite
+def masks(draw):
+    """Padded batches: right, left or on both sides, empty rows among them, but not all of them."""
+    T = draw(st.integers(1, 12))
+    spans = draw(st.lists(st.tuples(st.integers(0, T), st.integers(0, T)), min_size=1, max_size=5))
+    mask = torch.zeros(len(spans), T, dtype=torch.bool)
+    for row, (a, b) in zip(mask, spans, strict=True):
+        row[min(a, b) : max(a, b)] = True
+    mask[-1, 0] |= not mask.any()
+    return mask
+
+
+@settings(deadline=None, max_examples=60)
+@given(masks(), st.sampled_from([1, 3, 5, 9]), st.sampled_from([1, 3]), st.integers(1, 5))
+def test_eager_equals_the_definition(mask, K, H, d):
+    packed, N = pack(mask, K), int(mask.sum())
+    generator = torch.Generator().manual_seed(0)
+    value, kernel = (torch.randn(1, N, H, n, generator=generator).requires_grad_() for n in (d, K))
+    x, filters = torch.randn(1, N, d, generator=generator).requires_grad_(), torch.randn(d, K).requires_grad_()
+    for name, inputs in (("span_conv", (value, kernel)), ("depthwise", (x, filters))):
+        ours, theirs = (getattr(module, name)(*inputs, packed) for module in (eager, reference))
+        assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+        weight = torch.randn(ours.shape, generator=generator)
+        gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (ours, theirs)]
+        assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("T", [1, 2, 8, 9, 33])
+def test_eager_in_half_precision(dtype, T):
+    value, kernel = torch.randn(2, T, 3, 16), torch.randn(2, T, 3, 9).softmax(-1)
+    exact = reference.span_conv(value, kernel)
+    assert_close(eager.span_conv(value.to(dtype), kernel.to(dtype)).float(), exact, atol=0.05, rtol=0.05)
+
+
+@settings(deadline=None, max_examples=60)
+@given(masks())
+def test_packing_and_back(mask):
+    packed, x = pack(mask, 3), torch.randn(*mask.shape, 2)
+    assert_close(packed.put_back(packed.take(x)), x * mask[..., None])
+    assert_close(packed.close_up(packed.spread_out(packed.take(x))), packed.take(x))
+    assert_close(packed.unbox(packed.box(packed.take(x))), packed.take(x))
+    assert packed.lengths == [n for n in mask.sum(1).tolist() if n]
+
+
+@pytest.mark.parametrize("short", [1, WORTH_A_CALL])
+def test_attention_stays_in_its_sequence(short):
+    lengths = [short, 3 * short, 2 * short]
+    packed = pack(torch.arange(3 * short) < torch.tensor(lengths)[:, None], 3)
+    q, k, v = torch.randn(3, 1, sum(lengths), 2, 4)
+    far = attend_apart(q, k, v, packed)
+    v[:, short : 4 * short] += 1  # only the second sequence may notice
+    moved = (attend_apart(q, k, v, packed) - far).abs().amax((0, 2, 3)) > 1e-3
+    assert moved.tolist() == [False] * short + [True] * 3 * short + [False] * 2 * short
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = ConvBertModel(ConvBertConfig(**SIZES)).eval()
+    with torch.no_grad():
+        for layer in model.encoder.layers:
+            layer.mixer.project.weight *= 10  # so that neighbours matter
+            layer.mixer.output.weight *= 10
+    return model
+
+
+@settings(deadline=None, max_examples=40)
+@given(mask=masks())
+def test_a_batch_equals_its_sentences(model, mask):
+    ids = torch.randint(1, 50, mask.shape, generator=torch.Generator().manual_seed(0))
+    out = model(ids, mask.long(), output_hidden_states=True)
+    for name, states in (("last", out.last_hidden_state), ("embeddings", out.hidden_states[0])):
+        assert torch.isfinite(states).all() and states[~mask].eq(0).all(), name
+    for row in range(len(ids)):
+        places = mask[row].nonzero()[:, 0]
+        if len(places):
+            alone = model(ids[row : row + 1, places], position_ids=places[None]).last_hidden_state
+            assert_close(out.last_hidden_state[row, places], alone[0], atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_of_a_batch_equal_those_of_its_sentences(model):
+    ids = torch.randint(1, 50, (2, 7), generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+
+    def gradients(*losses):
+        model.zero_grad()
+        sum(losses).backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    together = gradients((model(ids, mask).last_hidden_state * mask[..., None]).square().sum())
+    apart = gradients(*(model(ids[i : i + 1, :n]).last_hidden_state.square().sum() for i, n in ((0, 7), (1, 4))))
+    assert_close(together, apart, atol=1e-3, rtol=1e-3)
+
+
+def test_a_batch_of_nothing_is_finite(model):
+    out = model(torch.ones(2, 3, dtype=torch.long), torch.zeros(2, 3)).last_hidden_state
+    assert out.shape == (2, 3, 32) and out.eq(0).all()
+
+
+def test_a_hole_keeps_its_place(model):
+    ids, mask = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[1, 0, 1, 1]])
+    assert pack(mask.bool(), 9) is None
+    holed, closed = model(ids, mask), model(ids[:, [0, 2, 3]], position_ids=torch.tensor([[0, 2, 3]]))
+    apart = (holed.last_hidden_state[:, [0, 2, 3]] - closed.last_hidden_state).abs().max()
+    assert apart > 1e-4  # the neighbours of a hidden word are not neighbours of each other
+
+
+def test_every_kernel_gives_the_same_model(model):
+    ids, mask = torch.randint(1, 50, (2, 9)), torch.tensor([[1] * 9, [1] * 5 + [0] * 4])
+    outs = []
+    for name in ("auto", *KERNELS):
+        use_kernel(model, name)
+        outs.append(model(ids, mask).last_hidden_state)
+    use_kernel(model, "auto")
+    for out in outs[1:]:
+        assert_close(out, outs[0], atol=1e-5, rtol=1e-4)
+
+
+def test_an_unknown_kernel_is_refused(model):
+    with pytest.raises(ValueError, match="kernel='fast' is none of auto, reference, eager"):
+        use_kernel(model, "fast")
