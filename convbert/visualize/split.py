@@ -181,13 +181,13 @@ def measure(layer: LayerSplit) -> dict[str, Tensor]:  # each `(B, H, T)`
         centre=centre_of_mass(layer.conv_kernel),
     )
 
-# %% ../../nbs/visualize/02_split.ipynb #920831d3
+# %% ../../nbs/visualize/02_split.ipynb #d28578cc
 def profile(
     model: Any,  # bundled name, folder, hub id, a loaded model, or a pipeline
     texts: Iterable[str],
     tokenizer: Any = None,  # the model's own when None; needed for a loaded model
     special_tokens: bool = False,  # whether `[CLS]` and `[SEP]` count
-    progress: Callable[[Iterable], Iterable] | None = None,  # a bar; tqdm's for more than 100 texts when None
+    progress: Callable[[Iterable], Iterable] | None = None,  # a bar; tqdm's, after two seconds, when None
 ) -> Profile:
     "Average the heads over many texts, one at a time, in constant memory."
     from tqdm.auto import tqdm
