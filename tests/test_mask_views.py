@@ -15,8 +15,9 @@ from conftest import ROOT
 from test_knockout import H, L, PlainAttention, make, without
 
 from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizerFast, pipeline
-from convbert.visualize import knock_out, knock_outs, knockout_view, mask_explorer
-from convbert.visualize.behind import look_behind
+from convbert.visualize import head_view, knock_out, knock_outs, knockout_view, mask_explorer
+from convbert.visualize.behind import look_behind, plot_behind
+from convbert.visualize.canvas import contrast
 from convbert.visualize.mask_views import KnockoutView, MaskExplorer, first_questions
 from convbert.visualize.reading import open_model, read_text
 from convbert.visualize.widgets import join_modules, read_asset
@@ -148,6 +149,9 @@ def test_silenced_is_kept_in_one_order(small):
         ([("attention", 0, H)], f"heads 0 to {H - 1}"),
         ([("att", 0, 0)], 'kind "attention" or "conv"'),
         ([(0, 0)], r"\[kind, layer, head\].*\(0, 0\)"),
+        ([("conv", "a", 0)], "two whole numbers, not .'conv', 'a', 0"),
+        ([("conv", 1.7, 0)], "two whole numbers"),
+        ([("conv", True, 0)], "two whole numbers"),
     ],
 )
 def test_heads_that_are_not_there_are_refused(small, silenced, words):
@@ -318,10 +322,29 @@ def test_text_that_cannot_be_shown_is_said_and_the_last_one_stays(small, text, w
     assert words in view.problem
     assert (view.words, view.tokens) == before
     assert view.answered == [text, None]
+    with pytest.raises(ValueError, match=f"cannot be exported: .*{words}"):
+        view.to_html()
     view.text = SEA
     assert view.problem == ""
     with pytest.raises(ValueError, match=words):
         mask_explorer(text=text, **small)
+
+
+def test_half_of_a_surrogate_pair_can_be_sent(small):
+    explorer = mask_explorer(text="A \ud83d ship", **small)
+    explorer.text = "A \udca2 ship"
+    for view in (explorer, knockout_view(text="A \ud83d [MASK]", **small)):
+        json.dumps(
+            {k: v for k, v in view.get_state().items() if isinstance(v, str | list)}, ensure_ascii=False
+        ).encode()
+    assert explorer.text == "A ? ship"
+
+
+def test_titles_name_folders(small, tmp_path):
+    small["model"].save_pretrained(tmp_path)
+    small["tokenizer"].save_pretrained(tmp_path)
+    for view in (knockout_view(tmp_path, TEXT), mask_explorer(tmp_path, SEA), head_view(tmp_path, SEA)):
+        assert str(tmp_path) in view.title
 
 
 def test_wrong_choices_are_refused(small):
@@ -374,6 +397,16 @@ def test_numbers_of_the_pipeline(tiny):
     assert_close(view.scores, [answer["score"] for answer in answers], atol=1e-6, rtol=1e-4)
 
 
+def test_lengths_on_their_squares_can_be_read(small):
+    """Whatever the shade, also the middling ones that suit neither white nor dark grey."""
+    found = look_behind(*small.values(), read_text(small["tokenizer"], SEA), 8)
+    found.attention_norm = found.conv_norm = torch.arange(1, 1 + L * H).view(L, H).float()
+    for ax in plot_behind(found).axes[1:]:
+        (image,) = ax.images
+        for text, norm in zip(ax.texts, found.conv_norm.flatten(), strict=True):
+            assert contrast(text.get_color(), image.cmap(image.norm(norm.item()))) >= 4.5
+
+
 def test_explorer_without_convolution(tokenizer):
     model = make()
     for layer in model.encoder.layers:
@@ -382,6 +415,10 @@ def test_explorer_without_convolution(tokenizer):
     assert (view.attention_heads, view.conv_heads, view.conv_kernel) == (H, 0, b"")
     assert len(view.norms) == 4 * L * H
     view.draw().canvas.draw()
+    with pytest.raises(ValueError, match="no convolution heads"):
+        view.head = ["conv", 0, 0]
+    with pytest.raises(ValueError, match="no convolution heads"):
+        knockout_view(model, TEXT, tokenizer=tokenizer, silenced=[("conv", 0, 0)])
 
 
 def test_the_view_reacts_quickly(tiny):

@@ -10,7 +10,8 @@ import json
 import random
 import re
 import shutil
-from itertools import pairwise
+from copy import deepcopy
+from itertools import chain, pairwise
 from pathlib import Path
 
 import torch
@@ -23,6 +24,11 @@ from convbert.training.finetuning import finetune, plan_work
 from convbert.training.judging import judge
 from convbert.training.optim import Recipe
 from convbert.training.pretraining import Plan, pretrain
+
+
+def read_rows(file: Path) -> list[dict]:
+    """The rows of a JSON Lines file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def guess_words(rows: list[dict], start: str, folder: Path, **tuning) -> Path:
@@ -83,9 +89,9 @@ def gaps(rows: list[dict], count: int, around: int = 0) -> list[dict]:
         yield {"question": question, "context": context, "answers": answers}
 
 
-def word_matches(rows: list[dict], count: int, longest: int = 12, asked: float = 0.0) -> list[dict]:
+def word_matches(rows: list[dict], count: int, longest: int = 12, asked: float = 0.0, seed: int = 0) -> list[dict]:
     """Which of these words stood in that window of a text? To choose an answer, a model must be able to see this."""
-    rng, texts = random.Random(longest), sorted({row["context"] for row in rows})
+    rng, texts = random.Random(longest + seed), sorted({row["context"] for row in rows})
     words_of = [text.split() for text in texts]
 
     def window(size: int) -> list[str]:
@@ -136,7 +142,12 @@ MODELS = {
         task="multiple-choice",
         train=["qasc/train.jsonl"],
         dev="qasc/dev.jsonl",
-        first=(word_matches, dict(epochs=2, learning_rate=1e-3, batch_size=16, dropout=0.0, beta2=0.98)),
+        texts=["squad/train-0.jsonl", "squad/train-1.jsonl", "qasc/train.jsonl"],
+        lessons=[
+            (lambda texts: word_matches(texts, 8000), dict()),
+            (lambda texts: word_matches(texts, 10000, longest=30, asked=0.7), dict()),
+            (lambda texts: word_matches(texts, 20000, longest=30, asked=0.7, seed=1), dict()),
+        ],
         epochs=4,
         learning_rate=5e-4,
         layer_decay=1.0,
@@ -147,8 +158,12 @@ MODELS = {
         task="question-answering",
         train=["squad/train-0.jsonl", "squad/train-1.jsonl"],
         dev="squad/dev.jsonl",
-        first=(answer_sentences, dict(epochs=4, learning_rate=1e-3, dropout=0.0, beta2=0.98)),
-        epochs=2,
+        lessons=[
+            (lambda rows: gaps(rows, 12000), dict()),
+            (answer_sentences, dict(epochs=4)),
+            (lambda rows: chain(gaps(rows, 3000, around=1), answer_sentences(rows, around=1)), dict()),
+        ],
+        epochs=3,
         learning_rate=7e-4,
         layer_decay=1.0,
         batch_size=16,
@@ -156,6 +171,8 @@ MODELS = {
         stride=96,
     ),
 }
+# What a small model needs to learn to compare two texts at all: no dropout, and a short memory of gradients.
+LESSON = dict(epochs=1, batch_size=16, learning_rate=1e-3, layer_decay=1.0, dropout=0.0, beta2=0.98, evaluate_every=0.5)
 
 
 def fresh(task: str, work, seed: int = 0):
@@ -166,16 +183,14 @@ def fresh(task: str, work, seed: int = 0):
     return TASKS[task].model_class(config.replace(**names))
 
 
-def first_lesson(plan: dict, task: str, rows: list[dict], start, folder: Path, tokenizer) -> object:
-    """What the run on the task itself begins with: the start, or what an easier lesson made of it."""
-    made = folder.parent / f"{folder.name}-first"
-    lesson, tuning = plan.pop("first", (None, {}))
-    if lesson is None:
-        return start
-    if not (made / "model.safetensors").exists():
-        tuning = {k: plan[k] for k in ("layer_decay", "batch_size") if k in plan} | tuning
-        finetune(start, list(lesson(rows)), task, made, tokenizer=tokenizer, device="cpu", **tuning)
-    return made
+def take_lessons(lessons: list[tuple], task: str, rows: list[dict], start, folder: Path, **how) -> object:
+    """What the run on the task itself begins with: the start, or what easier lessons made of it one by one."""
+    for number, (make_rows, tuning) in enumerate(lessons, 1):
+        learnt = folder.parent / f"{folder.name}-lesson{number}"
+        if not (learnt / "model.safetensors").exists():
+            finetune(deepcopy(start), list(make_rows(rows)), task, learnt, device="cpu", **LESSON | how | tuning)
+        start = learnt
+    return start
 
 
 def average(folders: list[Path], kind: type, target: Path) -> None:
@@ -200,15 +215,20 @@ def train(name: str, start: str, data: Path, runs: Path) -> dict:
         guess = plan.pop("guess", None)
         if guess and start == "pretrained":  # labels are not looked at, so the tenth may be read as well
             model = guess_words(list(work.train), model, runs / f"{name}-guess", **guess)
-        model, seeds = first_lesson(plan, task, rows, model, folder, tokenizer), plan.pop("seeds", 1)
+        if "texts" in plan:
+            rows = [row for file in plan.pop("texts") for row in read_rows(data / file)]
+        how = dict(tokenizer=tokenizer, patience=2 if start == "fresh" else None)  # fresh weights often learn nothing
+        lengths = {name: plan[name] for name in ("max_length", "stride") if name in plan}
+        model = take_lessons(plan.pop("lessons", []), task, rows, model, folder, **how, **lengths)
+        seeds = plan.pop("seeds", 1)
         ways = [folder] if seeds == 1 else [runs / f"{folder.name}-seed{seed}" for seed in range(seeds)]
         for seed, way in enumerate(ways):
-            finetune(model, files, task, way, labels=labels, tokenizer=tokenizer, device="cpu", seed=seed, **plan)
+            finetune(deepcopy(model), files, task, way, labels=labels, device="cpu", seed=seed, **how, **plan)
         if seeds > 1:
             average(ways, TASKS[task].model_class, folder)
     network = TASKS[task].model_class.from_pretrained(folder)
-    how = Reading(tokenizer, work.labels, plan.get("max_length", 128), plan.get("stride", 64))
-    found = judge(network, tokenizer, work.held, work.train, task, how)
+    reading = Reading(tokenizer, work.labels, plan.get("max_length", 128), plan.get("stride", 64))
+    found = judge(network, tokenizer, work.held, work.train, task, reading)
     return {"dev": dev.parent.name, "rows": len(work.held), start: found.scores, found.rule: found.baseline}
 
 

@@ -26,7 +26,7 @@ from .token_classification import TokenClassificationPipeline
 from .zero_shot import ZeroShotClassificationPipeline
 from ..tokenization import ConvBertTokenizerFast
 
-# %% ../../nbs/pipelines/11_tasks.ipynb #66bed46b
+# %% ../../nbs/pipelines/11_tasks.ipynb #5146168f
 TASKS = {
     kind.task: kind
     for kind in (
@@ -45,6 +45,8 @@ DEFAULT_MODELS = {
     "feature-extraction": "convbert-tiny",
     "text-classification": "convbert-tiny-sentiment",
     "token-classification": "convbert-tiny-pos",
+    "question-answering": "convbert-tiny-qa",
+    "multiple-choice": "convbert-tiny-choice",
 }
 
 

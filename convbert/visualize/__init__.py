@@ -8,6 +8,7 @@ from importlib import import_module
 _PLACES = {
     "split": ("head_split", "profile", "HeadSplit", "Profile"),
     "knockout": ("knock_out", "knock_outs"),
+    "figures": ("plot_share", "plot_heads", "plot_maps", "plot_token", "plot_profile"),
     "views": ("head_view", "split_view"),
     "mask_views": ("knockout_view", "mask_explorer"),
 }

@@ -8,8 +8,7 @@ Docs: https://convbert.github.io/convbert/visualize/figures.html.md"""
 __all__ = ['write_share', 'plot_share', 'plot_heads', 'choose_head', 'plot_maps', 'token_parts', 'draw_stack', 'plot_token',
            'draw_dots', 'draw_shares', 'plot_profile']
 
-# %% ../../nbs/visualize/04_figures.ipynb #22ffed26
-from functools import partial
+# %% ../../nbs/visualize/04_figures.ipynb #1c996cca
 from operator import index
 from typing import Any
 
@@ -21,11 +20,11 @@ from convbert.visualize.canvas import (
     check_kind,
     check_place,
     column,
-    contrast,
     divide,
     draw_key,
     draw_map,
     dress,
+    ink_on,
     name_tokens,
     part,
     places,
@@ -34,14 +33,14 @@ from convbert.visualize.canvas import (
 )
 from .split import HeadSplit, Profile, banded
 
-# %% ../../nbs/visualize/04_figures.ipynb #7b804c51
+# %% ../../nbs/visualize/04_figures.ipynb #c0a20cf1
 def write_share(ax: Any, share: Tensor, image: Any) -> None:
     "Write per cent into the cells, in whichever of black and white stands out."
     cells = image.cmap(share.numpy())
     for layer, row in enumerate(share.tolist()):
         for token, work in enumerate(row):
-            ink = max("black", "white", key=partial(contrast, cells[layer, token]))
-            ax.text(token, layer, f"{100 * work:.0f}", ha="center", va="center", fontsize=7, color=ink)
+            style = dict(ha="center", va="center", fontsize=7, color=ink_on(cells[layer, token]))
+            ax.text(token, layer, f"{100 * work:.0f}", **style)
 
 
 def plot_share(

@@ -30,16 +30,16 @@ def contributions(
     weight = output.weight.unflatten(1, (num_heads, -1))  # (D, H, d)
     return torch.einsum("bthd,ehd->bthe", mixed.unflatten(-1, (num_heads, -1)), weight)
 
-# %% ../../nbs/visualize/02_split.ipynb #15fd4121
+# %% ../../nbs/visualize/02_split.ipynb #5426ed0d
 def contribution_norms(
     mixed: Tensor,  # `(B, T, H*d)`
     output: nn.Linear,  # H*d to D
     num_heads: int,  # H, of both kinds together
 ) -> Tensor:  # `(B, H, T)`
     "How long the vector is that each head adds to each token."
-    weight = output.weight.unflatten(1, (num_heads, -1))
+    weight = output.weight.float().unflatten(1, (num_heads, -1))  # squares would overflow in half precision
     gram = torch.einsum("ehc,ehd->hcd", weight, weight)
-    x = mixed.unflatten(-1, (num_heads, -1))
+    x = mixed.float().unflatten(-1, (num_heads, -1))
     return torch.einsum("bthc,hcd,bthd->bht", x, gram, x).clamp(min=0).sqrt()
 
 # %% ../../nbs/visualize/02_split.ipynb #66fa16d9
@@ -181,13 +181,13 @@ def measure(layer: LayerSplit) -> dict[str, Tensor]:  # each `(B, H, T)`
         centre=centre_of_mass(layer.conv_kernel),
     )
 
-# %% ../../nbs/visualize/02_split.ipynb #920831d3
+# %% ../../nbs/visualize/02_split.ipynb #c389edd8
 def profile(
     model: Any,  # bundled name, folder, hub id, a loaded model, or a pipeline
     texts: Iterable[str],
     tokenizer: Any = None,  # the model's own when None; needed for a loaded model
     special_tokens: bool = False,  # whether `[CLS]` and `[SEP]` count
-    progress: Callable[[Iterable], Iterable] | None = None,  # a bar; tqdm's for more than 100 texts when None
+    progress: Callable[[Iterable], Iterable] | None = None,  # a bar; tqdm's, after two seconds, when None
 ) -> Profile:
     "Average the heads over many texts, one at a time, in constant memory."
     from tqdm.auto import tqdm
@@ -198,8 +198,11 @@ def profile(
     limit = min(model.config.max_position_embeddings, tokenizer.model_max_length)
     sums, count = {}, 0
     bar = progress or (lambda items: tqdm(items, desc="profile", delay=2, leave=False))
-    for text in bar(texts):
-        read = read_text(tokenizer, text, limit=limit)
+    for i, text in enumerate(bar(texts)):
+        try:
+            read = read_text(tokenizer, text, limit=limit)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"texts[{i}]: {error}") from error
         kept = torch.tensor([special_tokens or not s for s in read.special])
         count += int(kept.sum())
         layers = [measure(layer) for layer in listen(model, read.batch(next(model.parameters()).device))]

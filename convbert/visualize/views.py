@@ -7,8 +7,7 @@ Docs: https://convbert.github.io/convbert/visualize/views.html.md"""
 # %% auto #0
 __all__ = ['with_mean', 'SplitTraits', 'HeadView', 'show_split', 'head_view', 'SplitView', 'split_view']
 
-# %% ../../nbs/visualize/06_views.ipynb #6bd45977
-import warnings
+# %% ../../nbs/visualize/06_views.ipynb #da451697
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ..hub import suggest
 from .figures import plot_share, plot_token
+from .reading import name_model, overhear
 from .split import HeadSplit, head_split
 from .widgets import View, as_utf8, pack_numbers, pack_weights
 
@@ -62,7 +62,7 @@ class SplitTraits(View):
         "Every layer."
         return [(layer,) for layer in range(self.nothing["layer"], len(self.split.attention))]
 
-# %% ../../nbs/visualize/06_views.ipynb #735862ff
+# %% ../../nbs/visualize/06_views.ipynb #f01dbb7a
 class HeadView(SplitTraits):
     "One layer on one text: arcs for attention, bars for convolution. Every trait can be set from Python."
 
@@ -84,7 +84,8 @@ class HeadView(SplitTraits):
         counts = {"layer": len(norms), "token": norms.shape[-1], "attention_head": norms.shape[1]}
         count = counts.get(name, self.split.conv_norm.shape[1])
         if not self.nothing[name] <= value < count:
-            raise ValueError(f"{name}={value} is not between {self.nothing[name]} and {count - 1}")
+            rule = f"is not between {self.nothing[name]} and {count - 1}" if count else "does not exist: there are none"
+            raise ValueError(f"{name}={value} {rule}")
         return value
 
     @traitlets.validate("sentences")
@@ -99,7 +100,7 @@ class HeadView(SplitTraits):
         first = next((i for i, special in enumerate(self.special) if not special), 0)
         return plot_token(self.split, max(self.layer, 0), self.token if self.token >= 0 else first)
 
-# %% ../../nbs/visualize/06_views.ipynb #648ea88d
+# %% ../../nbs/visualize/06_views.ipynb #b3040567
 def show_split(
     view: type[HeadView],  # what to make
     model: Any,  # see `head_view`
@@ -112,15 +113,10 @@ def show_split(
     for name in state:
         if name not in known:
             raise TypeError(f"{view.__name__} has no {name!r}. {suggest(name, known)}")
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with overhear() as notes:
         split = head_split(model, *texts, tokenizer=tokenizer)
-    for warning in said:
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    notes = [str(warning.message) for warning in said if warning.category is UserWarning]
     whole = " · ".join(text for text in texts if text)
-    name = model if isinstance(model, str) else type(model).__name__
-    title = as_utf8(f"{name}: {whole if len(whole) <= 100 else whole[:99] + '…'}")
+    title = as_utf8(f"{name_model(model)}: {whole if len(whole) <= 100 else whole[:99] + '…'}")
     return view(split, **{"title": title, "notes": notes, **state})
 
 # %% ../../nbs/visualize/06_views.ipynb #c066dff3

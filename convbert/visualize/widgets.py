@@ -8,13 +8,14 @@ Docs: https://convbert.github.io/convbert/visualize/widgets.html.md"""
 __all__ = ['PAGE', 'CHROME', 'pack_weights', 'pack_numbers', 'shrink', 'read_asset', 'join_modules', 'make_page', 'as_utf8',
            'as_json', 'page_data', 'as_key', 'Asked', 'View', 'write_text']
 
-# %% ../../nbs/visualize/05_widgets.ipynb #0b7a767e
+# %% ../../nbs/visualize/05_widgets.ipynb #9724f72a
 import base64
 import json
 import os
 import warnings
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from html import escape
 from importlib.resources import files
 from io import BytesIO
@@ -213,7 +214,7 @@ class View(Asked):
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         return {**(data or {}), "image/png": base64.b64encode(picture.getvalue()).decode()}, metadata
 
-# %% ../../nbs/visualize/05_widgets.ipynb #17600f47
+# %% ../../nbs/visualize/05_widgets.ipynb #270b7f74
 def write_text(path: Path, text: str) -> Path:  # the path; raises `OSError` naming it
     "Write a file beside its place, then move it there."
     beside = path.with_name(f".{path.name}-{os.getpid()}")
@@ -221,6 +222,7 @@ def write_text(path: Path, text: str) -> Path:  # the path; raises `OSError` nam
         beside.write_text(text, encoding="utf-8")
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
         raise type(error)(f"cannot write {path}: {error.strerror}") from error
     return path

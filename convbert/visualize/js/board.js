@@ -117,16 +117,6 @@ export function columns(...named) {
   return make("thead", {}, make("tr", {}, ...cells));
 }
 
-/** What stands above a view: its title on a page of its own. */
-export function titleOf(model) {
-  return model.exported ? make("h1", {}, model.get("title")) : null;
-}
-
-/** What was said while the text was read. */
-export function notesOf(model) {
-  return model.get("notes").map((note) => make("p", { class: "cv-note", role: "note" }, note));
-}
-
 /** Escape anywhere in an element calls `clear`. */
 export function onEscape(element, clear) {
   element.addEventListener("keydown", (event) => event.key === "Escape" && (event.preventDefault(), clear()));

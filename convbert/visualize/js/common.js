@@ -27,18 +27,21 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** A colour of style.css as the page has it now. */
-export function colour(element, name) {
-  return getComputedStyle(element).getPropertyValue(`--cv-${name}`).trim();
+/** What stands above a view: its title on a page of its own. */
+export function titleOf(model) {
+  return model.exported ? make("h1", {}, model.get("title")) : null;
 }
 
-/** Call `changed` whenever the page turns light or dark. Returns how to stop. */
-export function onTheme(changed) {
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const body = new MutationObserver(changed);
-  dark.addEventListener("change", changed);
-  body.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class", "data-theme"] });
-  return () => (dark.removeEventListener("change", changed), body.disconnect());
+/** What was said while the text was read. */
+export function notesOf(model) {
+  return model.get("notes").map((note) => make("p", { class: "cv-note", role: "note" }, note));
+}
+
+/** Whether a text runs from right to left: most of its letters do. `sources` are its parts. */
+export function runsLeft(sources) {
+  const text = sources.join("");
+  const right = text.match(/[\p{sc=Hebrew}\p{sc=Arabic}\p{sc=Syriac}\p{sc=Thaana}\p{sc=Nko}]/gu) ?? [];
+  return right.length > (text.match(/\p{L}/gu) ?? []).length / 2;
 }
 
 /**

@@ -1,12 +1,12 @@
 // One layer of a model on one text: arcs for attention, bars for convolution.
-import { make } from "./common.js";
+import { make, notesOf, titleOf } from "./common.js";
 import { makeStage } from "./stage.js";
-import { heading } from "./panel.js";
 
 const view = {
   render({ model, el }) {
     const stage = makeStage(model);
-    el.append(make("div", { class: "cv", "data-lm-suppress-shortcuts": true }, ...heading(model), stage.element));
+    const parts = [titleOf(model), ...notesOf(model), stage.element];
+    el.append(make("div", { class: "cv", "data-lm-suppress-shortcuts": true }, ...parts));
     return stage.stop;
   },
 };

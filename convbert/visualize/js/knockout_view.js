@@ -1,7 +1,6 @@
 // Heads as switches, and what the model answers without those that are off.
-import { listen, make, numbersOf, show, tell } from "./common.js";
-import { bar, columns, KINDS, makeBoard, nameHead, niceEnd, notesOf, onEscape } from "./board.js";
-import { signed, sizesOf, tint, titleOf } from "./board.js";
+import { listen, make, notesOf, numbersOf, show, tell, titleOf } from "./common.js";
+import { bar, columns, KINDS, makeBoard, nameHead, niceEnd, onEscape, signed, sizesOf, tint } from "./board.js";
 
 /** The order in which Python keeps heads, so that a question is always written in the same way. */
 const inOrder = (a, b) => (a[0] < b[0] ? -1 : a[0] > b[0] ? 1 : a[1] - b[1] || a[2] - b[2]);
@@ -195,9 +194,8 @@ function build(model) {
 const view = {
   render({ model, el }) {
     const { element, draw } = build(model);
-    const root = make("div", { class: "cv cv-knockout", "data-lm-suppress-shortcuts": true });
-    root.append(...[titleOf(model)].filter(Boolean), ...notesOf(model), makeText(model), element);
-    el.append(root);
+    const parts = [titleOf(model), ...notesOf(model), makeText(model), element];
+    el.append(make("div", { class: "cv cv-knockout", "data-lm-suppress-shortcuts": true }, ...parts));
     draw();
     return listen(model, ["silenced", "changes", "answered"], draw);
   },

@@ -1,7 +1,6 @@
 // A text of which any word can be masked: the predictions there, and the heads behind them.
-import { listen, make, numbersOf, show, tell, weightsOf } from "./common.js";
-import { bar, capital, columns, makeBoard, nameHead, niceEnd, notesOf, onEscape, sizesOf } from "./board.js";
-import { tint, titleOf } from "./board.js";
+import { listen, make, notesOf, numbersOf, runsLeft, show, tell, titleOf, weightsOf } from "./common.js";
+import { bar, capital, columns, makeBoard, nameHead, niceEnd, onEscape, sizesOf, tint } from "./board.js";
 
 /** What a token is called: what stood in the text, or its piece where nothing did. */
 export const wordOf = (model, i) => model.get("sources")[i] || model.get("tokens")[i];
@@ -64,9 +63,6 @@ function moveTo(chips, i, way) {
   for (let j = i + way; chips[j]; j += way) if (chips[j].hasAttribute("role")) return chips[j].focus();
 }
 
-/** Whether a text is written from right to left: its first letter decides. */
-const directionOf = (text) => (/^[^\p{L}]*[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]/u.test(text) ? "rtl" : "ltr");
-
 /** The text as tokens: one Tab stop, arrows move, Enter masks. */
 function makeTokens(model, mask) {
   const element = make("div", { class: "cv-chips", role: "group", "aria-label": "Text: choose a token to mask" });
@@ -77,7 +73,7 @@ function makeTokens(model, mask) {
   const fill = () => {
     chips = model.get("tokens").map((_, i) => makeToken(model, i, mask));
     element.replaceChildren(...chips);
-    element.dir = directionOf(model.get("sources").join(" "));
+    element.dir = runsLeft(model.get("sources")) ? "rtl" : "ltr";
   };
   element.addEventListener("focusin", (event) => settle(event.target));
   element.addEventListener("keydown", (event) => {
@@ -129,9 +125,9 @@ function makeRow([rank, word, score], end, isTrue) {
 function makeWords(model) {
   const [truth, chance, rank] = model.get("truth");
   const rows = model.get("words").map((word, i) => [i + 1, word, model.get("scores")[i]]);
-  if (rank > rows.length) rows.push([rank, truth, chance]);
+  if (truth && !model.get("words").includes(truth)) rows.push([rank, truth, chance]);
   const end = niceEnd(Math.max(...rows.map((row) => row[2])));
-  const body = rows.map((row) => makeRow(row, end, row[0] === rank));
+  const body = rows.map((row) => makeRow(row, end, row[1] === truth));
   const head = columns(["rank", "cv-rank"], ["word"], [`0 to ${end}`], ["probability", "cv-number-head"]);
   const there = make("bdi", {}, wordOf(model, model.get("place")));
   const caption = make("caption", {}, ...(truth ? ["In place of “", there, "”"] : ["Behind the mask"]));
@@ -195,7 +191,8 @@ function makeMasking(model, refusal) {
     const why = `“${wordOf(model, i)}” cannot be masked here: this page holds the answers for ${answered()} tokens `
       + "of this text. The live notebook has all of them.";
     refusal.textContent = isHeld(model, i) ? why : "";
-    if (!isHeld(model, i)) tell(model, { place: i });
+    const old = model.get("answered")[0] !== model.get("text"); // another text is on its way: these are not its tokens
+    if (!isHeld(model, i) && !old) tell(model, { place: i });
   };
 }
 
@@ -253,9 +250,8 @@ function makeDraw(model, sizes, { field, notes, words, tokens, board, halves, lo
 const view = {
   render({ model, el }) {
     const { element, draw } = build(model);
-    const root = make("div", { class: "cv cv-explorer", "data-lm-suppress-shortcuts": true });
-    root.append(...[titleOf(model)].filter(Boolean), element);
-    el.append(root);
+    const attributes = { class: "cv cv-explorer", "data-lm-suppress-shortcuts": true };
+    el.append(make("div", attributes, titleOf(model), element));
     draw();
     return listen(model, ["text", "place", "head", "problem", "answered"], draw);
   },

@@ -166,9 +166,3 @@ export function splitTitle(s, i) {
   const share = shareOf(lengthsOf(s.norms, s.layer, s.H, s.T, i), s.Ha);
   return { share, title: `${nameOf(s, i)}: attention ${show(share)} of the work, convolution ${show(1 - share)}` };
 }
-
-/** What stands above a view: its title on a page of its own, and what has to be said about the text. */
-export function heading(model) {
-  const title = model.exported ? [make("h1", {}, model.get("title"))] : [];
-  return [...title, ...model.get("notes").map((note) => make("p", { class: "cv-note", role: "note" }, note))];
-}

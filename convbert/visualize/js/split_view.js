@@ -1,8 +1,8 @@
 // Who does the work: layers by tokens, from attention's blue to convolution's orange. A cell opens its layer below.
-import { listen, make, show, tell } from "./common.js";
+import { listen, make, notesOf, runsLeft, show, tell, titleOf } from "./common.js";
 import { lengthsOf, shareOf, sum } from "./marks.js";
-import { heading, nameOf } from "./panel.js";
-import { makeStage, readText, reveal, runsLeft, soon } from "./stage.js";
+import { nameOf } from "./panel.js";
+import { makeStage, readText, reveal, soon } from "./stage.js";
 
 const HOW = "Choose a cell to open its layer. Keys: arrows move, Enter opens, Esc closes.";
 
@@ -115,7 +115,7 @@ const view = {
     const words = make("p", { class: "cv-caption cv-pointed", "aria-live": "polite" }, HOW);
     const close = make("button", { class: "cv-close", onclick: () => tell(model, { layer: -1, token: -1 }) });
     const below = make("div", { class: "cv-below" }, close, stage.element);
-    const parts = [...heading(model), scaleOf(s, scaled.reach), map, words, below];
+    const parts = [titleOf(model), ...notesOf(model), scaleOf(s, scaled.reach), map, words, below];
     const root = make("div", { class: "cv", "data-lm-suppress-shortcuts": true }, ...parts);
     const mark = soon(() => {
       const [layer, token] = [model.get("layer"), model.get("token")];

@@ -1,5 +1,5 @@
 // One layer on a text: arcs above the tokens for attention, bars below for convolution. Both views share it.
-import { listen, make, numbersOf, tell, weightsOf } from "./common.js";
+import { listen, make, numbersOf, runsLeft, tell, weightsOf } from "./common.js";
 import { arcs, bar, headOf, sieve, smallKernels, strongest, windowOf } from "./marks.js";
 import { attentionCaption, convCaption, hiddenCaption, pointed, tables } from "./panel.js";
 import { makeSelectors, nameOf, splitTitle } from "./panel.js";
@@ -38,13 +38,6 @@ export function soon(action) {
   const ask = () => (asked ||= requestAnimationFrame(() => ((asked = 0), action())));
   ask.stop = () => cancelAnimationFrame(asked);
   return ask;
-}
-
-/** Whether the text runs from right to left: most of its letters do. */
-export function runsLeft(sources) {
-  const text = sources.join("");
-  const right = text.match(/[\p{sc=Hebrew}\p{sc=Arabic}\p{sc=Syriac}\p{sc=Thaana}\p{sc=Nko}]/gu) ?? [];
-  return right.length > (text.match(/\p{L}/gu) ?? []).length / 2;
 }
 
 /** How to read the picture, in one line. */
