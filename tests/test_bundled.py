@@ -52,7 +52,7 @@ def test_every_pipeline_with_a_bundled_model_answers_at_once(task):
         "text-classification": lambda a: a["label"] == "positive" and a["score"] > 0.8,
         "token-classification": lambda a: [word["entity"] for word in a][:2] == ["DET", "NOUN"],
         "question-answering": lambda a: "Boston" in a["answer"],
-        "multiple-choice": lambda a: a["answer"] == "ships",
+        "multiple-choice": lambda a: a["choice"] == "ships",
     }
     assert expected.get(task, bool)(answer), answer
 
@@ -78,7 +78,8 @@ def test_the_cards_of_task_models_state_the_scores_that_they_have(shared_data, n
     best = next(iter(found.scores))
     assert "fresh" not in stated or stated["pretrained"][best] > stated["fresh"][best], "pretraining must pay"
     trivial = next(value for key, value in stated.items() if key not in ("dev", "rows", "pretrained", "fresh"))
-    assert stated["pretrained"][best] > 1.5 * trivial[best]
+    luck = 0.5 / stated["rows"] ** 0.5  # the standard error of a share, at most
+    assert stated["pretrained"][best] > trivial[best] + 3 * luck
 
 
 @pytest.mark.slow
