@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/mixed_attention.html.md"""
 
 # %% auto #0
 __all__ = ['split_heads', 'attend', 'attend_fused', 'attention_bias', 'span_key', 'span_kernel', 'MixedMaps', 'near_kernel',
-           'MixedAttention']
+           'look_far', 'MixedAttention']
 
 # %% ../nbs/03_mixed_attention.ipynb #0c120b2a
 from dataclasses import dataclass
@@ -106,7 +106,25 @@ def near_kernel(
     key = span_key(x, mixer.span_depthwise, mixer.span_pointwise, choose(mixer.kernel, x), packed)
     return span_kernel(query, key, mixer.conv_kernel, mixer.num_heads)
 
-# %% ../nbs/03_mixed_attention.ipynb #aa86f362
+# %% ../nbs/03_mixed_attention.ipynb #4e61edde
+def look_far(
+    query: Tensor,  # `(B, T, H, d)`, like key and value
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,  # `(B, T)`, true at real tokens
+    packed: Packed | None,  # where sequences begin and end, instead of a mask
+    dropout: float,  # probability of dropping an attention weight
+    with_map: bool,
+) -> tuple[Tensor, Tensor | None]:  # mixed values `(B, T, H, d)`, and the map `(B, H, T, T)` if it was asked for
+    "Equation 1 in the way that suits."
+    if packed is not None:
+        return attend_apart(query, key, value, packed, dropout), None
+    bias = None if mask is None else attention_bias(mask, query.dtype)
+    if with_map:
+        return attend(query, key, value, bias, dropout)
+    return attend_fused(query, key, value, bias, dropout), None
+
+# %% ../nbs/03_mixed_attention.ipynb #d36b1303
 class MixedAttention(nn.Module):
     "Self-attention heads beside span-based dynamic convolution heads, joined by one output projection."
 
@@ -138,13 +156,7 @@ class MixedAttention(nn.Module):
         query, key, value, conv_value = (split_heads(part, self.num_heads) for part in (query, key, value, conv_value))
         near = choose(self.kernel, x).span_conv(conv_value, kernel, packed)
         dropout = self.dropout if self.training else 0.0
-        if packed is None:
-            bias = None if mask is None else attention_bias(mask, query.dtype)
-            look = attend if with_maps else attend_fused
-            far = look(query, key, value, bias, dropout)
-            far, attention = far if with_maps else (far, None)
-        else:
-            far = attend_apart(query, key, value, packed, dropout)
+        far, attention = look_far(query, key, value, mask, packed, dropout, with_maps)
         if head_mask is not None:
             far, near = far * head_mask[0, :, None], near * head_mask[1, :, None]
         mixed = torch.cat([far, near], dim=2).flatten(2)
