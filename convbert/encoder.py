@@ -174,7 +174,7 @@ def as_given(
         return packed.put_back(x)
     return x if mask is None else x * mask[..., None]
 
-# %% ../nbs/04_encoder.ipynb #56c78b9d
+# %% ../nbs/04_encoder.ipynb #7b2d9953
 class Encoder(nn.Module):
     "Embeddings and a stack of layers: the part that all heads and all families share."
 
@@ -207,7 +207,10 @@ class Encoder(nn.Module):
         for layer, heads in zip(self.layers, masks, strict=True):
             run = partial(checkpoint, layer, use_reentrant=False) if forget else layer
             x, seen = run(x, mask, heads, with_maps, packed)
-            hidden, maps = hidden + [x] * with_hidden, maps + [seen] * with_maps
+            if with_hidden:
+                hidden.append(x)
+            if with_maps:
+                maps.append(seen)
         kept = mask if self.window else None
         hidden = [as_given(each, kept, packed) for each in hidden] if with_hidden else []
         return Encoded(as_given(x, kept, packed), hidden, maps)

@@ -221,6 +221,11 @@ def test_a_model_of_the_callers_own(tmp_path, start):
     assert pipeline("text-classification", tmp_path / "b")("a fine day")["label"] in ("good", "bad")
 
 
+def test_a_length_beyond_the_tokenizers_own_is_said(tmp_path, start):
+    with pytest.warns(UserWarning, match="max_length=100 is more than the model and its tokenizer take: 64 is used"):
+        finetune(str(start), TEXTS, "text-classification", tmp_path, **QUICK | {"epochs": 1, "max_length": 100})
+
+
 def test_numbers_and_several_labels(tmp_path, start):
     numbers = [{"text": row["text"], "label": float(row["label"] == "good")} for row in TEXTS]
     result = finetune(str(start), numbers, "text-classification", tmp_path / "number", **QUICK)

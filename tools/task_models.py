@@ -2,7 +2,7 @@
 
 DATA is the folder of labelled sets (`sst2/train.jsonl`, ...). Each model is fine-tuned twice, from the bundled encoder
 and from fresh weights, on nine tenths of the training rows; the tenth chooses among the epochs. The dev rows are looked
-at once, at the end. Most models get an easier lesson first, made of the same training rows.
+at once in a run, at its end. Models that compare two texts get easier lessons first, made of training texts.
 """
 
 import argparse
@@ -153,6 +153,8 @@ MODELS = {
         layer_decay=1.0,
         batch_size=8,
         dropout=0.0,
+        beta2=0.98,
+        evaluate_every=0.25,
     ),
     "convbert-tiny-qa": dict(
         task="question-answering",
@@ -167,6 +169,8 @@ MODELS = {
         learning_rate=7e-4,
         layer_decay=1.0,
         batch_size=16,
+        beta2=0.98,
+        evaluate_every=0.5,
         max_length=256,
         stride=96,
     ),

@@ -1,4 +1,4 @@
-"""The same two convolutions for CPUs and for GPUs without Triton: a depthwise convolution that torch has already, and a window that is read in place, forward and backward.
+"""The same two convolutions without a new tensor for every step: a depthwise convolution that torch has already, and a window that is summed in place, forward and backward.
 
 Docs: https://convbert.github.io/convbert/kernels/eager.html.md"""
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../../nbs/kernels/03_packing.ipynb #9e0f3098
+# %% ../../nbs/kernels/03_packing.ipynb #e1af9484
 @dataclass(frozen=True)
 class Packed:
     "Where the sequences of a batch stand when they are laid end to end: N tokens of S sequences."
@@ -25,6 +25,7 @@ class Packed:
     inside: Tensor  # `(N, K)`: whether the k-th place of a token's window belongs to its sequence
     spread: Tensor  # `(N,)`: the place of each token when K//2 empty places follow every sequence
     boxed: Tensor  # `(N,)`: the place of each token in a box of S rows, as wide as the longest sequence
+    real: Tensor  # `(S, max T)`: whether a place of the box has a token
 
     def take(self, x: Tensor) -> Tensor:  # `(B, T, …)` to `(1, N, …)`
         "The tokens of a batch in one row."
@@ -46,14 +47,14 @@ class Packed:
 
     def box(self, x: Tensor) -> Tensor:  # `(1, N, …)` to `(S, max T, …)`, zero at padding
         "One row for each sequence, as wide as the longest."
-        S, longest = len(self.lengths), max(self.lengths)
-        return x.new_zeros(S * longest, *x.shape[2:]).index_copy(0, self.boxed, x[0]).unflatten(0, (S, longest))
+        box = x.new_zeros(self.real.numel(), *x.shape[2:])
+        return box.index_copy(0, self.boxed, x[0]).unflatten(0, self.real.shape)
 
     def unbox(self, x: Tensor) -> Tensor:  # `(S, max T, …)` to `(1, N, …)`
         "One row for all."
         return x.flatten(0, 1)[self.boxed][None]
 
-# %% ../../nbs/kernels/03_packing.ipynb #d3fac5b0
+# %% ../../nbs/kernels/03_packing.ipynb #3d742fe9
 def pack(
     mask: Tensor,  # `(B, T)`, true at real tokens
     window: int,  # K of the convolutions
@@ -70,11 +71,14 @@ def pack(
     inside = (to >= 0) & (to < lengths[row, None])
     earlier = (lengths > 0).cumsum(0)[row] - 1  # sequences before a token's own
     spread = torch.arange(len(tokens), device=mask.device) + half * earlier
-    lengths = [n for n in lengths.tolist() if n]
-    return Packed((B, T), tokens, lengths, inside, spread, earlier * max(lengths) + place)
+    longest, lengths = int(lengths.max()), lengths[lengths > 0]
+    real = torch.arange(longest, device=mask.device) < lengths[:, None]
+    return Packed((B, T), tokens, lengths.tolist(), inside, spread, earlier * longest + place, real)
 
-# %% ../../nbs/kernels/03_packing.ipynb #ffa2373f
-WORTH_A_CALL = 64  # tokens of a sequence, from which on attention for it alone is faster than in a box
+# %% ../../nbs/kernels/03_packing.ipynb #fe758dfb
+WORTH_A_CALL = (
+    24  # mean length from which on calls were faster than a box, on two CPU cores with 4 heads of 32 features
+)
 
 
 def attend_apart(
@@ -89,7 +93,6 @@ def attend_apart(
         parts = zip(*(x.transpose(1, 2).split(packed.lengths, dim=2) for x in (query, key, value)), strict=True)
         mixed = [F.scaled_dot_product_attention(*part, dropout_p=dropout) for part in parts]
         return torch.cat(mixed, dim=2).transpose(1, 2)
-    real = packed.box(torch.ones_like(packed.tokens, dtype=torch.bool)[None])[:, None, None]
     q, k, v = (packed.box(x).transpose(1, 2) for x in (query, key, value))
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=real, dropout_p=dropout)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=packed.real[:, None, None], dropout_p=dropout)
     return packed.unbox(mixed.transpose(1, 2))

@@ -277,7 +277,7 @@ def draw(folder: Path, log: list, judgement: Judgement, work: Work) -> list[str]
         plt.close(figure)
     return list(figures)
 
-# %% ../../nbs/training/finetuning.ipynb #1691a2e4
+# %% ../../nbs/training/finetuning.ipynb #562e8ca4
 @takes(Tuning)
 def finetune(
     model: str | Path | nn.Module,  # where to start: bundled name, folder, hub id, or a model of the task's class
@@ -311,6 +311,9 @@ def finetune(
         tokenizer = ConvBertTokenizerFast.from_pretrained(model if tokenizer is None else tokenizer)
     network.to(choose_device(device))
     limit = min(tuning.max_length, network.config.max_position_embeddings, tokenizer.model_max_length)
+    if limit < tuning.max_length:
+        told = f"max_length={tuning.max_length} is more than the model and its tokenizer take: {limit} is used"
+        warnings.warn(told, stacklevel=2)
     tokenizer = copy(tokenizer)
     tokenizer.model_max_length = limit  # what is learnt, judged and answered later has one length
     log, judgement = learn(network, tokenizer, work, tuning, folder / "training", facts)
