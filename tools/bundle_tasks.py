@@ -123,7 +123,7 @@ On {rows:,} rows of dev that it never saw in training:
 | tokens | at most {max_length} a row |
 | rates | learning rate {learning_rate}, layer decay {layer_decay} |
 | against overfitting | dropout {dropout}, label smoothing {label_smoothing} |
-| machine | one core of an AMD EPYC (AVX2), float32; an hour and a half of it at most |
+| machine | one core of an AMD EPYC (AVX2), float32; 1.5 hours of it at most |
 
 ## Licence
 

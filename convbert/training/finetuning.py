@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/training/finetuning.html.md"""
 
 # %% auto #0
 __all__ = ['Tuning', 'to_recipe', 'Work', 'plan_work', 'set_apart', 'load_start', 'check_start', 'facts_of', 'learn',
-           'make_batches', 'Finetuned', 'save_result', 'draw', 'finetune', 'name_of', 'find_result']
+           'make_batches', 'Finetuned', 'save_result', 'draw', 'limit_length', 'finetune', 'name_of', 'find_result']
 
 # %% ../../nbs/training/finetuning.ipynb #c332db73
 import base64
@@ -277,7 +277,23 @@ def draw(folder: Path, log: list, judgement: Judgement, work: Work) -> list[str]
         plt.close(figure)
     return list(figures)
 
-# %% ../../nbs/training/finetuning.ipynb #562e8ca4
+# %% ../../nbs/training/finetuning.ipynb #cd3176c4
+def limit_length(
+    tokenizer: ConvBertTokenizerFast,
+    network: nn.Module,
+    wanted: int,  # tokens of an example
+) -> ConvBertTokenizerFast:  # a copy: what is learnt, judged and answered later has one length
+    "A tokenizer that cuts at the length that was asked for, or earlier if it or the model must, and says so."
+    limit = min(wanted, network.config.max_position_embeddings, tokenizer.model_max_length)
+    if limit < wanted:
+        warnings.warn(
+            f"max_length={wanted} is more than the model and its tokenizer take: {limit} is used", stacklevel=3
+        )
+    tokenizer = copy(tokenizer)
+    tokenizer.model_max_length = limit
+    return tokenizer
+
+# %% ../../nbs/training/finetuning.ipynb #586cb22e
 @takes(Tuning)
 def finetune(
     model: str | Path | nn.Module,  # where to start: bundled name, folder, hub id, or a model of the task's class
@@ -310,12 +326,7 @@ def finetune(
     if not isinstance(tokenizer, ConvBertTokenizerFast):
         tokenizer = ConvBertTokenizerFast.from_pretrained(model if tokenizer is None else tokenizer)
     network.to(choose_device(device))
-    limit = min(tuning.max_length, network.config.max_position_embeddings, tokenizer.model_max_length)
-    if limit < tuning.max_length:
-        told = f"max_length={tuning.max_length} is more than the model and its tokenizer take: {limit} is used"
-        warnings.warn(told, stacklevel=2)
-    tokenizer = copy(tokenizer)
-    tokenizer.model_max_length = limit  # what is learnt, judged and answered later has one length
+    tokenizer = limit_length(tokenizer, network, tuning.max_length)
     log, judgement = learn(network, tokenizer, work, tuning, folder / "training", facts)
     join_team(network).ask(lambda: save_result(network, tokenizer, work, log, judgement, facts, folder))
     return Finetuned(folder, judgement.scores, judgement.baseline, judgement.rule)
