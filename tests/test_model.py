@@ -125,13 +125,13 @@ def test_knocking_out_a_head_is_zeroing_its_slice_of_the_output_projection(kind)
 
 def test_span_conv_equals_its_definition(generator):
     B, T, H, d, K = 2, 7, 3, 4, 5
-    value, kernel = torch.randn(B, T, H, d, generator=generator), torch.randn(B, T, H, K, generator=generator)
-    expected = torch.zeros_like(value)
+    value, scores = torch.randn(B, T, H, d, generator=generator), torch.randn(B, T, H, K, generator=generator)
+    kernel, expected = scores.exp() / scores.exp().sum(-1, keepdim=True), torch.zeros_like(value)
     for t in range(T):
         for k in range(K):
             if 0 <= t + k - K // 2 < T:
                 expected[:, t] += kernel[:, t, :, k, None] * value[:, t + k - K // 2]
-    torch.testing.assert_close(span_conv(value, kernel), expected)
+    torch.testing.assert_close(span_conv(value, scores), expected)
 
 
 def test_original_head_size_rule_builds_the_official_small_generator():

@@ -168,10 +168,10 @@ def test_norms_of_half_precision_models_are_finite(tiny, dtype):
 def test_a_banded_kernel_applied_to_values_is_the_convolution(T, K, seed):
     generator = torch.Generator().manual_seed(seed)
     value = torch.randn(2, T, 3, 4, generator=generator)
-    kernel = torch.randn(2, T, 3, K, generator=generator).softmax(-1)
-    band = banded(kernel.transpose(1, 2))  # (B, H, T, T)
+    scores = torch.randn(2, T, 3, K, generator=generator)
+    band = banded(scores.softmax(-1).transpose(1, 2))  # (B, H, T, T)
     assert band.shape == (2, 3, T, T)
-    assert_close(torch.einsum("bhij,bjhd->bihd", band, value), span_conv(value, kernel))
+    assert_close(torch.einsum("bhij,bjhd->bihd", band, value), span_conv(value, scores))
     places = torch.arange(T)
     assert not band[..., (places[:, None] - places).abs() > K // 2].any()
     inner = band[..., K // 2 : T - K // 2, :]

@@ -27,7 +27,7 @@ def depthwise(
     mixed = F.conv2d(picture, filters[:, None, None], padding=(0, K // 2), groups=D)[0].permute(1, 2, 0)
     return mixed if packed is None else packed.close_up(mixed)
 
-# %% ../../nbs/kernels/02_eager.ipynb #44ccbb1b
+# %% ../../nbs/kernels/02_eager.ipynb #2261ce86
 def widen(x: Tensor, kernel: Tensor) -> Tensor:
     "Room for half a window at both ends of `(B, T, H, d)`."
     half = kernel.shape[-1] // 2
@@ -35,12 +35,14 @@ def widen(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 class Mix(torch.autograd.Function):
-    "A weighted sum over windows that keeps its two inputs and nothing else."
+    "A weighted sum over windows that keeps values and kernels, and nothing of its K steps."
 
     @staticmethod
-    def forward(ctx, value: Tensor, kernel: Tensor) -> Tensor:
+    def forward(ctx, value: Tensor, scores: Tensor, inside: Tensor | None) -> Tensor:
         "Add K products in place."
-        ctx.save_for_backward(value, kernel)
+        kernel = scores.softmax(-1)
+        ctx.save_for_backward(value, kernel, inside)
+        kernel = kernel if inside is None else kernel * inside
         T, wide = value.shape[1], widen(value, kernel)
         total = wide[:, :T] * kernel[..., :1]
         for k in range(1, kernel.shape[-1]):
@@ -49,22 +51,22 @@ class Mix(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         "Send each product back to its place, and compare it with what stood there."
-        value, kernel = ctx.saved_tensors
+        value, kernel, inside = ctx.saved_tensors
+        weights = kernel if inside is None else kernel * inside
         (T, K), wide = (value.shape[1], kernel.shape[-1]), widen(value, kernel)
         back = torch.zeros_like(wide)
         for k in range(K):
-            back[:, k : k + T].addcmul_(gradient, kernel[..., k : k + 1])
-        weights = torch.stack([(gradient * wide[:, k : k + T]).sum(-1) for k in range(K)], dim=-1)
-        return back[:, K // 2 : K // 2 + T], weights
+            back[:, k : k + T].addcmul_(gradient, weights[..., k : k + 1])
+        slopes = torch.stack([(gradient * wide[:, k : k + T]).sum(-1) for k in range(K)], dim=-1) * weights
+        return back[:, K // 2 : K // 2 + T], slopes - kernel * slopes.sum(-1, keepdim=True), None
 
-# %% ../../nbs/kernels/02_eager.ipynb #68984fd9
+# %% ../../nbs/kernels/02_eager.ipynb #b87652d7
 def span_conv(
     value: Tensor,  # `(B, T, H, d)`, zero at padding
-    kernel: Tensor,  # `(B, T, H, K)`, summing to 1 over K
+    scores: Tensor,  # `(B, T, H, K)`, before the softmax over K
     packed: Packed | None = None,  # where sequences begin and end
 ) -> Tensor:  # `(B, T, H, d)`
-    "Equation 5, summed in place."
-    kernel = kernel if packed is None else kernel * packed.inside[:, None]
-    return Mix.apply(value, kernel)
+    "Equations 4 and 5, summed in place."
+    return Mix.apply(value, scores, None if packed is None else packed.inside[:, None])

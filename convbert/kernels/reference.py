@@ -23,7 +23,7 @@ def shift_sum(
     padded = F.pad(x, (0, 0) * (x.dim() - 2) + (K // 2, K // 2))
     return sum(padded[:, k : k + T] * weights[..., k] for k in range(K))
 
-# %% ../../nbs/kernels/01_reference.ipynb #a0316bcb
+# %% ../../nbs/kernels/01_reference.ipynb #d15f0015
 def depthwise(
     x: Tensor,  # `(B, T, D)`, zero at padding
     filters: Tensor,  # `(D, K)`: one short filter per feature
@@ -35,9 +35,10 @@ def depthwise(
 
 def span_conv(
     value: Tensor,  # `(B, T, H, d)`, zero at padding
-    kernel: Tensor,  # `(B, T, H, K)`, summing to 1 over K
+    scores: Tensor,  # `(B, T, H, K)`, before the softmax over K
     packed: Packed | None = None,  # where sequences begin and end
 ) -> Tensor:  # `(B, T, H, d)`
-    "Equation 5: mix each token's window of K values with its own kernel."
+    "Equations 4 and 5: make each token's kernel of its scores, and mix its window of K values with it."
+    kernel = scores.softmax(-1)
     kernel = kernel if packed is None else kernel * packed.inside[:, None]
     return shift_sum(value, kernel[..., None, :])
