@@ -41,9 +41,26 @@ def test_eager_equals_the_definition(mask, K, H, d):
         assert_close(*gradients, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("K", [1, 9, 33, 41])
+@pytest.mark.parametrize("T", [1, 11, 12, 13, 15, 16, 17, 31, 32, 33])  # blocks have 16 rows, or half a window
+def test_eager_around_its_blocks(T, K):
+    generator = torch.Generator().manual_seed(0)
+    value, scores = (torch.randn(2, T, 2, n, generator=generator).requires_grad_() for n in (3, K))
+    x, filters = (torch.randn(*shape, generator=generator).requires_grad_() for shape in ((2, T, 4), (4, K)))
+    for name, inputs in (("span_conv", (value, scores)), ("depthwise", (x, filters))):
+        ours, theirs = (getattr(module, name)(*inputs) for module in (eager, reference))
+        assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+        weight = torch.randn(ours.shape, generator=generator)
+        gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (ours, theirs)]
+        assert_close(*gradients, atol=1e-4, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("T", [1, 2, 8, 9, 33])
 def test_eager_in_half_precision(dtype, T):
+    x, filters = torch.randn(2, T, 4), torch.randn(4, 9) / 3
+    exact = reference.depthwise(x, filters)
+    assert_close(eager.depthwise(x.to(dtype), filters.to(dtype)).float(), exact, atol=0.05, rtol=0.05)
     value, scores = torch.randn(2, T, 3, 16), torch.randn(2, T, 3, 9)
     exact = reference.span_conv(value, scores)
     assert_close(eager.span_conv(value.to(dtype), scores.to(dtype)).float(), exact, atol=0.05, rtol=0.05)
