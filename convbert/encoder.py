@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/encoder.html.md"""
 __all__ = ['ACTIVATION', 'Embeddings', 'GroupedLinear', 'FeedForward', 'Layer', 'Encoded', 'take_tokens', 'lay_out', 'as_given',
            'Encoder', 'init_weights']
 
-# %% ../nbs/04_encoder.ipynb #e4ab656a
+# %% ../nbs/04_encoder.ipynb #b11d3d95
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import ConvBertConfig
+from .kernels.dropout import dropout
 from .kernels.packing import Packed, pack
 from .mixed_attention import MixedAttention, MixedMaps
 
@@ -32,7 +33,7 @@ ACTIVATION = {
     "tanh": torch.tanh,
 }
 
-# %% ../nbs/04_encoder.ipynb #a50dacca
+# %% ../nbs/04_encoder.ipynb #c0b769d4
 class Embeddings(nn.Module):
     "What a token is, where it stands and which sentence it belongs to, summed, normalised and widened."
 
@@ -60,9 +61,9 @@ class Embeddings(nn.Module):
             position_ids = torch.arange(words.shape[1], device=words.device)[None]
         types = self.token_type.weight[0] if token_type_ids is None else self.token_type(token_type_ids)
         x = self.norm(words + self.position(position_ids) + types)
-        return self.project(F.dropout(x, self.dropout, self.training))
+        return self.project(dropout(x, self.dropout, self.training))
 
-# %% ../nbs/04_encoder.ipynb #aca3cd23
+# %% ../nbs/04_encoder.ipynb #eaeb22cb
 class GroupedLinear(nn.Module):
     "A linear map whose features are cut in G groups that do not see each other: G times fewer weights."
 
@@ -94,11 +95,18 @@ class FeedForward(nn.Module):
         self.up, self.down = linear(D, wide), linear(wide, D)
         self.activation = ACTIVATION[config.hidden_act]
 
+    def narrow(self, wide: Tensor) -> Tensor:
+        "Bend and narrow `(B, T, intermediate_size)`."
+        return self.down(self.activation(wide))
+
     def forward(self, x: Tensor) -> Tensor:
         "Map `(B, T, D)` to `(B, T, D)`."
-        return self.down(self.activation(self.up(x)))
+        wide = self.up(x)
+        if not self.training or not wide.requires_grad or torch.compiler.is_compiling():
+            return self.narrow(wide)
+        return checkpoint(self.narrow, wide, use_reentrant=False, preserve_rng_state=False)
 
-# %% ../nbs/04_encoder.ipynb #696c5a2b
+# %% ../nbs/04_encoder.ipynb #edd7dd81
 class Layer(nn.Module):
     "Tokens mix, then each thinks for itself; a residual and a norm after either step."
 
@@ -121,8 +129,8 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, MixedMaps | None]:
         "One step of the stack."
         mixed, maps = self.mixer(x, mask, head_mask, with_maps, packed)
-        x = self.mixer_norm(x + F.dropout(mixed, self.dropout, self.training))
-        wide = F.dropout(self.feed_forward(x), self.dropout, self.training)
+        x = self.mixer_norm(x + dropout(mixed, self.dropout, self.training))
+        wide = dropout(self.feed_forward(x), self.dropout, self.training)
         return self.feed_forward_norm(x + wide), maps
 
 # %% ../nbs/04_encoder.ipynb #d26bd4a2

@@ -225,7 +225,7 @@ class MaskedLMHead(nn.Module):
         "Map `(…, D)` to `(…, V)` with the word table `(V, E)`."
         return F.linear(self.norm(F.gelu(self.dense(x))), words, self.bias)
 
-# %% ../nbs/06_heads.ipynb #6e45639d
+# %% ../nbs/06_heads.ipynb #4365f97d
 class ConvBertForMaskedLM(ConvBertPreTrainedModel):
     "Fill in masked tokens."
 
@@ -250,9 +250,17 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         x = encoded.last
         if predict_at is not None:
             x = x.gather(1, predict_at[..., None].expand(-1, -1, x.shape[-1]))
-        logits = self.predictions(x, self.encoder.embeddings.word.weight)
-        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        words = self.encoder.embeddings.word.weight
+        logits = self.predictions(x, words)
+        loss = None if labels is None else self.loss(x, words, logits, labels)
         return TaskOutput(loss=loss, logits=logits, **optional_outputs(encoded))
+
+    def loss(self, x: Tensor, words: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        "Cross entropy where something is asked."
+        asked = labels != -100
+        if not logits.requires_grad or torch.compiler.is_compiling() or 2 * asked.sum() > asked.numel():
+            return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        return F.cross_entropy(self.predictions(x[asked], words).float(), labels[asked])
 
 # %% ../nbs/06_heads.ipynb #11eee432
 def classifier_dropout(config: ConvBertConfig) -> float:

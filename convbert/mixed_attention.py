@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/mixed_attention.html.md"""
 __all__ = ['split_heads', 'attend', 'attend_fused', 'attention_bias', 'span_key', 'span_scores', 'MixedMaps', 'near_scores',
            'look_far', 'MixedAttention']
 
-# %% ../nbs/03_mixed_attention.ipynb #d5f29b8c
+# %% ../nbs/03_mixed_attention.ipynb #f84acb81
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .config import ConvBertConfig
 from .kernels import reference
 from .kernels.choose import KERNELS
+from .kernels.dropout import attend_quickly
 from .kernels.packing import Packed, attend_apart
 
 # %% ../nbs/03_mixed_attention.ipynb #aaa7a1e0
@@ -45,7 +46,7 @@ def attend(
     mixed = torch.einsum("bhqk,bkhd->bqhd", F.dropout(weights, dropout, dropout > 0), value)
     return mixed, weights
 
-# %% ../nbs/03_mixed_attention.ipynb #4db9bbd5
+# %% ../nbs/03_mixed_attention.ipynb #40dbdc04
 def attend_fused(
     query: Tensor,  # `(B, T, H, d)`
     key: Tensor,  # `(B, T, H, d)`
@@ -55,7 +56,7 @@ def attend_fused(
 ) -> Tensor:  # mixed values `(B, T, H, d)`
     "Equation 1 through torch's fused kernels, which never build the `(B, H, T, T)` map."
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout).transpose(1, 2)
+    return attend_quickly(q, k, v, bias, dropout).transpose(1, 2)
 
 # %% ../nbs/03_mixed_attention.ipynb #48bede2d
 def attention_bias(

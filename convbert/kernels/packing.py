@@ -7,12 +7,13 @@ Docs: https://convbert.github.io/convbert/kernels/packing.html.md"""
 # %% auto #0
 __all__ = ['WORTH_A_CALL', 'Packed', 'pack', 'attend_apart']
 
-# %% ../../nbs/kernels/03_packing.ipynb #3cd55e73
+# %% ../../nbs/kernels/03_packing.ipynb #0a3cf74f
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from .dropout import attend_quickly
 
 # %% ../../nbs/kernels/03_packing.ipynb #e1af9484
 @dataclass(frozen=True)
@@ -75,10 +76,9 @@ def pack(
     real = torch.arange(longest, device=mask.device) < lengths[:, None]
     return Packed((B, T), tokens, lengths.tolist(), inside, spread, earlier * longest + place, real)
 
-# %% ../../nbs/kernels/03_packing.ipynb #fe758dfb
-WORTH_A_CALL = (
-    24  # mean length from which on calls were faster than a box, on two CPU cores with 4 heads of 32 features
-)
+# %% ../../nbs/kernels/03_packing.ipynb #f59f2259
+# mean length from which on calls were faster than a box, on two CPU cores with 4 heads of 32 features
+WORTH_A_CALL = 24
 
 
 def attend_apart(
@@ -91,8 +91,8 @@ def attend_apart(
     "Attention from each token to the tokens of its own sequence."
     if sum(packed.lengths) >= WORTH_A_CALL * len(packed.lengths):
         parts = zip(*(x.transpose(1, 2).split(packed.lengths, dim=2) for x in (query, key, value)), strict=True)
-        mixed = [F.scaled_dot_product_attention(*part, dropout_p=dropout) for part in parts]
+        mixed = [attend_quickly(*part, p=dropout) for part in parts]
         return torch.cat(mixed, dim=2).transpose(1, 2)
     q, k, v = (packed.box(x).transpose(1, 2) for x in (query, key, value))
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=packed.real[:, None, None], dropout_p=dropout)
-    return packed.unbox(mixed.transpose(1, 2))
+    bias = q.new_zeros(packed.real.shape).masked_fill_(~packed.real, -torch.inf)[:, None, None]
+    return packed.unbox(attend_quickly(q, k, v, bias, dropout).transpose(1, 2))

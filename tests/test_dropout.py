@@ -1,0 +1,87 @@
+"""Cheap dropout against the plain formula with the same lots."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from convbert import ConvBertConfig, ConvBertForMaskedLM
+from convbert.kernels.dropout import attend_quickly, draw, dropout, few_at_a_time
+
+
+@pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9, 0.999])
+def test_lots_are_fair(p):
+    torch.manual_seed(0)
+    gone = draw((1000, 1001), p).double()
+    error = (p * (1 - p) / gone.numel()) ** 0.5
+    assert abs(gone.mean() - p) < 5 * error + 2**-17
+    for axis in (0, 1):  # no row, no column and no neighbour is favoured
+        assert (gone.mean(axis) - p).abs().max() < 6 * error * gone.shape[axis] ** 0.5 + 2**-17
+    pairs = (gone[:, 1:] * gone[:, :-1]).mean()
+    assert abs(pairs - p * p) < 5 * p * error + 1e-4
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 7), max_size=4), st.sampled_from([0.0, 0.3, 1.0]))
+def test_what_is_forgotten_has_no_gradient(shape, p):
+    x = torch.rand(shape).add_(1).requires_grad_()
+    y = dropout(x, p)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert_close(y, x * gradient)
+    assert set(gradient.flatten().tolist()) <= {0.0, torch.tensor(1 / (1 - p)).item() if p < 1 else 0.0}
+    assert dropout(x, p, training=False) is x
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 1, 4), (5, 2, 7, 3), (3, 2, 400, 4)])  # the last in three parts
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_that_forgets(shape, masked):
+    generator = torch.Generator().manual_seed(0)
+    B, H, T, d = shape
+    inputs = [torch.randn(shape, generator=generator).requires_grad_() for _ in range(3)]
+    weight = torch.randn(shape, generator=generator)
+    bias = None
+    if masked:
+        bias = torch.zeros(B, 1, 1, T)
+        bias[0, ..., T // 2 + 1 :] = torch.finfo(torch.float32).min / 2
+    torch.manual_seed(1)
+    ours = attend_quickly(*inputs, bias, 0.2)
+    torch.manual_seed(1)
+    lost = draw((B, H, T, T), 0.2)
+    query, key, value = inputs
+    scores = query @ key.mT / d**0.5 + (0 if bias is None else bias)
+    plain = scores.softmax(-1).masked_fill(lost, 0) / 0.8 @ value
+    assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (ours, plain)]
+    assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_parts_cover_a_batch_in_order():
+    x = torch.arange(7)[:, None].expand(7, 3)
+    parts = few_at_a_time(x, None, maps=torch.Size([7, 2, 300, 300]))
+    assert len(parts) > 1 and all(nothing is None for _, nothing in parts)
+    assert_close(torch.cat([part for part, _ in parts]), x)
+
+
+SIZES = dict(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=48, vocab_size=50)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_seed_forgets_the_same_again(padded, autocast):
+    torch.manual_seed(0)
+    model = ConvBertForMaskedLM(ConvBertConfig(**SIZES)).train()
+    ids = torch.randint(5, 50, (3, 12))
+    mask = torch.arange(12) < torch.tensor([12, 7, 1])[:, None] if padded else None
+
+    def gradients(checkpointing=False):
+        model.encoder.gradient_checkpointing = checkpointing
+        torch.manual_seed(7)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = model(ids, mask, labels=ids).loss
+        return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+
+    first, again, kept = gradients(), gradients(), gradients(checkpointing=True)
+    assert all(g is None or g.isfinite().all() for g in first) and any(g is not None and g.any() for g in first)
+    assert_close(first, again, rtol=0, atol=0)
+    assert_close(first, kept)  # the same lots in the second run of a checkpoint
