@@ -63,7 +63,7 @@ class Embeddings(nn.Module):
         x = self.norm(words + self.position(position_ids) + types)
         return self.project(dropout(x, self.dropout, self.training))
 
-# %% ../nbs/04_encoder.ipynb #eaeb22cb
+# %% ../nbs/04_encoder.ipynb #700cf29b
 class GroupedLinear(nn.Module):
     "A linear map whose features are cut in G groups that do not see each other: G times fewer weights."
 
@@ -83,7 +83,7 @@ class GroupedLinear(nn.Module):
         x = x.unflatten(-1, (self.weight.shape[0], -1))
         return torch.einsum("...gi,gio->...go", x, self.weight).flatten(-2) + self.bias
 
-
+# %% ../nbs/04_encoder.ipynb #327ebaaf
 class FeedForward(nn.Module):
     "Each token on its own: widen, bend, narrow."
 

@@ -110,7 +110,7 @@ def test_poison_neither_stops_a_run_nor_changes_its_neighbours(classify):
 
 STREAM = textwrap.dedent(
     """
-    import gc, resource, sys
+    import ctypes, gc, resource, sys
     import torch
     torch.set_num_threads(1)
     from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, pipeline
@@ -122,6 +122,9 @@ STREAM = textwrap.dedent(
 
     def resident():
         gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim:  # what malloc holds in reserve swings by more than what is looked for
+            trim(0)
         return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
 
     def texts():
@@ -143,7 +146,7 @@ def test_a_hundred_thousand_texts_need_no_more_memory_than_twenty_thousand():
     done = subprocess.run([sys.executable, "-c", STREAM], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     count, grown = done.stdout.split()[1:]
-    assert int(count) == 100_000 and float(grown) < 16, f"{grown} MiB more"
+    assert int(count) == 100_000 and float(grown) < 8, f"{grown} MiB more"
 
 
 @pytest.mark.slow

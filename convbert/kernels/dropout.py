@@ -58,7 +58,7 @@ def dropout(
         return x
     return Forget.apply(x, p) if lots_are_dear(x, p) else F.dropout(x, p)
 
-# %% ../../nbs/kernels/06_dropout.ipynb #4ca578eb
+# %% ../../nbs/kernels/06_dropout.ipynb #5fc9ca4e
 def weights_of(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
     "Attention weights `(b, H, T, T)`."
     scores = (query * query.shape[-1] ** -0.5) @ key.mT
@@ -72,7 +72,7 @@ def few_at_a_time(*inputs: Tensor | None, maps: torch.Size) -> list[tuple]:
     cuts = [[None] * -(-B // size) if x is None else x.expand(B, *x.shape[1:]).split(size) for x in inputs]
     return list(zip(*cuts, strict=True))
 
-
+# %% ../../nbs/kernels/06_dropout.ipynb #a9039871
 class ForgetfulAttention(torch.autograd.Function):
     "Attention with dropout that keeps one byte for each weight."
 
