@@ -2,33 +2,47 @@
 
 Every case runs two or more programs one after the other in each round, so that whatever else the machine does meets
 them all. Ours and transformers' have the same weights, and that they give the same answers is checked first; BERT is
-another model of the same size. What is told is the median over rounds of the ratio of two times
-that were measured next to each other, with its quartiles, never a time alone. --quick is a smoke test: smaller
-shapes, two rounds, numbers without a meaning.
+another model of the same size. What is told is the median over rounds of the ratio of two times that were measured
+next to each other, with its quartiles, never a time alone. The peak of memory is measured for each program in a
+process of its own. --quick is a smoke test: smaller shapes, two rounds, numbers without a meaning.
 """
 
 import argparse
+import copy
 import json
-import platform
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 import transformers
+from machine import flops, machine, matrix_product
 
-import convbert
 from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel, pipeline
+from convbert.kernels.choose import use_kernel
 
 CASES: dict[str, Callable] = {}
+MEMORY: set[str] = set()  # cases whose programs' peaks of memory are measured too
 
 
 def case(function: Callable) -> Callable:
     """Put a case under its name; it takes `quick` and gives programs by name, ours first."""
     CASES[function.__name__] = function
+    return function
+
+
+def remembers(function: Callable) -> Callable:
+    """Measure memory in this case too."""
+    MEMORY.add(function.__name__)
     return function
 
 
@@ -87,12 +101,14 @@ SST2 += [27, 28, 29, 30, 30, 33, 34, 35, 38, 40, 41, 44, 46, 49, 57, 64]
 # -- cases
 
 
+@remembers
 @case
 def base_dense(quick):
     """Base model, 8 texts of 128 tokens."""
     return encoders(base(quick), batch_of([128] * (1 if quick else 8), 30522))
 
 
+@remembers
 @case
 def base_ragged(quick):
     """Base model, 32 film reviews of 4 to 64 tokens, padded."""
@@ -100,9 +116,29 @@ def base_ragged(quick):
 
 
 @case
+def base_bfloat16(quick):
+    """Base model in bfloat16, 8 texts of 128 tokens; transformers' in both precisions."""
+    ours, theirs = twins(base(quick))
+    batch = batch_of([128] * (1 if quick else 8), 30522)
+    programs = {"ours": copy.deepcopy(ours).bfloat16(), "transformers": theirs}
+    programs["transformers, bfloat16"] = copy.deepcopy(theirs).bfloat16()
+    return {name: partial(model, **batch) for name, model in programs.items()}
+
+
+@case
 def tiny_latency(quick):
     """The bundled model, one sentence of 32 tokens."""
-    return encoders(ConvBertConfig.preset("tiny"), batch_of([32], 8192))
+    batch = batch_of([32], 8192)
+    programs = encoders(ConvBertConfig.preset("tiny"), batch)
+    if not quick:
+        programs["ours, compiled"] = partial(torch.compile(programs["ours"].func), **batch)
+    return {name: partial(many, program, 20) for name, program in programs.items()}
+
+
+def many(program: Callable, times: int) -> None:
+    """Something short, several times."""
+    for _ in range(times):
+        program()
 
 
 @case
@@ -125,6 +161,7 @@ def classify(quick):
     }
 
 
+@remembers
 @case
 def train_step(quick):
     """Forward, backward: small preset, masked words in 8 texts of 512 tokens."""
@@ -140,6 +177,76 @@ def train_step(quick):
 
     names = ("ours", "transformers")
     return {name: partial(step, model.train()) for name, model in zip(names, models, strict=True)}
+
+
+@case
+def start_up(quick):
+    """A new process: the package and a class of models."""
+    programs = {"ours": "from convbert import ConvBertForMaskedLM"}
+    programs["transformers"] = "from transformers import ConvBertForMaskedLM"
+    programs["torch alone"] = "import torch"
+    return {name: partial(subprocess.run, [sys.executable, "-c", line], check=True) for name, line in programs.items()}
+
+
+# -- what each step bought: ours, ours without it
+
+
+def without(program: Callable, **instead: Callable) -> Callable:
+    """The program with functions of ours replaced: by dotted name, `__` for `.`."""
+
+    def run():
+        with ExitStack() as stack:
+            for name, other in instead.items():
+                stack.enter_context(patch(f"convbert.{name.replace('__', '.')}", other))
+            program()
+
+    return run
+
+
+def defined(model):
+    """The same model with the plain convolutions."""
+    model = copy.deepcopy(model)
+    use_kernel(model, "reference")
+    return model
+
+
+def torch_attention(query, key, value, bias=None, p=0.0):
+    """Attention whose dropout is torch's."""
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=p)
+
+
+def loss_of_all(model, x, words, logits, labels):
+    """Cross entropy that walks back through all logits."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+
+
+@case
+def steps_forward(quick):
+    """Base model, 32 film reviews: ours, ours without a step, transformers."""
+    ours, theirs = twins(base(quick))
+    batch = batch_of(SST2[-4:] if quick else SST2, 30522)
+    whole = partial(ours, **batch)
+    return {
+        "ours": whole,
+        "without packing": without(whole, encoder__lay_out=lambda mask, *_: (mask, None)),
+        "without lean convolutions": partial(defined(ours), **batch),
+        "transformers": partial(theirs, **batch),
+    }
+
+
+@case
+def train_steps(quick):
+    """Small preset, forward and backward: ours, ours without a step, transformers."""
+    programs = train_step(quick)
+    whole = programs["ours"]
+    return {
+        "ours": whole,
+        "without attention that forgets": without(whole, mixed_attention__attend_quickly=torch_attention),
+        "without cheap lots": without(whole, encoder__dropout=F.dropout),
+        "without the loss of asked words": without(whole, heads__ConvBertForMaskedLM__loss=loss_of_all),
+        "without lean convolutions": partial(whole.func, defined(whole.args[0])),
+        "transformers": programs["transformers"],
+    }
 
 
 def sentences(count: int) -> list[str]:
@@ -171,31 +278,55 @@ def measure(programs: dict[str, Callable], rounds: int, grad: bool) -> dict[str,
     return times
 
 
-def ratios(times: dict[str, list[float]]) -> dict[str, dict]:
-    """How many times faster the first program is than each other: median and quartiles over rounds."""
-    ours, *others = times
+def ratios(times: dict[str, list[float]]) -> dict[str, dict[str, dict[str, float]]]:
+    """How many times faster each of our programs is than each other one: median and quartiles over rounds."""
     told = {}
-    for name in others:
-        each = [b / a for a, b in zip(times[ours], times[name], strict=True)]
-        low, middle, high = statistics.quantiles(each, n=4, method="inclusive")
-        told[name] = {"faster": round(middle, 3), "from": round(low, 3), "to": round(high, 3)}
+    for mine in (name for name in times if name.startswith("ours")):
+        told[mine] = {}
+        for other in (name for name in times if not name.startswith("ours")):
+            each = [b / a for a, b in zip(times[mine], times[other], strict=True)]
+            low, middle, high = statistics.quantiles(each, n=4, method="inclusive")
+            told[mine][other] = {"faster": round(middle, 3), "from": round(low, 3), "to": round(high, 3)}
     return told
 
 
-def peak() -> float:
-    """The machine's matrix product in float32, in GFLOP/s: the best of ten."""
-    a, b = torch.randn(1024, 768), torch.randn(768, 3072)
-    best = min(seconds(lambda: a @ b, grad=False) for _ in range(10))
-    return 2 * 1024 * 768 * 3072 / best / 1e9
+def is_training(name: str) -> bool:
+    """Whether a case needs gradients."""
+    return name.startswith("train")
 
 
-def machine() -> dict:
-    """What it was measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    versions = {m.__name__: m.__version__ for m in (convbert, torch, transformers)}
-    return {"cpu": model, "threads": torch.get_num_threads(), "peak_gflops": round(peak()), **versions}
+def memory(name: str, program: str, quick: bool) -> float:
+    """MiB that two runs of a program add at their highest to what its process had before."""
+    run = CASES[name](quick)[program]
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    for _ in range(2):
+        seconds(run, is_training(name))
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20
+
+
+def memories(name: str, programs: list[str], quick: bool) -> dict[str, int]:
+    """The same for each program, in a process of its own."""
+    command = [sys.executable, __file__, name, *(["--quick"] if quick else []), "--memory-of"]
+    told = {}
+    for program in programs:
+        done = subprocess.run([*command, program], check=True, stdout=subprocess.PIPE, text=True)
+        told[program] = round(float(done.stdout.split()[-1]))
+    return told
+
+
+def report(name: str, quick: bool, rounds: int) -> dict:
+    """All that is measured in a case."""
+    programs = CASES[name](quick)
+    told = {"what": CASES[name].__doc__}
+    if name.startswith("base_"):  # the machine's peak is measured in turn with the programs
+        product, work = matrix_product(next(programs["ours"].func.parameters()).dtype), flops(programs["ours"])
+        programs["the same work in one matrix product"] = partial(many, product, max(1, round(work / flops(product))))
+    times = measure(programs, rounds, is_training(name))
+    told["ratios"] = ratios(times)
+    told["seconds"] = {program: round(statistics.median(each), 5) for program, each in times.items()}
+    if name in MEMORY and Path("/proc/self/statm").exists():
+        told["memory"] = memories(name, list(CASES[name](quick)), quick)
+    return told
 
 
 def main():
@@ -204,17 +335,22 @@ def main():
     parser.add_argument("cases", nargs="*", default=list(CASES), metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="a smoke test")
-    parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
+    parser.add_argument("--out", type=Path, help="where the numbers go, as JSON; cases that are there already stay")
+    parser.add_argument("--memory-of", metavar="PROGRAM", help="only the peak of memory of this program of the case")
     args = parser.parse_args()
+    if unknown := set(args.cases) - set(CASES):
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    if args.memory_of:
+        return print(memory(args.cases[0], args.memory_of, args.quick))
     results = {"machine": machine(), "cases": {}}
+    if args.out and args.out.exists():
+        results["cases"] = json.loads(args.out.read_text(encoding="utf-8"))["cases"]
     print(json.dumps(results["machine"]))
     for name in args.cases:
-        times = measure(CASES[name](args.quick), 2 if args.quick else args.rounds, grad=name.startswith("train"))
-        middle = {program: round(statistics.median(each), 5) for program, each in times.items()}
-        results["cases"][name] = {"what": CASES[name].__doc__, "ratios": ratios(times), "seconds": middle}
+        results["cases"][name] = report(name, args.quick, 2 if args.quick else args.rounds)
         print(name, json.dumps(results["cases"][name]), flush=True)
-    if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        if args.out:
+            args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,66 @@
+"""What the machine can do at most, and how much work a program is."""
+
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import convbert
+
+
+def best(program: Callable, times: int = 10) -> float:
+    """Seconds of the quickest run."""
+    spent = []
+    with torch.inference_mode():
+        for _ in range(times):
+            began = time.perf_counter()
+            program()
+            spent.append(time.perf_counter() - began)
+    return min(spent)
+
+
+def matrix_product(dtype: torch.dtype = torch.float32) -> Callable:
+    """What a machine does best: a base model's feed-forward on 1024 tokens."""
+    return partial(F.linear, torch.randn(1024, 768).to(dtype), torch.randn(3072, 768).to(dtype))
+
+
+def peak(dtype: torch.dtype = torch.float32) -> float:
+    """GFLOP/s of it."""
+    product = matrix_product(dtype)
+    return flops(product) / best(product) / 1e9
+
+
+def bandwidth() -> float:
+    """Reading and writing 256 MiB, in GB/s."""
+    a, b = torch.ones(2**25), torch.empty(2**25)
+    return 2 * a.nbytes / best(partial(b.copy_, a)) / 1e9
+
+
+def flops(program: Callable) -> int:
+    """Operations of all matrix products and attentions of a run."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        program()
+    return counter.get_total_flops()
+
+
+def machine() -> dict:
+    """What is measured on, and with what."""
+    import transformers
+
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    versions = {m.__name__: m.__version__ for m in (convbert, torch, transformers)}
+    return {
+        "cpu": model,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "peak_gflops": round(peak()),
+        "bandwidth_gb_s": round(bandwidth()),
+        **versions,
+    }
