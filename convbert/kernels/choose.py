@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from . import eager, reference
 
-# %% ../../nbs/kernels/04_choose.ipynb #dfaf359d
+# %% ../../nbs/kernels/04_choose.ipynb #7cc2811d
 KERNELS = "auto", "reference", "eager", "triton"
 GPUS = "cuda", "xpu"  # devices that Triton compiles for; torch calls AMD's devices cuda as well
 FLOATS = torch.float32, torch.bfloat16, torch.float16  # what the fused kernels read and write
@@ -39,18 +39,20 @@ def fused_kernels(device: str) -> ModuleType:
         )
     return fused
 
-# %% ../../nbs/kernels/04_choose.ipynb #6d4c2040
+# %% ../../nbs/kernels/04_choose.ipynb #563ffd51
 @cache
 def try_on(device: str) -> bool:
     "Compile and run a fused kernel on a kind of device; warn when that fails."
     try:
         fused = fused_kernels(device)
+        if fused.INTERPRETED:
+            raise RuntimeError("TRITON_INTERPRET is set, and interpreted kernels are slow")
         x = torch.ones(1, 1, 1, device=device)
         fused.depthwise(x, x[0]).tolist()  # waits for the device
     except Exception as error:  # each part that can be missing has an error of its own
         warnings.warn(
             f"the convolutions run without fused kernels on {device} ({type(error).__name__}: {error}). "
-            "Install Triton and a C compiler, or choose in silence: use_kernel(model, 'eager')",
+            "Triton needs a driver and a C compiler; use_kernel(model, 'eager') chooses in silence",
             stacklevel=2,
         )
         return False
