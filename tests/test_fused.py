@@ -204,7 +204,7 @@ def test_the_same_model_under_autocast(model):
 
 @pytest.mark.skipif(HOME == "cuda", reason="the GPU that is missing here is there")
 def test_a_gpu_without_triton_is_said_once():
-    choose.try_on.cache_clear()
+    choose.works_on.cache_clear()
     with FakeTensorMode():
         x = torch.empty(2, device="cuda")
     with pytest.warns(UserWarning, match="without fused kernels on cuda") as said:
