@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .config import ConvBertConfig
 from .kernels import reference
-from .kernels.choose import KERNELS
+from .kernels.choose import choose
 from .kernels.dropout import attend_quickly
 from .kernels.packing import Packed, attend_apart
 
@@ -67,12 +67,12 @@ def attention_bias(
     bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     return bias.masked_fill(~mask, torch.finfo(dtype).min / 2)[:, None, None, :]  # half: room for the scores
 
-# %% ../nbs/03_mixed_attention.ipynb #bfe66b2c
+# %% ../nbs/03_mixed_attention.ipynb #5d00b0de
 def span_key(
     x: Tensor,  # `(B, T, D)`, zero at padding
     filters: Tensor,  # `(D, 1, K)`: one short filter per feature
     pointwise: nn.Linear,  # D to H*d
-    kernels: Any = reference,  # which implementation convolves, one of `KERNELS`
+    kernels: Any = reference,  # which implementation convolves: a module that `choose` gives
     packed: Packed | None = None,  # where sequences begin and end; each row is one sequence when None
 ) -> Tensor:  # K_s: `(B, T, H*d)`
     "The span-aware key: what surrounds a token."
@@ -88,7 +88,7 @@ def span_scores(
     "Scores of each token's own convolution kernels, one per head."
     return split_heads(generator(query * key), num_heads)
 
-# %% ../nbs/03_mixed_attention.ipynb #4b087800
+# %% ../nbs/03_mixed_attention.ipynb #9d6b22a5
 @dataclass
 class MixedMaps:
     "What one mixed layer did: where its attention heads looked and which kernels its convolution heads made."
@@ -104,7 +104,7 @@ def near_scores(
     packed: Packed | None = None,  # where sequences begin and end
 ) -> Tensor:  # `(B, T, H, K)`, before the softmax over K
     "Equations 3 and 4 with a layer's own parameters, up to the softmax."
-    key = span_key(x, mixer.span_depthwise, mixer.span_pointwise, KERNELS[mixer.kernel], packed)
+    key = span_key(x, mixer.span_depthwise, mixer.span_pointwise, choose(mixer.kernel, x), packed)
     return span_scores(query, key, mixer.conv_kernel, mixer.num_heads)
 
 # %% ../nbs/03_mixed_attention.ipynb #4e61edde
@@ -125,7 +125,7 @@ def look_far(
         return attend(query, key, value, bias, dropout)
     return attend_fused(query, key, value, bias, dropout), None
 
-# %% ../nbs/03_mixed_attention.ipynb #ea055d9c
+# %% ../nbs/03_mixed_attention.ipynb #cf136657
 class MixedAttention(nn.Module):
     "Self-attention heads beside span-based dynamic convolution heads, joined by one output projection."
 
@@ -155,7 +155,7 @@ class MixedAttention(nn.Module):
             x, conv_value = x * mask[..., None], conv_value * mask[..., None]
         scores = near_scores(x, query, self, packed)
         query, key, value, conv_value = (split_heads(part, self.num_heads) for part in (query, key, value, conv_value))
-        near = KERNELS[self.kernel].span_conv(conv_value, scores, packed)
+        near = choose(self.kernel, conv_value).span_conv(conv_value, scores, packed)
         dropout = self.dropout if self.training else 0.0
         far, attention = look_far(query, key, value, mask, packed, dropout, with_maps)
         if head_mask is not None:

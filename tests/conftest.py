@@ -5,6 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton looks once, when something first imports it
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL = "file:", "data:", "blob:"
@@ -23,8 +27,6 @@ def shared_data() -> Path:
 @pytest.fixture
 def generator():
     """A torch generator that gives every test the same numbers, whatever ran before."""
-    import torch
-
     return torch.Generator().manual_seed(0)
 
 

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from convbert import ConvBertConfig, ConvBertModel
 from convbert.kernels import eager, reference
-from convbert.kernels.choose import KERNELS, use_kernel
+from convbert.kernels.choose import use_kernel
 from convbert.kernels.packing import WORTH_A_CALL, attend_apart, pack
 
 SIZES = dict(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=48, vocab_size=50)
@@ -142,7 +142,7 @@ def test_a_hole_keeps_its_place(model):
 def test_every_kernel_gives_the_same_model(model):
     ids, mask = torch.randint(1, 50, (2, 9)), torch.tensor([[1] * 9, [1] * 5 + [0] * 4])
     outs = []
-    for name in ("auto", *KERNELS):
+    for name in ("auto", "reference", "eager"):  # test_fused.py has the one that needs Triton
         use_kernel(model, name)
         outs.append(model(ids, mask).last_hidden_state)
     use_kernel(model, "auto")
@@ -151,5 +151,5 @@ def test_every_kernel_gives_the_same_model(model):
 
 
 def test_an_unknown_kernel_is_refused(model):
-    with pytest.raises(ValueError, match="kernel='fast' is none of auto, reference, eager"):
+    with pytest.raises(ValueError, match="kernel='fast' is none of auto, reference, eager, triton"):
         use_kernel(model, "fast")

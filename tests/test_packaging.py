@@ -18,7 +18,7 @@ from conftest import ROOT
 import convbert
 
 PACKAGE = ROOT / "convbert"
-EXTRAS = ("accelerate", "anywidget", "datasets", "ipywidgets", "matplotlib", "onnx", "pandas", "torchmetrics")
+EXTRAS = ("accelerate", "anywidget", "datasets", "ipywidgets", "matplotlib", "onnx", "pandas", "torchmetrics", "triton")
 
 
 def run(code: str) -> str:

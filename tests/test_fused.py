@@ -1,0 +1,288 @@
+"""The fused kernels against the definition: on a GPU where there is one, through Triton's interpreter elsewhere."""
+
+import copy
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
+from torch.testing import assert_close
+
+pytest.importorskip("triton", reason="Triton is not installed: there are wheels for Linux")
+
+from convbert import ConvBertConfig, ConvBertModel
+from convbert.kernels import choose, eager, fused, reference
+from convbert.kernels.packing import pack
+
+HOME = "cuda" if torch.cuda.is_available() else "cpu"
+LOOSE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+
+
+def numbers(seed, *shapes, dtype=torch.float32):
+    """Seeded inputs; the first is a view of something wider, as values are of the layer's projection."""
+    generator = torch.Generator().manual_seed(seed)
+    first, *others = (torch.randn(*shape, generator=generator).to(HOME, dtype) for shape in shapes)
+    wide = torch.cat([first, torch.full_like(first, torch.nan)], dim=2)
+    return [x.requires_grad_() for x in (wide[:, :, : first.shape[2]].detach(), *others)]
+
+
+def compare(name, inputs, packed=None):
+    """Results and gradients of one of the two convolutions, beside those of its definition in float64."""
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    ours, theirs = getattr(fused, name)(*inputs, packed), getattr(reference, name)(*exact, packed)
+    atol = LOOSE[inputs[0].dtype]
+    assert ours.dtype == inputs[0].dtype and ours.shape == theirs.shape
+    assert_close(ours.double(), theirs, atol=atol, rtol=atol)
+    weight = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1)).to(ours)
+    gradients = torch.autograd.grad(ours, inputs, weight), torch.autograd.grad(theirs, exact, weight.double())
+    for x, mine, true in zip(inputs, *gradients, strict=True):
+        assert mine.dtype == x.dtype
+        assert_close(mine.double(), true, atol=10 * atol, rtol=10 * atol)
+
+
+def both(mask, K, H, d, packed, dtype=torch.float32):
+    """Both convolutions of a batch, packed or with a row for each sequence."""
+    packed = pack(mask.to(HOME), K) if packed else None
+    B, T = mask.shape if packed is None else (1, int(mask.sum()))
+    compare("span_conv", numbers(0, (B, T, H, d), (B, T, H, K), dtype=dtype), packed)
+    compare("depthwise", numbers(1, (B, T, H * d), (H * d, K), dtype=dtype), packed)
+
+
+@st.composite
+def masks(draw):
+    """Batches of sequences of any lengths, empty ones among them, but not all."""
+    lengths = draw(st.lists(st.integers(0, 12), min_size=1, max_size=5))
+    lengths[-1] += not any(lengths)
+    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+
+# -- parity
+
+
+@settings(deadline=None, max_examples=15)
+@given(masks(), st.sampled_from([1, 3, 5, 9]), st.integers(1, 3), st.integers(1, 9), st.booleans())
+def test_equal_to_the_definition(mask, K, H, d, packed):
+    both(mask, K, H, d, packed)
+
+
+@pytest.mark.parametrize("d", [32, 48, 300])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_lengths_around_a_block(d, more):
+    T = fused.tile(d)[1] + more
+    compare("span_conv", numbers(0, (1, T, 1, d), (1, T, 1, 5)))
+    T = fused.tile(64)[1] + more  # the filters take 64 features at a time
+    compare("depthwise", numbers(1, (1, T, d), (d, 5)))
+
+
+@pytest.mark.parametrize("lengths", [[64, 64], [63, 65, 1], [1] * 65, [129, 2]])
+def test_sequences_that_end_around_a_block(lengths):
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    both(mask, 9, 1, 64, packed=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@settings(deadline=None, max_examples=5)
+@given(mask=masks(), packed=st.booleans())
+def test_half_precision(dtype, mask, packed):
+    both(mask, 9, 2, 16, packed, dtype)
+
+
+@pytest.mark.parametrize("K", [13])
+def test_windows_longer_than_a_sequence(K):
+    both(torch.ones(3, 4, dtype=torch.bool), K, 2, 5, packed=False)
+    both(torch.ones(3, 4, dtype=torch.bool), K, 2, 5, packed=True)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0), (1, 1), (3, 1)])
+def test_one_token_and_none(shape):
+    both(torch.ones(shape, dtype=torch.bool), 5, 2, 4, packed=False)
+
+
+def test_finite_whatever_the_scores(generator):
+    value, scores = numbers(0, (1, 6, 2, 4), (1, 6, 2, 5))
+    extreme = torch.tensor([-1e30, -1e4, 0.0, 1e4, 1e30], device=HOME)[
+        torch.randint(5, scores.shape, generator=generator)
+    ].requires_grad_()
+    out = fused.span_conv(value, extreme)
+    assert_close(out, reference.span_conv(value, extreme), atol=1e-5, rtol=1e-5)
+    assert all(torch.isfinite(x).all() for x in (out, *torch.autograd.grad(out.sum(), (value, extreme))))
+
+
+def test_any_strides():
+    value, scores = numbers(0, (4, 3, 2, 6), (5, 3, 2, 4))
+    turned = value.permute(3, 1, 2, 0), scores.permute(3, 1, 2, 0)[[0, 1, 2, 3, 0, 1]]
+    compare("span_conv", [x.detach().requires_grad_() for x in turned])
+    x, filters = numbers(1, (6, 2, 3), (5, 6))
+    compare("depthwise", [each.detach().requires_grad_() for each in (x.permute(2, 1, 0), filters.T)])
+    spread = torch.ones((), device=HOME)  # a gradient without memory of its own, as sum() gives
+    value, scores = numbers(0, (2, 3, 2, 4), (2, 3, 2, 5))
+    ours, theirs = (torch.autograd.grad(m.span_conv(value, scores).sum(), value, spread) for m in (fused, reference))
+    assert_close(ours, theirs)
+
+
+def test_gradients_are_slopes_and_repeat_to_the_bit():
+    inputs = numbers(0, (1, 3, 1, 2), (1, 3, 1, 3)), numbers(1, (1, 3, 1), (1, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # gradcheck asks for float64; its steps are wide here instead
+        for convolve, given_ in zip((fused.span_conv, fused.depthwise), inputs, strict=True):
+            assert torch.autograd.gradcheck(convolve, given_, eps=1e-2, atol=1e-2, rtol=1e-2, nondet_tol=0.0)
+
+
+def test_memory_kept_is_inputs_and_two_numbers_per_head():
+    kept = []
+    value, scores = numbers(0, (2, 7, 3, 8), (2, 7, 3, 5))
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        fused.span_conv(value, scores)
+    own = [
+        x
+        for x in kept
+        if x.untyped_storage().data_ptr() not in {i.untyped_storage().data_ptr() for i in (value, scores)}
+    ]
+    assert [x.numel() for x in own] == [2 * 7 * 3] * 2  # the highest score and the sum
+
+
+# -- a whole model
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=48, vocab_size=50)
+    model = ConvBertModel(ConvBertConfig(**sizes)).eval().to(HOME)
+    with torch.no_grad():
+        for layer in model.encoder.layers:
+            layer.mixer.project.weight *= 10  # so that neighbours matter
+            layer.mixer.output.weight *= 10
+    return model
+
+
+MASKS = {"full": [[1] * 7] * 3, "packed": [[1] * 7, [1], [1] * 4], "holed": [[1, 1, 0, 1], [1], [0] * 4]}
+
+
+def batch(name):
+    mask = torch.zeros(3, 7, dtype=torch.long, device=HOME)
+    for row, real in zip(mask, MASKS[name], strict=True):
+        row[: len(real)] = torch.tensor(real)
+    return torch.arange(21, device=HOME).view(3, 7) + 1, mask
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_the_same_model(model, name):
+    ids, mask = batch(name)
+    seen = {}
+    for kernel in ("reference", "triton"):
+        same = copy.deepcopy(model)
+        choose.use_kernel(same, kernel)
+        out = same(ids, mask).last_hidden_state
+        assert torch.isfinite(out).all()
+        (out * mask[..., None]).square().sum().backward()
+        seen[kernel] = out, [p.grad for p in same.parameters() if p.grad is not None]
+    assert_close(seen["triton"], seen["reference"], atol=1e-4, rtol=1e-3)
+
+
+def test_the_same_model_under_autocast(model):
+    ids, mask = batch("packed")
+    outs = []
+    for kernel in ("eager", "triton"):
+        same = copy.deepcopy(model)
+        choose.use_kernel(same, kernel)
+        with torch.autocast(HOME, torch.bfloat16):
+            outs.append(same(ids, mask).last_hidden_state)
+        outs[-1].float().square().sum().backward()
+        assert all(torch.isfinite(p.grad).all() for p in same.parameters() if p.grad is not None)
+    assert_close(*outs, atol=0.1, rtol=0.1)
+
+
+# -- which one runs
+
+
+@pytest.mark.skipif(HOME == "cuda", reason="the GPU that is missing here is there")
+def test_a_gpu_without_triton_is_said_once():
+    choose.works_on.cache_clear()
+    with FakeTensorMode():
+        x = torch.empty(2, device="cuda")
+    with pytest.warns(UserWarning, match="without fused kernels on cuda") as said:
+        assert [choose.choose("auto", x) for _ in range(3)] == [eager] * 3
+    assert len(said) == 1
+
+
+@pytest.mark.skipif(HOME == "cpu", reason="needs a GPU")
+@pytest.mark.parametrize("dtype", choose.FLOATS)
+def test_auto_is_fused_on_a_gpu(dtype):
+    assert choose.choose("auto", torch.zeros(1, dtype=dtype, device=HOME)) is fused
+    assert choose.choose("auto", torch.zeros(1, dtype=torch.float64, device=HOME)) is eager
+
+
+def test_float64_is_refused():
+    with pytest.raises(ValueError, match="float64 is none of torch.float32"):
+        choose.choose("triton", torch.zeros(1, dtype=torch.float64))
+
+
+REFUSED = """
+import sys
+import torch
+from convbert.kernels.choose import choose
+
+for blocked in (True, False):
+    sys.modules["triton"] = None
+    if not blocked:
+        del sys.modules["triton"]
+    try:
+        choose("triton", torch.zeros(1))
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+def plain_python(code, *args, **env):
+    """What a Python without the interpreter of Triton prints."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "0", **env}
+    done = subprocess.run([sys.executable, "-c", code, *args], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_named_and_not_there_is_an_error():
+    missing, not_here = plain_python(REFUSED)
+    assert missing.startswith("ImportError kernel='triton' needs Triton: pip install triton")
+    assert "runs on cuda or xpu, not on cpu" in not_here and "TRITON_INTERPRET=1" in not_here
+
+
+# -- for real chips: compiled without one
+
+COMPILE = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from convbert.kernels import fused
+
+backend, arch, warp, dtype, packed = sys.argv[1:]
+target = GPUTarget(backend, int(arch) if arch.isdigit() else arch, int(warp))
+sizes = dict(d=12, D=12, K=3, SPAN=4, WIDE=16, BLOCK=16)
+exact = dict(tops="*fp32", totals="*fp32", parts="*fp32", inside="*i1")
+tensors = "out", "value", "scores", "gradient", "x", "filters"
+made = []
+for kernel in vars(fused).values():
+    if isinstance(kernel, triton.JITFunction) and any(name in kernel.arg_names for name in ("out", "parts")):
+        known = {name: size for name, size in sizes.items() if name in kernel.arg_names}
+        known |= {} if int(packed) else {"inside": None}
+        types = {name: exact.get(name, "*" + dtype if name in tensors else "i32") for name in kernel.arg_names}
+        types |= dict.fromkeys(known, "constexpr")
+        triton.compile(ASTSource(fn=kernel, signature=types, constexprs=known), target=target)
+        made.append(kernel.__name__)
+print(*sorted(made))
+"""
+
+
+@pytest.mark.parametrize("target", [("cuda", "90", "32", "bf16", "1"), ("hip", "gfx942", "64", "fp32", "0")])
+def test_every_kernel_compiles(target, tmp_path):
+    names = "filter_forward filter_gradient span_forward span_score_gradient span_value_gradient"
+    assert plain_python(COMPILE, *target, TRITON_CACHE_DIR=str(tmp_path)) == [names]
