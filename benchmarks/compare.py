@@ -8,6 +8,7 @@ shapes, two rounds, numbers without a meaning.
 """
 
 import argparse
+import copy
 import json
 import platform
 import statistics
@@ -140,6 +141,23 @@ def train_step(quick):
 
     names = ("ours", "transformers")
     return {name: partial(step, model.train()) for name, model in zip(names, models, strict=True)}
+
+
+@case
+def speed_up(quick, lengths=SST2):
+    """Base model of transformers after `speed_up`, before it, and ours: 32 film reviews, padded."""
+    ours, theirs = twins(base(quick))
+    fast = convbert.speed_up(copy.deepcopy(theirs))
+    batch = batch_of(lengths[-4:] if quick else lengths, 30522)
+    same_outputs(fast, theirs, batch, limit=1e-4)
+    programs = {"sped up": fast, "transformers": theirs, "ours": ours}
+    return {name: partial(model, **batch) for name, model in programs.items()}
+
+
+@case
+def speed_up_dense(quick):
+    """The same with 8 texts of 128 tokens."""
+    return speed_up(quick, [128] * 8)
 
 
 def sentences(count: int) -> list[str]:
