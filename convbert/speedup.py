@@ -111,7 +111,7 @@ def blank(
     "A fast module for its state to be filled in."
     return object.__new__(faster(theirs))
 
-# %% ../nbs/07_speedup.ipynb #a01e3335
+# %% ../nbs/07_speedup.ipynb #c0bcd08a
 PARTS = ("query", "key", "value", "key_conv_attn_layer", "conv_kernel_layer", "conv_out_layer", "dropout")
 
 
@@ -121,14 +121,17 @@ def is_theirs(part: nn.Module) -> bool:
 
 
 def refuse(model: object) -> None:
-    "Say why there is nothing to speed up, if so."
-    parts, name = list(model.modules()) if isinstance(model, nn.Module) else [], type(model).__name__
-    if any(isinstance(part, MixedAttention) for part in parts):
-        raise TypeError(f"{name} is convbert's own, which is fast already: speed_up takes a ConvBERT of transformers")
-    if not any(is_theirs(part) or isinstance(part, FastAttention) for part in parts):
+    "Say why a model cannot be sped up, if so."
+    parts, kind = dict(model.named_modules()) if isinstance(model, nn.Module) else {}, type(model).__name__
+    if any(isinstance(part, MixedAttention) for part in parts.values()):
+        raise TypeError(f"{kind} is convbert's own, which is fast already: speed_up takes a ConvBERT of transformers")
+    if not any(is_theirs(part) or isinstance(part, FastAttention) for part in parts.values()):
         raise TypeError(
-            f"{name} has no ConvBertSelfAttention: speed_up takes a ConvBERT of transformers, with any head"
+            f"{kind} has no ConvBertSelfAttention: speed_up takes a ConvBERT of transformers, with any head"
         )
+    fixed = [name for name, part in parts.items() if is_theirs(part) and "forward" in vars(part)]
+    if fixed:
+        raise ValueError(f"forward of {fixed[0]} was replaced (accelerate does so): call speed_up before that")
 
 # %% ../nbs/07_speedup.ipynb #48292a83
 def speed_up(
