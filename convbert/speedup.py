@@ -111,7 +111,7 @@ def blank(
     "A fast module for its state to be filled in."
     return object.__new__(faster(theirs))
 
-# %% ../nbs/07_speedup.ipynb #7082cc6c
+# %% ../nbs/07_speedup.ipynb #2580064e
 PARTS = ("query", "key", "value", "key_conv_attn_layer", "conv_kernel_layer", "conv_out_layer", "dropout")
 
 
