@@ -27,6 +27,7 @@ import torch.nn.functional as F
 import transformers
 from machine import flops, machine, matrix_product
 
+import convbert
 from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel, pipeline
 from convbert.kernels.choose import use_kernel
 
@@ -186,6 +187,23 @@ def start_up(quick):
     programs["transformers"] = "from transformers import ConvBertForMaskedLM"
     programs["torch alone"] = "import torch"
     return {name: partial(subprocess.run, [sys.executable, "-c", line], check=True) for name, line in programs.items()}
+
+
+@case
+def speed_up(quick, lengths=SST2):
+    """A base model of transformers before and after `speed_up`, and ours: 32 film reviews, padded."""
+    ours, theirs = twins(base(quick))
+    fast = convbert.speed_up(copy.deepcopy(theirs))
+    batch = batch_of(lengths[-4:] if quick else lengths, 30522)
+    same_outputs(fast, theirs, batch, limit=1e-4)
+    programs = {"ours, in their model": fast, "ours": ours, "transformers": theirs}
+    return {name: partial(model, **batch) for name, model in programs.items()}
+
+
+@case
+def speed_up_dense(quick):
+    """The same with 8 texts of 128 tokens."""
+    return speed_up(quick, [128] * 8)
 
 
 # -- what each step bought: ours, ours without it

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what `__getattr__` hands out, spelled out for editors and t
     )
     from .hub import bundled
     from .pipelines import pipeline
+    from .speedup import speed_up, undo_speed_up
     from .tokenization import ConvBertTokenizer, ConvBertTokenizerFast
 
 _homes = {  # public name -> the module that defines it
@@ -31,6 +32,8 @@ _homes = {  # public name -> the module that defines it
     "ConvBertTokenizerFast": "tokenization",
     "bundled": "hub",
     "pipeline": "pipelines",
+    "speed_up": "speedup",
+    "undo_speed_up": "speedup",
 }
 
 __all__ = [
@@ -45,6 +48,8 @@ __all__ = [
     "ConvBertTokenizerFast",
     "bundled",
     "pipeline",
+    "speed_up",
+    "undo_speed_up",
 ]
 
 
