@@ -7,13 +7,18 @@ Docs: https://convbert.github.io/convbert/kernels/choose.html.md"""
 # %% auto #0
 __all__ = ['KERNELS', 'use_kernel']
 
-# %% ../../nbs/kernels/04_choose.ipynb #e4aff857
+# %% ../../nbs/kernels/04_choose.ipynb #67f6360c
 from torch import nn
 
-from . import eager, reference
+from . import eager, graph, reference
 
-# %% ../../nbs/kernels/04_choose.ipynb #2f26950a
-KERNELS = {"auto": eager, "reference": reference, "eager": eager}  # modules with `depthwise` and `span_conv`
+# %% ../../nbs/kernels/04_choose.ipynb #be2343ab
+KERNELS = {  # modules with `depthwise` and `span_conv`
+    "auto": eager,
+    "reference": reference,
+    "eager": eager,
+    "graph": graph,
+}
 
 # %% ../../nbs/kernels/04_choose.ipynb #6217b86b
 def use_kernel(
