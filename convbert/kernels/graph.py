@@ -7,10 +7,9 @@ Docs: https://convbert.github.io/convbert/kernels/graph.html.md"""
 # %% auto #0
 __all__ = ['Boxed', 'box_up', 'span_conv']
 
-# %% ../../nbs/kernels/05_graph.ipynb #e89d4f30
+# %% ../../nbs/kernels/05_graph.ipynb #dfbac43b
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
