@@ -110,7 +110,7 @@ def round_to_int8(
     with quiet():
         quantize_dynamic(file, to, **how)
 
-# %% ../nbs/09_export.ipynb #9e6b3ac2
+# %% ../nbs/09_export.ipynb #7c3e3b20
 LIMITS = {"float32": 1e-4, "int8": 0.5}
 
 
