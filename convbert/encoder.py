@@ -150,17 +150,20 @@ def take_tokens(
     given = input_ids, inputs_embeds, token_type_ids, position_ids.expand(B, T)
     return [None if x is None else packed.take(x) for x in given]
 
-# %% ../nbs/04_encoder.ipynb #01232e74
+# %% ../nbs/04_encoder.ipynb #0196afdb
 def lay_out(
-    mask: Tensor | None,  # `(B, T)`, true at real tokens
+    mask: Tensor | None,  # `(B, T)`, nonzero at real tokens
     window: int | None,  # K of the convolutions; None where padding takes part
     with_maps: bool,
     kernel: str = "auto",  # one of `KERNELS`
 ) -> tuple[Tensor | None, Packed | Boxed | None]:  # a mask, or how to do without, or neither
     "How the layers will see a batch."
-    if kernel == "graph" and not (mask is None or window is None or with_maps):
+    if mask is None:
+        return None, None
+    mask = mask.bool()
+    if kernel == "graph" and window is not None and not with_maps:
         return None, box_up(mask)
-    if mask is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return mask, None
     if mask.all():
         return None, None
@@ -178,7 +181,7 @@ def as_given(
         return packed.put_back(x)
     return x if mask is None else x * mask[..., None]
 
-# %% ../nbs/04_encoder.ipynb #10114de3
+# %% ../nbs/04_encoder.ipynb #7c33851e
 class Encoder(nn.Module):
     "Embeddings and a stack of layers: the part that all heads and all families share."
 
@@ -187,9 +190,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing, self.kernel = False, "auto"
         self.window = config.conv_kernel_size if config.conv_padding == "mask" else None
-        self.kernel = "auto"
 
     def forward(
         self,
@@ -203,8 +205,7 @@ class Encoder(nn.Module):
         with_maps: bool = False,  # keep every layer's attention maps and convolution kernels
     ) -> Encoded:
         "Encode a batch."
-        mask = None if attention_mask is None else attention_mask.bool()
-        mask, packed = lay_out(mask, self.window, with_maps, self.kernel)
+        mask, packed = lay_out(attention_mask, self.window, with_maps, self.kernel)
         given = input_ids, inputs_embeds, token_type_ids, position_ids
         x = self.embeddings(*(given if packed is None else take_tokens(packed, *given)))
         masks = [None] * len(self.layers) if head_mask is None else head_mask.to(x)

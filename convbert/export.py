@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/export.html.md"""
 
 # %% auto #0
 __all__ = ['SENTENCES', 'OPSET', 'LIMITS', 'as_graph', 'quiet', 'read_sentences', 'draw', 'round_to_int8', 'distance',
-           'check_graph', 'check_request', 'take_model', 'export']
+           'check_graph', 'check_request', 'take_model', 'write_graph', 'export']
 
 # %% ../nbs/09_export.ipynb #7c7c7e44
 import json
@@ -27,18 +27,17 @@ from .kernels.choose import use_kernel
 from .serving import CLASSES, GRAPH, OnnxModel, class_in
 from .tokenization import ConvBertTokenizerFast
 
-# %% ../nbs/09_export.ipynb #2f17acb3
+# %% ../nbs/09_export.ipynb #822c559b
 @contextmanager
 def as_graph(
-    model: nn.Module,  # in evaluation mode and with the graph kernel inside the block, as before after it
+    model: nn.Module,  # with the graph kernel inside the block, as before after it
 ) -> Iterator[None]:
     "Have a model compute in the way of a graph."
-    training, kernels = model.training, [(part, part.kernel) for part in model.modules() if hasattr(part, "kernel")]
-    use_kernel(model.eval(), "graph")
+    kernels = [(part, part.kernel) for part in model.modules() if hasattr(part, "kernel")]
+    use_kernel(model, "graph")
     try:
         yield
     finally:
-        model.train(training)
         for part, kernel in kernels:
             part.kernel = kernel
 
@@ -78,12 +77,12 @@ def read_sentences(
     batch = {name: torch.tensor(told[name]) for name in ("input_ids", "attention_mask", "token_type_ids")}
     return {name: x.unflatten(0, (side, side)) if choices else x for name, x in batch.items()}
 
-# %% ../nbs/09_export.ipynb #25d00efd
+# %% ../nbs/09_export.ipynb #cd9e8a59
 OPSET = 20
 
 
 def draw(
-    model: nn.Module,  # any of `CLASSES`, in float32
+    model: nn.Module,  # any of `CLASSES`, in float32 and in evaluation mode
     batch: dict[str, Tensor],  # what to watch the model do: several rows, padding among them
     file: str | os.PathLike,  # where the graph goes
 ) -> None:
@@ -110,13 +109,13 @@ def round_to_int8(
     with quiet():
         quantize_dynamic(file, to, **how)
 
-# %% ../nbs/09_export.ipynb #7c3e3b20
+# %% ../nbs/09_export.ipynb #66026da4
 LIMITS = {"float32": 1e-4, "int8": 0.5}
 
 
 def distance(
     ours: OnnxModel,
-    theirs: nn.Module,  # the model in torch
+    theirs: nn.Module,  # the model in torch, in evaluation mode
     batches: list[dict[str, Tensor]],
 ) -> float:  # 0 when all outputs are equal
     "How far the outputs of a graph are from the model's, as a share of these."
@@ -176,7 +175,29 @@ def take_model(
         tokenizer = ConvBertTokenizerFast.from_pretrained(tokenizer)
     return model, tokenizer
 
-# %% ../nbs/09_export.ipynb #90aa5739
+# %% ../nbs/09_export.ipynb #fbe67cff
+def write_graph(
+    staged: Path,  # an empty folder
+    model: nn.Module,  # in evaluation mode
+    tokenizer: ConvBertTokenizerFast,
+    precision: str,  # a key of `LIMITS`
+) -> float:  # see `distance`
+    "Write graph, config and tokenizer, and compare."
+    config = {**model.config.to_dict(), "architectures": [type(model).__name__], "dtype": "float32"}
+    (staged / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    tokenizer.save_pretrained(staged)
+    together = read_sentences(list(SENTENCES), tokenizer, model)
+    repeats = zip(SENTENCES, (1, 2, 9, 99), strict=True)  # the last is as long as the model can read
+    batches = [together, *(read_sentences([text], tokenizer, model, times) for text, times in repeats)]
+    draw(model, {name: x.to(model.device) for name, x in together.items()}, staged / GRAPH)
+    apart = check_graph(staged, model, batches, "float32")
+    if precision == "int8":
+        round_to_int8(staged / GRAPH, staged / "int8.onnx")
+        os.replace(staged / "int8.onnx", staged / GRAPH)
+        apart = check_graph(staged, model, batches, "int8")
+    return apart
+
+# %% ../nbs/09_export.ipynb #b499f284
 def export(
     model: str | os.PathLike | nn.Module,  # bundled name, folder, hub id or a loaded model
     folder: str | os.PathLike,  # new or empty: `model.onnx`, `config.json` and the tokenizer's files
@@ -187,17 +208,9 @@ def export(
     "Write a model as a checked ONNX graph, all or nothing."
     check_request(folder, precision)
     model, tokenizer = take_model(model, tokenizer)
-    config = {**model.config.to_dict(), "architectures": [type(model).__name__], "dtype": "float32"}
-    together = read_sentences(list(SENTENCES), tokenizer, model)
-    repeats = zip(SENTENCES, (1, 2, 9, 99), strict=True)  # the last is as long as the model can read
-    batches = [together, *(read_sentences([text], tokenizer, model, times) for text, times in repeats)]
-    with atomic_folder(folder) as staged:
-        (staged / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        tokenizer.save_pretrained(staged)
-        draw(model, {name: x.to(model.device) for name, x in together.items()}, staged / GRAPH)
-        apart = check_graph(staged, model, batches, "float32")
-        if precision == "int8":
-            round_to_int8(staged / GRAPH, staged / "int8.onnx")
-            os.replace(staged / "int8.onnx", staged / GRAPH)
-            apart = check_graph(staged, model, batches, "int8")
-    return apart
+    training = model.training
+    try:
+        with atomic_folder(folder) as staged:
+            return write_graph(staged, model.eval(), tokenizer, precision)
+    finally:
+        model.train(training)
