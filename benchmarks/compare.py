@@ -127,6 +127,21 @@ def base_bfloat16(quick):
 
 
 @case
+def int8(quick):
+    """Base model as an int8 graph, 32 film reviews of 4 to 64 tokens, padded."""
+    from convbert.export import export
+    from convbert.serving import OnnxModel
+
+    (ours, theirs), batch = twins(base(quick)), batch_of(SST2[-4:] if quick else SST2, 30522)
+    with tempfile.TemporaryDirectory() as folder:
+        export(ours, folder, tokenizer="convbert-tiny", precision="int8")
+        graph = OnnxModel(folder)
+    same_outputs(graph, theirs, batch, limit=0.5)
+    programs = {"ours": graph, "transformers": theirs, "ours, float32 in torch": ours}
+    return {name: partial(model, **batch) for name, model in programs.items()}
+
+
+@case
 def tiny_latency(quick):
     """The bundled model, one sentence of 32 tokens."""
     batch = batch_of([32], 8192)

@@ -7,8 +7,8 @@ Docs: https://convbert.github.io/convbert/cli.html.md"""
 # %% auto #0
 __all__ = ['TASKS', 'FIELDS', 'REQUIRED', 'ALIASES', 'TUNING_OPTIONS', 'PLAN_OPTIONS', 'RECIPE_OPTIONS', 'parse_line',
            'read_inputs', 'given_input', 'answer', 'with_inputs', 'add_options', 'add_tasks', 'finetune',
-           'parse_column', 'add_finetune', 'pretrain', 'scale', 'add_pretrain', 'evaluate', 'add_evaluate',
-           'make_parser', 'main']
+           'parse_column', 'add_finetune', 'pretrain', 'scale', 'add_pretrain', 'evaluate', 'add_evaluate', 'export',
+           'add_export', 'make_parser', 'main']
 
 # %% ../nbs/08_cli.ipynb #20f9c1f4
 import argparse
@@ -294,7 +294,27 @@ def add_evaluate(commands) -> None:
     p.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     p.set_defaults(run=evaluate)
 
-# %% ../nbs/08_cli.ipynb #898fd6df
+# %% ../nbs/08_cli.ipynb #68ed4c9e
+def export(args: argparse.Namespace) -> None:
+    "Write a model as an ONNX graph for any batch and length, checked against torch."
+    from convbert.export import GRAPH
+    from convbert.export import export as write
+
+    apart = write(args.model, args.folder, tokenizer=args.tokenizer, precision=args.precision)
+    size = (Path(args.folder).expanduser() / GRAPH).stat().st_size / 1e6
+    print(f"{args.folder}: {GRAPH} of {size:.1f} MB, outputs {apart:.2g} apart from torch")
+
+
+def add_export(commands) -> None:
+    "Arguments of `convbert export`."
+    p = commands.add_parser("export", help="write a model for ONNX Runtime", description=export.__doc__)
+    p.add_argument("model", help="bundled name, folder or hub id")
+    p.add_argument("folder", help="where graph, config and tokenizer go: a new or an empty folder")
+    p.add_argument("--precision", default="float32", help="float32, or int8 for speed on a CPU (default: float32)")
+    p.add_argument("--tokenizer", help="bundled name, folder or hub id (default: the model's own)")
+    p.set_defaults(run=export)
+
+# %% ../nbs/08_cli.ipynb #5760b9f9
 def make_parser() -> argparse.ArgumentParser:
     "All commands and their arguments."
     parser = argparse.ArgumentParser(prog="convbert", description="ConvBERT: answers and training from the shell.")
@@ -305,6 +325,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_finetune(commands)
     add_pretrain(commands)
     add_evaluate(commands)
+    add_export(commands)
     return parser
 
 

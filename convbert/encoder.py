@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/encoder.html.md"""
 __all__ = ['ACTIVATION', 'Embeddings', 'GroupedLinear', 'FeedForward', 'Layer', 'Encoded', 'take_tokens', 'lay_out', 'as_given',
            'Encoder', 'init_weights']
 
-# %% ../nbs/04_encoder.ipynb #b11d3d95
+# %% ../nbs/04_encoder.ipynb #29ca5a91
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .config import ConvBertConfig
 from .kernels.dropout import dropout
+from .kernels.graph import Boxed, box_up
 from .kernels.packing import Packed, pack
 from .mixed_attention import MixedAttention, MixedMaps
 
@@ -157,14 +158,20 @@ def take_tokens(
     given = input_ids, inputs_embeds, token_type_ids, position_ids.expand(B, T)
     return [None if x is None else packed.take(x) for x in given]
 
-# %% ../nbs/04_encoder.ipynb #772880e3
+# %% ../nbs/04_encoder.ipynb #9913968e
 def lay_out(
-    mask: Tensor | None,  # `(B, T)`, true at real tokens
+    mask: Tensor | None,  # `(B, T)`, nonzero at real tokens
     window: int | None,  # K of the convolutions; None where padding takes part
     with_maps: bool,
-) -> tuple[Tensor | None, Packed | None]:  # a mask, or how to do without, or neither
+    kernel: str = "auto",  # one of `KERNELS`
+) -> tuple[Tensor | None, Packed | Boxed | None]:  # a mask, or how to do without, or neither
     "How the layers will see a batch."
-    if mask is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if mask is None:
+        return None, None
+    mask = mask.bool()
+    if kernel == "graph" and window is not None and not with_maps:
+        return None, box_up(mask)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return mask, None
     if mask.all():
         return None, None
@@ -182,7 +189,7 @@ def as_given(
         return packed.put_back(x)
     return x if mask is None else x * mask[..., None]
 
-# %% ../nbs/04_encoder.ipynb #7b2d9953
+# %% ../nbs/04_encoder.ipynb #1942e3fb
 class Encoder(nn.Module):
     "Embeddings and a stack of layers: the part that all heads and all families share."
 
@@ -191,7 +198,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing, self.kernel = False, "auto"
         self.window = config.conv_kernel_size if config.conv_padding == "mask" else None
 
     def forward(
@@ -206,7 +213,7 @@ class Encoder(nn.Module):
         with_maps: bool = False,  # keep every layer's attention maps and convolution kernels
     ) -> Encoded:
         "Encode a batch."
-        mask, packed = lay_out(None if attention_mask is None else attention_mask.bool(), self.window, with_maps)
+        mask, packed = lay_out(attention_mask, self.window, with_maps, self.kernel)
         given = input_ids, inputs_embeds, token_type_ids, position_ids
         x = self.embeddings(*(given if packed is None else take_tokens(packed, *given)))
         masks = [None] * len(self.layers) if head_mask is None else head_mask.to(x)

@@ -56,7 +56,7 @@ class ModelOutput:
             raise KeyError(f"{name!r} is not in this output; it has {', '.join(self.keys())}")
         return getattr(self, name)
 
-# %% ../nbs/06_heads.ipynb #0f8a1af9
+# %% ../nbs/06_heads.ipynb #6ac4423c
 @dataclass
 class EncoderOutput(ModelOutput):
     "Output of `ConvBertModel`."
@@ -77,6 +77,10 @@ class SpanOutput(ModelOutput):
 
     start_logits: Tensor | None = None  # `(B, T)`
     end_logits: Tensor | None = None  # `(B, T)`
+
+
+for kind in (EncoderOutput, TaskOutput, SpanOutput):
+    torch.export.register_dataclass(kind)  # whoever draws a graph of a model must know what it returns
 
 # %% ../nbs/06_heads.ipynb #16348722
 CONVBERT_KEYS = KeyMap(
@@ -153,7 +157,7 @@ def check_ids(
         bad, hint = (low if low < 0 else high), ": is this the model's own tokenizer?" if name == "token id" else ""
         raise ValueError(f"{name} {bad} is outside {table}={size}{hint}")
 
-# %% ../nbs/06_heads.ipynb #a84da416
+# %% ../nbs/06_heads.ipynb #50c10cfa
 class ConvBertPreTrainedModel(PretrainedMixin, nn.Module):
     "What all ConvBERT models share: the encoder, its input checks, and loading and saving."
 
@@ -164,6 +168,11 @@ class ConvBertPreTrainedModel(PretrainedMixin, nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
+
+    @property
+    def device(self) -> torch.device:
+        "Where the parameters live."
+        return next(self.parameters()).device
 
     def encode(
         self,

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/kernels/choose.html.md"""
 # %% auto #0
 __all__ = ['KERNELS', 'GPUS', 'FLOATS', 'exporting', 'fused_kernels', 'works_on', 'choose', 'use_kernel']
 
-# %% ../../nbs/kernels/04_choose.ipynb #c513811d
+# %% ../../nbs/kernels/04_choose.ipynb #de0491e1
 import warnings
 from functools import cache
 from types import ModuleType
@@ -15,10 +15,10 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from . import eager, reference
+from . import eager, graph, reference
 
-# %% ../../nbs/kernels/04_choose.ipynb #229b0a50
-KERNELS = "auto", "reference", "eager", "triton"
+# %% ../../nbs/kernels/04_choose.ipynb #757b8dac
+KERNELS = "auto", "reference", "eager", "triton", "graph"
 GPUS = "cuda", "xpu"  # devices that Triton compiles for; torch calls AMD's devices cuda as well
 FLOATS = torch.float32, torch.bfloat16, torch.float16  # what the fused kernels read and write
 exporting = getattr(
@@ -58,7 +58,7 @@ def works_on(device: str) -> bool:
         return False
     return True
 
-# %% ../../nbs/kernels/04_choose.ipynb #32dbbc6f
+# %% ../../nbs/kernels/04_choose.ipynb #b5b67a9d
 def choose(
     name: str,  # one of `KERNELS`
     x: Tensor,  # what will be convolved: device and dtype decide
@@ -66,11 +66,12 @@ def choose(
     "The implementation that a name means for a tensor."
     device = x.device.type
     if name == "auto":
-        traced = torch.jit.is_tracing() or exporting()  # graphs for other runtimes know no Triton
-        fits = device in GPUS and x.dtype in FLOATS and not traced
-        name = "triton" if fits and (torch.compiler.is_compiling() or works_on(device)) else "eager"
+        drawn = torch.jit.is_tracing() or exporting()  # graphs for other runtimes know no Triton
+        compiled = torch.compiler.is_compiling()
+        fits = device in GPUS and x.dtype in FLOATS and not drawn and (compiled or works_on(device))
+        name = "triton" if fits else "reference" if drawn or compiled else "eager"
     if name != "triton":
-        return {"reference": reference, "eager": eager}[name]
+        return {"reference": reference, "eager": eager, "graph": graph}[name]
     if x.dtype not in FLOATS:
         raise ValueError(f"kernel='triton' computes in float32: {x.dtype} is none of {', '.join(map(str, FLOATS))}")
     return fused_kernels(device)

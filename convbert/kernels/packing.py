@@ -76,7 +76,7 @@ def pack(
     real = torch.arange(longest, device=mask.device) < lengths[:, None]
     return Packed((B, T), tokens, lengths.tolist(), inside, spread, earlier * longest + place, real)
 
-# %% ../../nbs/kernels/03_packing.ipynb #f59f2259
+# %% ../../nbs/kernels/03_packing.ipynb #404bf83c
 # mean length from which on calls were faster than a box, on two CPU cores with 4 heads of 32 features
 WORTH_A_CALL = 24
 
@@ -89,7 +89,7 @@ def attend_apart(
     dropout: float = 0.0,  # probability of dropping an attention weight
 ) -> Tensor:  # `(1, N, H, d)`
     "Attention from each token to the tokens of its own sequence."
-    if sum(packed.lengths) >= WORTH_A_CALL * len(packed.lengths):
+    if packed.lengths and sum(packed.lengths) >= WORTH_A_CALL * len(packed.lengths):
         parts = zip(*(x.transpose(1, 2).split(packed.lengths, dim=2) for x in (query, key, value)), strict=True)
         mixed = [attend_quickly(*part, p=dropout) for part in parts]
         return torch.cat(mixed, dim=2).transpose(1, 2)

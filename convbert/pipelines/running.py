@@ -116,7 +116,7 @@ def check_top_k(top_k: int | str | None) -> None:  # raises `ValueError` with va
         raise ValueError(f'top_k={top_k!r} must be a number, None for all, or "best" for one answer outside a list')
     check_counts(top_k=None if top_k == "best" else top_k)
 
-# %% ../../nbs/pipelines/02_running.ipynb #6b78b5e6
+# %% ../../nbs/pipelines/02_running.ipynb #dba16b57
 @torch.inference_mode()
 def run_rows(
     model: nn.Module,
@@ -128,7 +128,7 @@ def run_rows(
 ) -> list:  # per row, what the job kept of its scores
     "Run the model over rows in batches of like length."
     kept: list = [None] * len(rows)
-    device = next(model.eval().parameters()).device
+    device = model.eval().device
     for batch in plan_batches([len(row.ids) for row in rows], limits.batch_tokens, limits.batch_size):
         tensors = make_batch([rows[i] for i in batch], pad_id)
         output = job.ask(model, {name: tensor.to(device) for name, tensor in tensors.items()})

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/pipelines/tasks.html.md"""
 # %% auto #0
 __all__ = ['TASKS', 'ALIASES', 'DEFAULT_MODELS', 'find_task', 'check_loaded', 'default_model', 'load', 'pipeline']
 
-# %% ../../nbs/pipelines/11_tasks.ipynb #df539c88
+# %% ../../nbs/pipelines/11_tasks.ipynb #61b9839d
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .running import choose_device
 from .text_classification import TextClassificationPipeline
 from .token_classification import TokenClassificationPipeline
 from .zero_shot import ZeroShotClassificationPipeline
+from ..serving import OnnxModel, holds_graph
 from ..tokenization import ConvBertTokenizerFast
 
 # %% ../../nbs/pipelines/11_tasks.ipynb #5146168f
@@ -59,11 +60,12 @@ def find_task(
         raise ValueError(f"no task {task!r}. {suggest(str(task), [*TASKS, *ALIASES])}")
     return name
 
-# %% ../../nbs/pipelines/11_tasks.ipynb #af29f5e4
+# %% ../../nbs/pipelines/11_tasks.ipynb #0b825f3a
 def check_loaded(model: nn.Module, kind: type, tokenizer: Any, dtype: Any, hub: dict) -> nn.Module:
     "Refuse what a model that is already loaded cannot heed."
-    if not isinstance(model, kind.model_class):
-        raise TypeError(f"this task needs a {kind.model_class.__name__}, got a {type(model).__name__}")
+    found = model.model_class if isinstance(model, OnnxModel) else type(model)
+    if not issubclass(found, kind.model_class):
+        raise TypeError(f"this task needs a {kind.model_class.__name__}, got a {found.__name__}")
     if tokenizer is None:
         raise ValueError(
             "a loaded model does not know its tokenizer: pass tokenizer=... (a tokenizer, a folder or a name)"
@@ -95,13 +97,13 @@ def load(kind: type, name: str | Path, **options: Any) -> nn.Module:
         warnings.filterwarnings("ignore", "ConvBertModel from .*\nIn the checkpoint, but without use")
         return kind.model_class.from_pretrained(name, **options)
 
-# %% ../../nbs/pipelines/11_tasks.ipynb #b229521b
+# %% ../../nbs/pipelines/11_tasks.ipynb #c15e3089
 def pipeline(
     task: str,  # a key of `TASKS`, or an alias
     model: str
     | Path
     | nn.Module
-    | None = None,  # bundled name, folder, hub id or a loaded model; the task's bundled one when None
+    | None = None,  # bundled name, folder (of weights, or a graph), hub id or a loaded model; the task's own when None
     *,
     tokenizer: str | Path | ConvBertTokenizerFast | None = None,  # the model's own when None
     device: str | torch.device | None = None,  # an accelerator when there is one; a loaded model stays where it is
@@ -111,6 +113,8 @@ def pipeline(
     "A ready-made helper for a task."
     kind = TASKS[find_task(task)]
     name = default_model(task) if model is None else model
+    if holds_graph(name):
+        name, tokenizer = OnnxModel(name), name if tokenizer is None else tokenizer
     if not isinstance(name, nn.Module):
         loaded = load(kind, name, dtype=dtype, device=choose_device(device), **hub)
     else:

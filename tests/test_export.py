@@ -1,0 +1,230 @@
+"""Graphs: the model's numbers for every head, batch and length; int8 by agreement; refusals; all or nothing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+pytest.importorskip("onnxruntime", reason="graphs are run by ONNX Runtime")
+pytest.importorskip("onnxscript", reason="graphs are drawn through onnxscript")
+
+from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertTokenizerFast, pipeline
+from convbert import export as package
+from convbert.export import export
+from convbert.serving import CLASSES, OnnxModel
+
+SIZES = dict(hidden_size=32, num_attention_heads=4, num_hidden_layers=1, intermediate_size=48, num_labels=3)
+CHOICE = "ConvBertForMultipleChoice"
+CONVBERT = [sys.executable, "-c", "from convbert.cli import main; raise SystemExit(main())"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+
+
+def small(name, tokenizer, **config):
+    torch.manual_seed(0)
+    model = CLASSES[name](ConvBertConfig(**SIZES, vocab_size=len(tokenizer), max_position_embeddings=48, **config))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape) * 0.05)  # so that biases and padding matter
+    return model.eval()
+
+
+def batch_of(mask, choices=None):
+    """Random tokens at the true places of a mask; for multiple choice each row is a question of so many choices."""
+    ids = torch.randint(5, 8192, mask.shape, generator=torch.Generator().manual_seed(0)) * mask
+    types = (torch.arange(mask.shape[1]) > mask.shape[1] // 2).long().expand(mask.shape)
+    batch = dict(input_ids=ids, attention_mask=mask.long(), token_type_ids=types * mask)
+    return {k: v[:, None].repeat(1, choices, 1) for k, v in batch.items()} if choices else batch
+
+
+@st.composite
+def masks(draw):
+    """Padded batches of 1 to 3 rows and 1 to 40 places, some rows empty, some with holes."""
+    B, T = draw(st.integers(1, 3)), draw(st.integers(1, 40))
+    mask = torch.arange(T) < torch.tensor([draw(st.integers(0, T)) for _ in range(B)])[:, None]
+    return mask & (torch.arange(T) != draw(st.integers(-1, T)))
+
+
+def assert_same(ours, theirs):
+    assert type(ours) is type(theirs) and ours.keys() == theirs.keys()
+    for name in theirs.keys():
+        assert_close(ours[name], theirs[name], atol=2e-5, rtol=1e-4)
+
+
+VARIANTS = {
+    "ConvBertForTokenClassification": dict(num_groups=2),
+    "ConvBertForQuestionAnswering": dict(conv_padding="legacy"),
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_graph_gives_the_numbers_of_the_model(name, tokenizer, tmp_path):
+    model = small(name, tokenizer, **VARIANTS.get(name, {}))
+    assert export(model, tmp_path / "graph", tokenizer=tokenizer) < 1e-5
+    graph, choices = OnnxModel(tmp_path / "graph"), 2 if name == CHOICE else None
+
+    @settings(deadline=None, max_examples=40)
+    @given(masks())
+    def same(mask):
+        batch = batch_of(mask, choices)
+        with torch.inference_mode():
+            assert_same(graph(**batch), model(**batch))
+
+    same()
+    ids = batch_of(torch.ones(2, 7).bool(), choices)["input_ids"]
+    with torch.inference_mode():
+        assert_same(graph(ids), model(ids))  # what is not given is as in torch
+    for wrong, said in ((torch.ones_like(ids).repeat_interleave(7, -1), "49 tokens"), (ids + 8192, "is outside")):
+        with pytest.raises(ValueError, match=said):
+            graph(wrong)
+    if name == "ConvBertForMaskedLM":
+        is_lean(tmp_path / "graph" / "model.onnx")
+
+
+def is_lean(file):
+    """One node for what is one step, padding left out once, sizes with names."""
+    import onnx
+
+    graph = onnx.load(file).graph
+    kinds = [node.op_type for node in graph.node]
+    assert [kinds.count(kind) for kind in ("Conv", "Gelu", "NonZero", "Softmax")] == [1, 2, 1, 2]
+    assert len(kinds) < 200
+    assert [[d.dim_param for d in i.type.tensor_type.shape.dim] for i in graph.input] == [["batch", "tokens"]] * 3
+    assert [i.name for i in graph.input] == ["input_ids", "attention_mask", "token_type_ids"]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_torch_export_draws_every_model(name, tokenizer):
+    model, choices = small(name, tokenizer), 2 if name == CHOICE else None
+    batch = batch_of(torch.arange(7) < torch.tensor([[7], [4]]), choices)
+    sizes = [torch.export.Dim(size) for size in (["batch", "choices"] if choices else ["batch"])]
+    free = dict(enumerate([*sizes, torch.export.Dim("tokens", max=48)]))
+    drawn = torch.export.export(model, (), batch, dynamic_shapes=dict.fromkeys(batch, free)).module()
+    for B, T in ((1, 1), (1, 40), (3, 9), (2, 1)):
+        batch = batch_of(torch.arange(T) < torch.tensor([[T], [1], [T // 2]][:B]), choices)
+        with torch.inference_mode():
+            assert_same(drawn(**batch), model(**batch))
+
+
+# -- the bundled models, in pipelines
+
+
+def test_a_pipeline_answers_with_a_folder_or_a_loaded_graph(tmp_path, tokenizer):
+    done = subprocess.run([*CONVBERT, "export", "convbert-tiny", "a"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and "a: model.onnx of 17.6 MB, outputs" in done.stdout and not done.stderr, done.stderr
+    texts = ["The ship sailed across the [MASK].", "A [MASK].", "[MASK] fell all night on the [MASK]."]
+    wanted = pipeline("fill-mask", device="cpu")(texts, targets=["sea", "rain", "river"])
+    loaded = pipeline("fill-mask", OnnxModel(tmp_path / "a"), tokenizer=tokenizer)
+    for helper in (pipeline("fill-mask", tmp_path / "a"), pipeline("fill-mask", str(tmp_path / "a")), loaded):
+        found = helper(texts, targets=["sea", "rain", "river"])
+        for a, b in zip(flat(found), flat(wanted), strict=True):
+            assert a["sequence"] == b["sequence"] and a["score"] == pytest.approx(b["score"], abs=1e-4)
+
+
+def flat(answers):
+    return [row for item in answers for row in (flat(item) if isinstance(item, list) else [item])]
+
+
+def test_int8_agrees_on_the_words(tmp_path, tokenizer):
+    """Of the words hidden in sentences of the tutorials' data, int8 and float32 guess the same 97 of 100."""
+    file = ROOT / "nbs" / "tutorials" / "data" / "subjects-dev.jsonl"
+    texts = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
+    model = ConvBertForMaskedLM.from_pretrained("convbert-tiny")
+    assert 1e-3 < export(model, tmp_path / "int8", tokenizer=tokenizer, precision="int8") < 0.1
+    graph = OnnxModel(tmp_path / "int8")
+    same, generator = [], torch.Generator().manual_seed(0)
+    for start in range(0, len(texts), 32):
+        batch = dict(tokenizer(texts[start : start + 32], padding=True, return_tensors="pt"))
+        words = (batch["input_ids"] != tokenizer.cls_token_id) & (batch["input_ids"] != tokenizer.sep_token_id)
+        hidden = words & batch["attention_mask"].bool() & (torch.rand(words.shape, generator=generator) < 0.15)
+        batch["input_ids"] = batch["input_ids"].masked_fill(hidden, tokenizer.mask_token_id)
+        with torch.inference_mode():
+            same.append((graph(**batch).logits.argmax(-1) == model(**batch).logits.argmax(-1))[hidden])
+    same = torch.cat(same).float()
+    assert len(same) > 2000 and same.mean() >= 0.965, (len(same), same.mean())
+
+
+# -- refusals, and nothing by halves
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["convbert-tny", "new"], "Did you mean 'convbert-tiny'"),
+        (["convbert-tiny", "full"], "'full' is there already"),
+        (["convbert-tiny", "full/file"], "is there already"),
+        (["convbert-tiny", "new", "--precision", "int4"], "precision='int4' is unknown. Did you mean 'int8'"),
+        (["full", "new"], "names none of ConvBertModel"),
+    ],
+)
+def test_the_command_says_what_is_wrong_in_one_line(words, said, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "config.json").write_text("{}")
+    (tmp_path / "full" / "file").touch()
+    done = subprocess.run([*CONVBERT, "export", *words], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 1 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_a_missing_library_is_named_with_the_command_that_brings_it(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['onnxruntime'] = None\n")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    code = "from convbert.serving import open_session; open_session('x')"
+    for words in ([*CONVBERT, "export", "convbert-tiny", "new"], [sys.executable, "-c", code]):
+        done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=120)
+        assert done.returncode == 1 and 'pip install "convbert[onnx]"' in done.stderr, done.stderr
+
+
+def test_loaded_models_that_cannot_be_exported(tokenizer, tmp_path):
+    model = small("ConvBertModel", tokenizer)
+    for wrong, options, kind, said in (
+        (model, {}, ValueError, "pass tokenizer="),
+        (model.half(), dict(tokenizer=tokenizer), ValueError, "pass model.float()"),
+        (torch.nn.Linear(1, 1), dict(tokenizer=tokenizer), TypeError, "a Linear is none of ConvBertModel"),
+    ):
+        with pytest.raises(kind, match=said):
+            export(wrong, tmp_path / "new", **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("step", "precision"), [("check_graph", "float32"), ("round_to_int8", "int8")])
+def test_a_fault_leaves_nothing_and_the_model_as_it_was(step, precision, tokenizer, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("the disk is gone")
+
+    model = small("ConvBertModel", tokenizer).train()
+    monkeypatch.setattr(package, step, fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        export(model, tmp_path / "deep" / "new", tokenizer=tokenizer, precision=precision)
+    assert not list(tmp_path.iterdir())
+    assert model.training and {part.kernel for part in model.modules() if hasattr(part, "kernel")} == {"auto"}
+
+
+def test_a_graph_of_another_model_is_found_out(tokenizer, tmp_path):
+    model = small("ConvBertModel", tokenizer)
+    export(model, tmp_path / "graph", tokenizer=tokenizer)
+    with torch.no_grad():
+        model.encoder.layers[0].mixer.output.weight.mul_(1.1)
+    batch = package.read_sentences(list(package.SENTENCES), tokenizer, model)
+    with pytest.raises(ValueError, match="the float32 graph is 0.0.* apart from torch, more than 0.0001"):
+        package.check_graph(tmp_path / "graph", model, [batch], "float32")
+
+
+def test_a_task_refuses_a_graph_of_another_kind(tokenizer, tmp_path):
+    export(small("ConvBertModel", tokenizer), tmp_path / "graph", tokenizer=tokenizer)
+    with pytest.raises(TypeError, match="needs a ConvBertForMaskedLM, got a ConvBertModel"):
+        pipeline("fill-mask", tmp_path / "graph")
+    with pytest.raises(ValueError, match="a graph runs on the CPU"):
+        OnnxModel(tmp_path / "graph").to("meta")
+    with pytest.raises(TypeError, match="dtype cannot be heeded"):
+        pipeline("feature-extraction", tmp_path / "graph", dtype="float16")
