@@ -25,6 +25,7 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 import transformers
+from block import block
 from machine import flops, machine, matrix_product
 
 import convbert
@@ -349,6 +350,8 @@ def memories(name: str, programs: list[str], quick: bool) -> dict[str, int]:
 
 def report(name: str, quick: bool, rounds: int) -> dict:
     """All that is measured in a case."""
+    if name == "block":
+        return block(quick, rounds)
     programs = CASES[name](quick)
     told = {"what": CASES[name].__doc__}
     if name.startswith("base_"):  # the machine's peak is measured in turn with the programs
@@ -365,14 +368,15 @@ def report(name: str, quick: bool, rounds: int) -> dict:
 def main():
     """Run the cases that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", default=list(CASES), metavar="CASE", help=", ".join(CASES))
+    names = [*CASES, "block"]
+    parser.add_argument("cases", nargs="*", default=names, metavar="CASE", help=", ".join(names))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="a smoke test")
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON; cases that are there already stay")
     parser.add_argument("--memory-of", metavar="PROGRAM", help="only the peak of memory of this program of the case")
     args = parser.parse_args()
-    if unknown := set(args.cases) - set(CASES):
-        parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    if unknown := set(args.cases) - set(names):
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     if args.memory_of:
         return print(memory(args.cases[0], args.memory_of, args.quick))
     results = {"machine": machine(), "cases": {}}

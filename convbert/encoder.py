@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/encoder.html.md"""
 
 # %% auto #0
 __all__ = ['ACTIVATION', 'Embeddings', 'GroupedLinear', 'FeedForward', 'Layer', 'Encoded', 'take_tokens', 'lay_out', 'as_given',
-           'Encoder', 'init_weights']
+           'first_places', 'first_as_given', 'Encoder', 'init_weights']
 
 # %% ../nbs/04_encoder.ipynb #29ca5a91
 from dataclasses import dataclass
@@ -107,7 +107,7 @@ class FeedForward(nn.Module):
             return self.narrow(wide)
         return checkpoint(self.narrow, wide, use_reentrant=False, preserve_rng_state=False)
 
-# %% ../nbs/04_encoder.ipynb #edd7dd81
+# %% ../nbs/04_encoder.ipynb #66843c14
 class Layer(nn.Module):
     "Tokens mix, then each thinks for itself; a residual and a norm after either step."
 
@@ -127,19 +127,21 @@ class Layer(nn.Module):
         head_mask: Tensor | None = None,  # `(2, H)`
         with_maps: bool = False,  # see `MixedAttention`
         packed: Packed | None = None,  # see `MixedAttention`
+        wanted: Tensor | None = None,  # see `MixedAttention`
     ) -> tuple[Tensor, MixedMaps | None]:
         "One step of the stack."
-        mixed, maps = self.mixer(x, mask, head_mask, with_maps, packed)
+        mixed, maps = self.mixer(x, mask, head_mask, with_maps, packed, wanted)
+        x = x if wanted is None else x[:, wanted]
         x = self.mixer_norm(x + dropout(mixed, self.dropout, self.training))
         wide = dropout(self.feed_forward(x), self.dropout, self.training)
         return self.feed_forward_norm(x + wide), maps
 
-# %% ../nbs/04_encoder.ipynb #d26bd4a2
+# %% ../nbs/04_encoder.ipynb #e825740f
 @dataclass
 class Encoded:
     "Everything the stack can tell about a batch."
 
-    last: Tensor  # `(B, T, D)`
+    last: Tensor  # `(B, T, D)`, or `(B, 1, D)` of first tokens only
     hidden: list[Tensor]  # embeddings, then each layer's output; empty unless asked for
     maps: list[MixedMaps]  # one per layer; empty unless asked for
 
@@ -189,7 +191,23 @@ def as_given(
         return packed.put_back(x)
     return x if mask is None else x * mask[..., None]
 
-# %% ../nbs/04_encoder.ipynb #1942e3fb
+# %% ../nbs/04_encoder.ipynb #33fccf85
+def first_places(x: Tensor, packed: Packed | None) -> Tensor:  # `(R,)`
+    "Where the first tokens of the texts stand."
+    return torch.zeros(1, dtype=torch.long, device=x.device) if packed is None else packed.first()[0]
+
+
+def first_as_given(
+    x: Tensor,  # `(B, 1, D)`, or `(1, R, D)` when packed
+    mask: Tensor | None,  # `(B, T)`; None where padding keeps what it has
+    packed: Packed | None,
+) -> Tensor:  # `(B, 1, D)`, zero where a text begins with padding
+    "The first token of every text."
+    if packed is None:
+        return x if mask is None else x * mask[:, :1, None]
+    return x.new_zeros(packed.shape[0], x.shape[-1]).index_copy(0, packed.first()[1], x[0])[:, None]
+
+# %% ../nbs/04_encoder.ipynb #41e98311
 class Encoder(nn.Module):
     "Embeddings and a stack of layers: the part that all heads and all families share."
 
@@ -211,6 +229,7 @@ class Encoder(nn.Module):
         head_mask: Tensor | None = None,  # `(L, 2, H)`
         with_hidden: bool = False,  # keep every layer's output
         with_maps: bool = False,  # keep every layer's attention maps and convolution kernels
+        first_only: bool = False,  # let the last layer answer for the first tokens only, if nothing else is kept
     ) -> Encoded:
         "Encode a batch."
         mask, packed = lay_out(attention_mask, self.window, with_maps, self.kernel)
@@ -218,17 +237,20 @@ class Encoder(nn.Module):
         x = self.embeddings(*(given if packed is None else take_tokens(packed, *given)))
         masks = [None] * len(self.layers) if head_mask is None else head_mask.to(x)
         forget = self.gradient_checkpointing and self.training
+        first_only = first_only and not with_hidden and not with_maps and self.kernel != "graph"
         hidden, maps = [x], []
-        for layer, heads in zip(self.layers, masks, strict=True):
+        for number, (layer, heads) in enumerate(zip(self.layers, masks, strict=True), 1):
             run = partial(checkpoint, layer, use_reentrant=False) if forget else layer
-            x, seen = run(x, mask, heads, with_maps, packed)
+            wanted = first_places(x, packed) if first_only and number == len(self.layers) else None
+            x, seen = run(x, mask, heads, with_maps, packed, wanted)
             if with_hidden:
                 hidden.append(x)
             if with_maps:
                 maps.append(seen)
         kept = mask if self.window else None
         hidden = [as_given(each, kept, packed) for each in hidden] if with_hidden else []
-        return Encoded(as_given(x, kept, packed), hidden, maps)
+        give = first_as_given if first_only and len(self.layers) else as_given
+        return Encoded(give(x, kept, packed), hidden, maps)
 
 # %% ../nbs/04_encoder.ipynb #05ef85ab
 @torch.no_grad()

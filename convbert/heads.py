@@ -157,7 +157,7 @@ def check_ids(
         bad, hint = (low if low < 0 else high), ": is this the model's own tokenizer?" if name == "token id" else ""
         raise ValueError(f"{name} {bad} is outside {table}={size}{hint}")
 
-# %% ../nbs/06_heads.ipynb #50c10cfa
+# %% ../nbs/06_heads.ipynb #d4b6b555
 class ConvBertPreTrainedModel(PretrainedMixin, nn.Module):
     "What all ConvBERT models share: the encoder, its input checks, and loading and saving."
 
@@ -185,11 +185,12 @@ class ConvBertPreTrainedModel(PretrainedMixin, nn.Module):
         head_mask: Tensor | None = None,  # `(L, 2, H)`: factors for attention heads [:, 0] and convolution heads [:, 1]
         output_hidden_states: bool = False,  # return every layer's output
         output_attentions: bool = False,  # return attention maps and convolution kernels
+        first_only: bool = False,  # only the first token of each text is going to be read
     ) -> Encoded:
         "Check the inputs and run the encoder."
         others = dict(attention_mask=attention_mask, token_type_ids=token_type_ids, position_ids=position_ids)
         check_inputs(self.config, input_ids, inputs_embeds, {**others, "head_mask": head_mask})
-        kept = (output_hidden_states, output_attentions)
+        kept = (output_hidden_states, output_attentions, first_only)
         return self.encoder(input_ids, attention_mask, inputs_embeds, token_type_ids, position_ids, head_mask, *kept)
 
     def gradient_checkpointing_enable(self, on: bool = True) -> None:
@@ -292,7 +293,7 @@ class ClassificationHead(nn.Module):
         x = self.activation(self.dense(self.dropout(x[:, 0])))
         return self.out_proj(self.dropout(x))
 
-# %% ../nbs/06_heads.ipynb #cf28a46e
+# %% ../nbs/06_heads.ipynb #5a4390c0
 def classification_loss(
     logits: Tensor,  # `(B, num_labels)`
     labels: Tensor,  # `(B,)` ids or numbers, or `(B, num_labels)` of 0 and 1
@@ -322,7 +323,7 @@ class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
 
     def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, *, labels=None, **inputs) -> TaskOutput:
         "Logits `(B, num_labels)`; see `encode` for the other inputs."
-        encoded = self.encode(input_ids, attention_mask, token_type_ids, **inputs)
+        encoded = self.encode(input_ids, attention_mask, token_type_ids, first_only=True, **inputs)
         logits = self.classifier(encoded.last)
         loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
         return TaskOutput(loss=loss, logits=logits, **optional_outputs(encoded))
@@ -375,7 +376,7 @@ class ConvBertForQuestionAnswering(ConvBertPreTrainedModel):
             loss = sum(F.cross_entropy(row, p, ignore_index=T) for row, p in zip((start, end), places, strict=True)) / 2
         return SpanOutput(loss=loss, start_logits=start, end_logits=end, **optional_outputs(encoded))
 
-# %% ../nbs/06_heads.ipynb #c3e346fa
+# %% ../nbs/06_heads.ipynb #5c0819f2
 CHOICE_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 
 
@@ -392,7 +393,7 @@ class ConvBertForMultipleChoice(ConvBertPreTrainedModel):
         "Logits `(B, C)` from inputs `(B, C, T)`; labels `(B,)`."
         given = dict(inputs, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
         flat = {k: v.flatten(0, 1) if k in CHOICE_INPUTS and v is not None else v for k, v in given.items()}
-        encoded = self.encode(**flat)
+        encoded = self.encode(**flat, first_only=True)
         choices = next(v.shape[:2] for k, v in given.items() if k in ("input_ids", "inputs_embeds") and v is not None)
         logits = self.classifier(encoded.last[:, 0]).view(choices)
         loss = None if labels is None else F.cross_entropy(logits, labels)

@@ -125,7 +125,7 @@ def look_far(
         return attend(query, key, value, bias, dropout)
     return attend_fused(query, key, value, bias, dropout), None
 
-# %% ../nbs/03_mixed_attention.ipynb #cf136657
+# %% ../nbs/03_mixed_attention.ipynb #d7997d11
 class MixedAttention(nn.Module):
     "Self-attention heads beside span-based dynamic convolution heads, joined by one output projection."
 
@@ -148,7 +148,8 @@ class MixedAttention(nn.Module):
         head_mask: Tensor | None = None,  # `(2, H)`: factors for attention heads and for convolution heads
         with_maps: bool = False,  # also return where the heads looked (slower: the maps must be built)
         packed: Packed | None = None,  # where sequences begin and end, instead of a mask and without maps
-    ) -> tuple[Tensor, MixedMaps | None]:  # `(B, T, D)`, before the residual
+        wanted: Tensor | None = None,  # `(R,)`: tokens whose output is asked for; all when None
+    ) -> tuple[Tensor, MixedMaps | None]:  # `(B, T, D)`, or `(B, R, D)`, before the residual
         "Equation 6."
         query, key, value, conv_value = self.project(x).split(self.width, dim=-1)
         if mask is not None and not self.padding_leaks:
@@ -161,5 +162,6 @@ class MixedAttention(nn.Module):
         if head_mask is not None:
             far, near = far * head_mask[0, :, None], near * head_mask[1, :, None]
         mixed = torch.cat([far, near], dim=2).flatten(2)
+        mixed = mixed if wanted is None else mixed[:, wanted]
         maps = MixedMaps(attention, scores.softmax(-1).transpose(1, 2)) if with_maps else None
         return self.output(mixed), maps

@@ -13,8 +13,12 @@ pytest.importorskip("transformers", reason="benchmarks measure us beside transfo
 @pytest.mark.slow
 def test_a_quick_run_writes_its_numbers(tmp_path):
     out = tmp_path / "numbers.json"
-    command = [sys.executable, ROOT / "benchmarks" / "compare.py", "base_ragged", "train_step", "--quick", "--out", out]
+    names = ["base_ragged", "train_step", "steps_forward", "block"]
+    command = [sys.executable, ROOT / "benchmarks" / "compare.py", *names, "--quick", "--out", out]
     subprocess.run(command, check=True, capture_output=True)
     cases = json.loads(out.read_text())["cases"]
-    assert cases.keys() == {"base_ragged", "train_step"}
-    assert all(ratio["faster"] > 0 for case in cases.values() for ratio in case["ratios"].values())
+    assert [*cases] == names
+    for name in names[:3]:
+        assert all(ratio["faster"] > 0 for mine in cases[name]["ratios"].values() for ratio in mine.values())
+    assert "transformers" in cases["train_step"]["memory"]
+    assert all(step["ms"] > 0 for step in cases["block"]["steps"].values())

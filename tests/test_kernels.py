@@ -1,5 +1,7 @@
 """The convolutions against their definition, and batches without padding against each sentence alone."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -153,3 +155,13 @@ def test_every_kernel_gives_the_same_model(model):
 def test_an_unknown_kernel_is_refused(model):
     with pytest.raises(ValueError, match="kernel='fast' is none of auto, reference, eager, triton"):
         use_kernel(model, "fast")
+
+
+@settings(deadline=None, max_examples=40)
+@given(masks(), st.booleans())
+def test_first_tokens_alone_are_the_first_of_all(model, mask, masked):
+    ids = torch.randint(0, 50, mask.shape, generator=torch.Generator().manual_seed(0))
+    run = partial(model.encoder, ids, mask if masked else None)
+    first, every = run(first_only=True).last, run().last
+    assert first.shape[1] == 1
+    assert_close(first, every[:, :1], atol=1e-5, rtol=1e-4)

@@ -1,0 +1,75 @@
+"""One block of the base model, step by step: how long each takes, and how long the machine would need at least."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from machine import bandwidth, peak
+
+from convbert import ConvBertConfig
+from convbert.encoder import Layer
+from convbert.kernels.choose import choose
+from convbert.mixed_attention import attend_fused, span_scores, split_heads
+
+
+def steps(layer: Layer, x: torch.Tensor) -> dict[str, tuple[Callable, int, int]]:
+    """Of every step: what to run, its operations, and the numbers it reads and writes."""
+    mixer, wide = layer.mixer, layer.feed_forward
+    (B, T, D), A, H = x.shape, mixer.width, mixer.num_heads
+    N, d, K, W = B * T, A // H, mixer.span_depthwise.shape[-1], wide.up.out_features
+    query, key, value, near = mixer.project(x).split(A, dim=-1)
+    heads = [split_heads(part, H) for part in (query, key, value, near)]
+    kernels = choose("auto", x)
+    span = kernels.depthwise(x, mixer.span_depthwise[:, 0])
+    scores, up = span_scores(query, mixer.span_pointwise(span), mixer.conv_kernel, H), wide.up(x)
+    both = torch.cat([heads[2], heads[3]], dim=2)
+
+    def product(linear, given, rows=N):
+        i, o = linear.in_features, linear.out_features
+        return lambda: linear(given), 2 * rows * i * o, rows * (i + o) + i * o
+
+    def scored():
+        return span_scores(query, key, mixer.conv_kernel, H)
+
+    return {
+        "query, key, value, conv value": product(mixer.project, x),
+        "attention": (lambda: attend_fused(*heads[:3]), 4 * B * H * T * T * d, 4 * N * A),
+        "depthwise": (lambda: kernels.depthwise(x, mixer.span_depthwise[:, 0]), 2 * N * D * K, 2 * N * D),
+        "span key": product(mixer.span_pointwise, span),
+        "kernel scores": (scored, 2 * N * A * H * K + N * A, 2 * N * A + N * H * K),
+        "softmax and window": (lambda: kernels.span_conv(heads[3], scores), 2 * N * A * K, 2 * N * A + N * H * K),
+        "heads side by side": (lambda: torch.cat([heads[2], heads[3]], dim=2), 0, 4 * N * A),
+        "output": product(mixer.output, both.flatten(2)),
+        "residual and norm, twice": (lambda: [layer.mixer_norm(x + span) for _ in range(2)], 0, 2 * 5 * N * D),
+        "widen": product(wide.up, x),
+        "bend": (lambda: wide.activation(up), 0, 2 * N * W),
+        "narrow": product(wide.down, up),
+    }
+
+
+def block(quick: bool, rounds: int) -> dict:
+    """A block of the base model, 8 texts of 128 tokens: medians, and the least that the machine allows."""
+    torch.manual_seed(0)
+    config = ConvBertConfig.preset("base", num_hidden_layers=1)
+    with torch.inference_mode():
+        layer, x = Layer(config).eval(), torch.randn(1 if quick else 8, 128, config.hidden_size)
+        todo = {**steps(layer, x), "the whole block": (lambda: layer(x), 0, 0)}
+        times = {name: [] for name in todo}
+        for number in range(rounds + 1):
+            for name, (run, _, _) in todo.items():
+                began = time.perf_counter()
+                run()
+                if number:
+                    times[name].append(1e3 * (time.perf_counter() - began))
+    most, memory = peak(), bandwidth()
+    told = {
+        name: {
+            "ms": round(statistics.median(times[name]), 3),
+            "gflop": round(work / 1e9, 3),
+            "mbyte": round(4 * numbers / 1e6, 3),
+            "least_ms": round(max(work / most, 4 * numbers / memory) / 1e6, 3),
+        }
+        for name, (_, work, numbers) in todo.items()
+    }
+    return {"what": block.__doc__, "peak_gflops": round(most), "bandwidth_gb_s": round(memory), "steps": told}
