@@ -109,7 +109,7 @@ def round_to_int8(
     with quiet():
         quantize_dynamic(file, to, **how)
 
-# %% ../nbs/09_export.ipynb #feaba984
+# %% ../nbs/09_export.ipynb #db517778
 LIMITS = {"float32": 1e-4, "int8": 0.5}
 
 
