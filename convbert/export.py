@@ -97,19 +97,23 @@ def draw(
         how |= dict(input_names=list(batch), output_names=list(outputs))
         torch.onnx.export(model, (), file, kwargs=batch, dynamic_shapes=free, **how)
 
-# %% ../nbs/09_export.ipynb #899c79da
+# %% ../nbs/09_export.ipynb #df74b434
 def round_to_int8(
     file: str | os.PathLike,  # a graph in float32
     to: str | os.PathLike,  # where the rounded one goes
 ) -> None:
     "Write a graph anew with matrices of whole numbers."
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    graph = onnx.load(file).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    products = [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in stored]
     how = dict(weight_type=QuantType.QInt8, per_channel=True, reduce_range=True, op_types_to_quantize=["MatMul"])
     with quiet():
-        quantize_dynamic(file, to, **how)
+        quantize_dynamic(file, to, nodes_to_exclude=products[-2:], **how)
 
-# %% ../nbs/09_export.ipynb #feaba984
+# %% ../nbs/09_export.ipynb #eb5cb69f
 LIMITS = {"float32": 1e-4, "int8": 0.5}
 
 

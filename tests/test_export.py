@@ -151,7 +151,7 @@ def test_int8_agrees_on_the_words(tmp_path, tokenizer):
         with torch.inference_mode():
             same.append((graph(**batch).logits.argmax(-1) == model(**batch).logits.argmax(-1))[hidden])
     same = torch.cat(same).float()
-    assert len(same) > 2000 and same.mean() >= 0.965, (len(same), same.mean())
+    assert len(same) > 2000 and same.mean() >= 0.97, (len(same), same.mean())
 
 
 # -- refusals, and nothing by halves
