@@ -385,7 +385,13 @@ def main():
         return print(memory(args.cases[0], args.memory_of, args.quick))
     results = {"machine": machine(), "cases": {}}
     if args.out and args.out.exists():
-        results["cases"] = json.loads(args.out.read_text(encoding="utf-8"))["cases"]
+        earlier = json.loads(args.out.read_text(encoding="utf-8"))
+        for what in ("cpu", "threads", "torch", "transformers"):
+            if earlier["machine"][what] != results["machine"][what]:
+                parser.error(
+                    f"{args.out} was measured with another {what}: {earlier['machine'][what]}; name another file"
+                )
+        results["cases"] = earlier["cases"]
     print(json.dumps(results["machine"]))
     for name in args.cases:
         results["cases"][name] = report(name, args.quick, 2 if args.quick else args.rounds)

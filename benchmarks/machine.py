@@ -42,7 +42,7 @@ def bandwidth() -> float:
 
 
 def flops(program: Callable) -> int:
-    """Operations of all matrix products and attentions of a run."""
+    """Operations of all matrix products of a run: zeros of bands count, fused attention on a CPU does not."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         program()
     return counter.get_total_flops()

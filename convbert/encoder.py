@@ -84,7 +84,7 @@ class GroupedLinear(nn.Module):
         x = x.unflatten(-1, (self.weight.shape[0], -1))
         return torch.einsum("...gi,gio->...go", x, self.weight).flatten(-2) + self.bias
 
-# %% ../nbs/04_encoder.ipynb #327ebaaf
+# %% ../nbs/04_encoder.ipynb #80af6462
 class FeedForward(nn.Module):
     "Each token on its own: widen, bend, narrow."
 
@@ -105,7 +105,7 @@ class FeedForward(nn.Module):
         wide = self.up(x)
         if not self.training or not wide.requires_grad or torch.compiler.is_compiling():
             return self.narrow(wide)
-        return checkpoint(self.narrow, wide, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(self.narrow, wide, use_reentrant=False)
 
 # %% ../nbs/04_encoder.ipynb #66843c14
 class Layer(nn.Module):
@@ -191,10 +191,12 @@ def as_given(
         return packed.put_back(x)
     return x if mask is None else x * mask[..., None]
 
-# %% ../nbs/04_encoder.ipynb #33fccf85
+# %% ../nbs/04_encoder.ipynb #6b4c39e1
 def first_places(x: Tensor, packed: Packed | None) -> Tensor:  # `(R,)`
     "Where the first tokens of the texts stand."
-    return torch.zeros(1, dtype=torch.long, device=x.device) if packed is None else packed.first()[0]
+    if packed is None:
+        return torch.zeros(1, dtype=torch.long, device=x.device)
+    return (packed.tokens % packed.shape[1] == 0).nonzero()[:, 0]
 
 
 def first_as_given(
@@ -205,9 +207,10 @@ def first_as_given(
     "The first token of every text."
     if packed is None:
         return x if mask is None else x * mask[:, :1, None]
-    return x.new_zeros(packed.shape[0], x.shape[-1]).index_copy(0, packed.first()[1], x[0])[:, None]
+    texts = packed.tokens[first_places(x, packed)] // packed.shape[1]
+    return x.new_zeros(packed.shape[0], x.shape[-1]).index_copy(0, texts, x[0])[:, None]
 
-# %% ../nbs/04_encoder.ipynb #41e98311
+# %% ../nbs/04_encoder.ipynb #eb87c82e
 class Encoder(nn.Module):
     "Embeddings and a stack of layers: the part that all heads and all families share."
 
@@ -233,24 +236,20 @@ class Encoder(nn.Module):
     ) -> Encoded:
         "Encode a batch."
         mask, packed = lay_out(attention_mask, self.window, with_maps, self.kernel)
-        given = input_ids, inputs_embeds, token_type_ids, position_ids
-        x = self.embeddings(*(given if packed is None else take_tokens(packed, *given)))
+        x = input_ids, inputs_embeds, token_type_ids, position_ids
+        x = self.embeddings(*(x if packed is None else take_tokens(packed, *x)))
         masks = [None] * len(self.layers) if head_mask is None else head_mask.to(x)
-        forget = self.gradient_checkpointing and self.training
-        first_only = first_only and not with_hidden and not with_maps and self.kernel != "graph"
-        hidden, maps = [x], []
+        first_only = first_only and not (with_hidden or with_maps or self.kernel == "graph" or not self.layers)
+        forget, hidden, maps = self.gradient_checkpointing and self.training, [x], []
         for number, (layer, heads) in enumerate(zip(self.layers, masks, strict=True), 1):
             run = partial(checkpoint, layer, use_reentrant=False) if forget else layer
             wanted = first_places(x, packed) if first_only and number == len(self.layers) else None
             x, seen = run(x, mask, heads, with_maps, packed, wanted)
-            if with_hidden:
-                hidden.append(x)
-            if with_maps:
-                maps.append(seen)
+            hidden += [x] * with_hidden
+            maps += [seen] * with_maps
         kept = mask if self.window else None
-        hidden = [as_given(each, kept, packed) for each in hidden] if with_hidden else []
-        give = first_as_given if first_only and len(self.layers) else as_given
-        return Encoded(give(x, kept, packed), hidden, maps)
+        last = (first_as_given if first_only else as_given)(x, kept, packed)
+        return Encoded(last, [as_given(each, kept, packed) for each in hidden * with_hidden], maps)
 
 # %% ../nbs/04_encoder.ipynb #05ef85ab
 @torch.no_grad()

@@ -201,7 +201,7 @@ def write_graph(
         apart = check_graph(staged, model, batches, "int8")
     return apart
 
-# %% ../nbs/09_export.ipynb #b499f284
+# %% ../nbs/09_export.ipynb #02a570d0
 def export(
     model: str | os.PathLike | nn.Module,  # bundled name, folder, hub id or a loaded model
     folder: str | os.PathLike,  # new or empty: `model.onnx`, `config.json` and the tokenizer's files
@@ -212,9 +212,10 @@ def export(
     "Write a model as a checked ONNX graph, all or nothing."
     check_request(folder, precision)
     model, tokenizer = take_model(model, tokenizer)
-    training = model.training
+    training = {part: part.training for part in model.modules()}
     try:
         with atomic_folder(folder) as staged:
             return write_graph(staged, model.eval(), tokenizer, precision)
     finally:
-        model.train(training)
+        for part, mode in training.items():
+            part.training = mode

@@ -56,7 +56,7 @@ class ModelOutput:
             raise KeyError(f"{name!r} is not in this output; it has {', '.join(self.keys())}")
         return getattr(self, name)
 
-# %% ../nbs/06_heads.ipynb #6ac4423c
+# %% ../nbs/06_heads.ipynb #3244c940
 @dataclass
 class EncoderOutput(ModelOutput):
     "Output of `ConvBertModel`."
@@ -79,8 +79,8 @@ class SpanOutput(ModelOutput):
     end_logits: Tensor | None = None  # `(B, T)`
 
 
-for kind in (EncoderOutput, TaskOutput, SpanOutput):
-    torch.export.register_dataclass(kind)  # whoever draws a graph of a model must know what it returns
+for _kind in (EncoderOutput, TaskOutput, SpanOutput):
+    torch.export.register_dataclass(_kind)  # whoever draws a graph of a model must know what it returns
 
 # %% ../nbs/06_heads.ipynb #16348722
 CONVBERT_KEYS = KeyMap(
@@ -235,7 +235,7 @@ class MaskedLMHead(nn.Module):
         "Map `(…, D)` to `(…, V)` with the word table `(V, E)`."
         return F.linear(self.norm(F.gelu(self.dense(x))), words, self.bias)
 
-# %% ../nbs/06_heads.ipynb #4365f97d
+# %% ../nbs/06_heads.ipynb #8e24fb82
 class ConvBertForMaskedLM(ConvBertPreTrainedModel):
     "Fill in masked tokens."
 
@@ -267,12 +267,12 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
 
     def loss(self, x: Tensor, words: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         "Cross entropy where something is asked."
-        asked = labels != -100
+        labels, asked = labels.flatten(), labels.flatten() != -100
         if not logits.requires_grad or torch.compiler.is_compiling() or 2 * asked.sum() > asked.numel():
-            return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-        return F.cross_entropy(self.predictions(x[asked], words).float(), labels[asked])
+            return F.cross_entropy(logits.flatten(0, 1).float(), labels)
+        return F.cross_entropy(self.predictions(x.flatten(0, 1)[asked], words).float(), labels[asked])
 
-# %% ../nbs/06_heads.ipynb #11eee432
+# %% ../nbs/06_heads.ipynb #4707a28e
 def classifier_dropout(config: ConvBertConfig) -> float:
     "The head's own dropout, or the encoder's when none is set."
     return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
@@ -289,11 +289,11 @@ class ClassificationHead(nn.Module):
         self.activation, self.dropout = ACTIVATION[config.hidden_act], nn.Dropout(classifier_dropout(config))
 
     def forward(self, x: Tensor) -> Tensor:
-        "Map `(B, T, D)` to one score per label, `(B, num_labels)`."
+        "Map `(B, T, D)`, of which the first tokens are read, to one score per label, `(B, num_labels)`."
         x = self.activation(self.dense(self.dropout(x[:, 0])))
         return self.out_proj(self.dropout(x))
 
-# %% ../nbs/06_heads.ipynb #5a4390c0
+# %% ../nbs/06_heads.ipynb #8a9a44fb
 def classification_loss(
     logits: Tensor,  # `(B, num_labels)`
     labels: Tensor,  # `(B,)` ids or numbers, or `(B, num_labels)` of 0 and 1
@@ -323,7 +323,8 @@ class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
 
     def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, *, labels=None, **inputs) -> TaskOutput:
         "Logits `(B, num_labels)`; see `encode` for the other inputs."
-        encoded = self.encode(input_ids, attention_mask, token_type_ids, first_only=True, **inputs)
+        own = isinstance(self.classifier, ClassificationHead)  # somebody else's may read more than the first token
+        encoded = self.encode(input_ids, attention_mask, token_type_ids, first_only=own, **inputs)
         logits = self.classifier(encoded.last)
         loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
         return TaskOutput(loss=loss, logits=logits, **optional_outputs(encoded))

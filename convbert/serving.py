@@ -20,7 +20,7 @@ from . import heads
 from .config import ConvBertConfig
 from .hub import weight_files
 
-# %% ../nbs/06_serving.ipynb #1df6fb10
+# %% ../nbs/06_serving.ipynb #1d460a09
 GRAPH = "model.onnx"
 CLASSES = {
     kind.__name__: kind
@@ -39,8 +39,10 @@ def holds_graph(
     name: Any,  # a folder's name, or anything else that can be a model
 ) -> bool:
     "Whether this is a folder with a graph and no weights."
-    folder = os.path.expanduser(name) if isinstance(name, str | os.PathLike) else ""
-    return os.path.isfile(os.path.join(folder, GRAPH)) and not weight_files(os.listdir(folder or "."))
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+        return False
+    folder = os.path.expanduser(name)
+    return os.path.isfile(os.path.join(folder, GRAPH)) and not weight_files(os.listdir(folder))
 
 
 def class_in(

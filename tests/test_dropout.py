@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from convbert import ConvBertConfig, ConvBertForMaskedLM
 from convbert.kernels.dropout import attend_quickly, draw, dropout, few_at_a_time
+from convbert.kernels.eager import span_conv
 
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9, 0.999])
@@ -85,3 +86,26 @@ def test_a_seed_forgets_the_same_again(padded, autocast):
     assert all(g is None or g.isfinite().all() for g in first) and any(g is not None and g.any() for g in first)
     assert_close(first, again, rtol=0, atol=0)
     assert_close(first, kept)  # the same lots in the second run of a checkpoint
+
+
+def test_what_narrows_may_draw_lots_of_its_own():
+    """An adapter with dropout in the place of `down`: its second run on the way back sees the lots of the first."""
+    model = ConvBertForMaskedLM(ConvBertConfig(**SIZES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    part = model.train().encoder.layers[0].feed_forward
+    part.down = torch.nn.Sequential(torch.nn.Dropout(0.5), part.down)
+    x, inputs = torch.randn(2, 5, 32), list(part.parameters())
+    torch.manual_seed(1)
+    ours = torch.autograd.grad(part(x).square().sum(), inputs)
+    torch.manual_seed(1)
+    assert_close(ours, torch.autograd.grad(part.narrow(part.up(x)).square().sum(), inputs))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_float32_inputs_under_autocast(inside):
+    inputs = [torch.randn(2, 2, 5, 4).requires_grad_() for _ in range(3)]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = [attend_quickly(*inputs, p=0.2), span_conv(inputs[0], inputs[1][..., :3])]
+        loss = sum(each.float().square().sum() for each in mixed)
+        found = torch.autograd.grad(loss, inputs) if inside else None
+    found = found or torch.autograd.grad(loss, inputs)
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in found)

@@ -165,3 +165,10 @@ def test_first_tokens_alone_are_the_first_of_all(model, mask, masked):
     first, every = run(first_only=True).last, run().last
     assert first.shape[1] == 1
     assert_close(first, every[:, :1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", ["reference", "eager"])
+def test_a_batch_of_nothing(model, kernel):
+    use_kernel(model, kernel)
+    assert model(torch.zeros(0, 7, dtype=torch.long)).last_hidden_state.shape == (0, 7, 32)
+    use_kernel(model, "auto")

@@ -175,6 +175,8 @@ def test_a_long_text_is_read_to_its_end_in_little_memory(qa):
     word = qa.tokenizer.convert_tokens_to_ids("engine")
 
     class Needle(torch.nn.Module):
+        device = torch.device("cpu")
+
         def __init__(self):
             super().__init__()
             self.config, self.weight = qa.model.config, torch.nn.Parameter(torch.zeros(1))

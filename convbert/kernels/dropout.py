@@ -72,7 +72,7 @@ def few_at_a_time(*inputs: Tensor | None, maps: torch.Size) -> list[tuple]:
     cuts = [[None] * -(-B // size) if x is None else x.expand(B, *x.shape[1:]).split(size) for x in inputs]
     return list(zip(*cuts, strict=True))
 
-# %% ../../nbs/kernels/06_dropout.ipynb #a9039871
+# %% ../../nbs/kernels/06_dropout.ipynb #bcb66f3c
 class ForgetfulAttention(torch.autograd.Function):
     "Attention with dropout that keeps one byte for each weight."
 
@@ -84,7 +84,7 @@ class ForgetfulAttention(torch.autograd.Function):
         ctx.scale = 1 / (1 - p)
         parts = few_at_a_time(query, key, value, bias, gone, maps=gone.shape)
         mixed = [weights_of(q, k, b).masked_fill_(lost, 0) @ v for q, k, v, b, lost in parts]
-        return torch.cat(mixed).mul_(ctx.scale)
+        return torch.cat(mixed).mul_(ctx.scale).to(value.dtype)  # autocast may have lowered it
 
     @staticmethod
     @once_differentiable

@@ -63,7 +63,7 @@ def depthwise(
     mixed = Slide.apply(rows, filters.to(wide)).to(x.dtype)
     return mixed if packed is None else packed.close_up(mixed)
 
-# %% ../../nbs/kernels/02_eager.ipynb #2a761fb2
+# %% ../../nbs/kernels/02_eager.ipynb #96893c48
 def block_rows(window: int) -> int:
     "Tokens in a block: 16 was the fastest of 8, 16, 32 and 64 at base size on a CPU; never less than half a window."
     return max(16, window // 2)
@@ -88,8 +88,9 @@ def take_rows(
 ) -> Tensor:  # `(B, T, H, d)`
     "The way back."
     B, T, H, d = shape
-    rows = blocks.reshape(B, H, blocks.numel() // max(B * H * d, 1), d)
-    return rows[:, :, :T].transpose(1, 2)
+    if not blocks.numel():
+        return blocks.new_zeros(shape)
+    return blocks.reshape(B, H, -1, d)[:, :, :T].transpose(1, 2)
 
 # %% ../../nbs/kernels/02_eager.ipynb #59cf71a9
 def empty_bands(
@@ -122,7 +123,7 @@ def add_margins(
         own[1:, :half] += windows[:-1, half + R :]
     return own
 
-# %% ../../nbs/kernels/02_eager.ipynb #46cfe868
+# %% ../../nbs/kernels/02_eager.ipynb #1704800d
 class Mix(torch.autograd.Function):
     "A weighted sum over windows that keeps values and kernels, and nothing of its blocks."
 
@@ -132,7 +133,8 @@ class Mix(torch.autograd.Function):
         kernel, K = scores.softmax(-1).to(value.dtype), scores.shape[-1]
         ctx.save_for_backward(value, kernel, inside)
         kernel = kernel if inside is None else kernel * inside
-        return take_rows(torch.bmm(lay_bands(kernel), lay_rows(value, K, K // 2)), value.shape)
+        mixed = torch.bmm(lay_bands(kernel), lay_rows(value, K, K // 2)).to(value.dtype)  # autocast may have lowered it
+        return take_rows(mixed, value.shape)
 
     @staticmethod
     @once_differentiable

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .dropout import attend_quickly
 
-# %% ../../nbs/kernels/03_packing.ipynb #6e166f1e
+# %% ../../nbs/kernels/03_packing.ipynb #475a89f0
 @dataclass(frozen=True)
 class Packed:
     "Where the sequences of a batch stand when they are laid end to end: N tokens of S sequences."
@@ -36,11 +36,6 @@ class Packed:
         "The tokens where they were."
         B, T = self.shape
         return x.new_zeros(B * T, *x.shape[2:]).index_copy(0, self.tokens, x[0]).unflatten(0, (B, T))
-
-    def first(self) -> tuple[Tensor, Tensor]:  # `(R,)`: where in the row; `(R,)`: of which texts
-        "The tokens that begin a text of the batch."
-        at = (self.tokens % self.shape[1] == 0).nonzero()[:, 0]
-        return at, self.tokens[at] // self.shape[1]
 
     def spread_out(self, x: Tensor) -> Tensor:  # `(1, N, …)` to `(1, N + S * (K//2), …)`
         "The tokens with room between the sequences, zeros in it."
