@@ -89,6 +89,9 @@ def test_a_graph_gives_the_numbers_of_the_model(name, tokenizer, tmp_path):
             graph(wrong)
     if name == "ConvBertForMaskedLM":
         is_lean(tmp_path / "graph" / "model.onnx")
+    package.round_to_int8(tmp_path / "graph" / "model.onnx", tmp_path / "graph" / "model.onnx")
+    batch = package.read_sentences(list(package.SENTENCES), tokenizer, model)
+    assert 0 < package.check_graph(tmp_path / "graph", model, [batch], "int8") < 0.1
 
 
 def is_lean(file):
@@ -152,10 +155,7 @@ def test_int8_agrees_on_the_words(tmp_path, tokenizer):
         with torch.inference_mode():
             same.append((graph(**batch).logits.argmax(-1) == model(**batch).logits.argmax(-1))[hidden])
     same = torch.cat(same).float()
-    error = (
-        0.97 * 0.03 / len(same)
-    ) ** 0.5  # these words are a sample: 97 of 100 is asked of the text that they stand for
-    assert len(same) > 2000 and same.mean() >= 0.97 - 3 * error, (len(same), same.mean())
+    assert len(same) > 2000 and same.mean() >= 0.97, (len(same), same.mean())
 
 
 # -- refusals, and nothing by halves
