@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from block import block
-from machine import flops, machine, matrix_product
+from machine import flops, machine, matrix_product, products_of
 
 import convbert
 from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel, pipeline
@@ -115,25 +115,36 @@ def base_ragged(quick):
 
 
 @case
-def base_bfloat16(quick):
+def base_bfloat16(quick, lengths=(128,) * 8):
     """Base model in bfloat16, 8 texts of 128 tokens; transformers' in both precisions."""
     ours, theirs = twins(base(quick))
-    batch = batch_of([128] * (1 if quick else 8), 30522)
+    batch = batch_of(lengths[-1:] if quick else lengths, 30522)
     programs = {"ours": copy.deepcopy(ours).bfloat16(), "transformers": theirs}
     programs["transformers, bfloat16"] = copy.deepcopy(theirs).bfloat16()
     return {name: partial(model, **batch) for name, model in programs.items()}
 
 
 @case
-def int8(quick):
-    """Base model as an int8 graph, 32 film reviews of 4 to 64 tokens, padded."""
+def base_bfloat16_ragged(quick):
+    """The same, 32 film reviews of 4 to 64 tokens, padded."""
+    return base_bfloat16(quick, SST2)
+
+
+def exported(model, **options):
+    """The model as a graph in ONNX Runtime."""
     from convbert.export import export
     from convbert.serving import OnnxModel
 
-    (ours, theirs), batch = twins(base(quick)), batch_of(SST2[-4:] if quick else SST2, 30522)
     with tempfile.TemporaryDirectory() as folder:
-        export(ours, folder, tokenizer="convbert-tiny", precision="int8")
-        graph = OnnxModel(folder)
+        export(model, folder, tokenizer="convbert-tiny", **options)
+        return OnnxModel(folder)
+
+
+@case
+def int8(quick):
+    """Base model as an int8 graph, 32 film reviews of 4 to 64 tokens, padded."""
+    (ours, theirs), batch = twins(base(quick)), batch_of(SST2[-4:] if quick else SST2, 30522)
+    graph = exported(ours, precision="int8")
     same_outputs(graph, theirs, batch, limit=0.5)
     programs = {"ours": graph, "transformers": theirs, "ours, float32 in torch": ours}
     return {name: partial(model, **batch) for name, model in programs.items()}
@@ -144,7 +155,9 @@ def tiny_latency(quick):
     """The bundled model, one sentence of 32 tokens."""
     batch = batch_of([32], 8192)
     programs = encoders(ConvBertConfig.preset("tiny"), batch)
+    programs["ours, products alone"] = products_of(programs["ours"])
     if not quick:
+        programs["ours, exported"] = partial(exported(programs["ours"].func), **batch)
         programs["ours, compiled"] = partial(torch.compile(programs["ours"].func), **batch)
     return {name: partial(many, program, 20) for name, program in programs.items()}
 
@@ -157,8 +170,8 @@ def many(program: Callable, times: int) -> None:
 
 @case
 def classify(quick):
-    """`pipeline("text-classification")` on sentences, the bundled sentiment model."""
-    texts = sentences(16 if quick else 512)
+    """`pipeline("text-classification")` with the bundled sentiment model, texts of --texts."""
+    texts = sentences()[: 16 if quick else None]
     ours = pipeline("text-classification")
     with tempfile.TemporaryDirectory() as folder:
         ours.model.save_pretrained(folder)
@@ -168,8 +181,11 @@ def classify(quick):
     theirs = transformers.pipeline("text-classification", model, tokenizer=tokenizer)
     if [a["label"] for a in ours(texts, progress=False)] != [a["label"] for a in theirs(texts)]:
         raise SystemExit("the pipelines answer differently: not the same work")
+    graph = pipeline("text-classification", exported(ours.model), tokenizer=ours.tokenizer)
     return {
         "ours": lambda: ours(texts, progress=False),
+        "ours, exported": lambda: graph(texts, progress=False),
+        "ours, products alone": products_of(lambda: ours(texts, progress=False)),
         "transformers": lambda: theirs(texts),
         "transformers, batch_size=32": lambda: theirs(texts, batch_size=32),
     }
@@ -280,11 +296,12 @@ def train_steps(quick):
     }
 
 
-def sentences(count: int) -> list[str]:
-    """Sentences of the tutorials' data."""
-    file = Path(__file__).parents[1] / "nbs" / "tutorials" / "data" / "subjects-dev.jsonl"
-    rows = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
-    return (rows * (count // len(rows) + 1))[:count]
+TEXTS = [Path(__file__).parents[1] / "nbs" / "tutorials" / "data" / "subjects-dev.jsonl"]  # --texts puts another first
+
+
+def sentences() -> list[str]:
+    """What is classified."""
+    return [json.loads(line)["text"] for line in TEXTS[0].read_text(encoding="utf-8").splitlines()]
 
 
 # -- how it is measured
@@ -364,6 +381,8 @@ def report(name: str, quick: bool, rounds: int) -> dict:
     times = measure(programs, rounds, is_training(name))
     told["ratios"] = ratios(times)
     told["seconds"] = {program: round(statistics.median(each), 5) for program, each in times.items()}
+    if name == "classify":
+        told["texts"] = f"{len(sentences())} of {TEXTS[0].parent.name}/{TEXTS[0].name}"
     if name in MEMORY and Path("/proc/self/clear_refs").exists():
         told["memory"] = memories(name, list(CASES[name](quick)), quick)
     return told
@@ -377,10 +396,13 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="a smoke test")
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON; cases that are there already stay")
+    parser.add_argument("--texts", type=Path, help='what `classify` reads: JSON lines with a "text" each')
     parser.add_argument("--memory-of", metavar="PROGRAM", help="only the peak of memory of this program of the case")
     args = parser.parse_args()
     if unknown := set(args.cases) - set(names):
         parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    if args.texts:
+        TEXTS.insert(0, args.texts)
     if args.memory_of:
         return print(memory(args.cases[0], args.memory_of, args.quick))
     results = {"machine": machine(), "cases": {}}

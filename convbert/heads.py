@@ -11,7 +11,7 @@ __all__ = ['CONVBERT_KEYS', 'CHOICE_INPUTS', 'ModelOutput', 'EncoderOutput', 'Ta
            'ConvBertForSequenceClassification', 'ConvBertForTokenClassification', 'ConvBertForQuestionAnswering',
            'ConvBertForMultipleChoice', 'silence']
 
-# %% ../nbs/06_heads.ipynb #64f3d647
+# %% ../nbs/06_heads.ipynb #02b54251
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .checkpoints import KeyMap, PretrainedMixin
 from .config import ConvBertConfig
 from .encoder import ACTIVATION, Encoded, Encoder, init_weights
+from .kernels.halves import as_narrow_as, call_widened
 
 # %% ../nbs/06_heads.ipynb #7a885463
 @dataclass
@@ -235,7 +236,7 @@ class MaskedLMHead(nn.Module):
         "Map `(…, D)` to `(…, V)` with the word table `(V, E)`."
         return F.linear(self.norm(F.gelu(self.dense(x))), words, self.bias)
 
-# %% ../nbs/06_heads.ipynb #8e24fb82
+# %% ../nbs/06_heads.ipynb #43123570
 class ConvBertForMaskedLM(ConvBertPreTrainedModel):
     "Fill in masked tokens."
 
@@ -261,7 +262,7 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         if predict_at is not None:
             x = x.gather(1, predict_at[..., None].expand(-1, -1, x.shape[-1]))
         words = self.encoder.embeddings.word.weight
-        logits = self.predictions(x, words)
+        logits = as_narrow_as(words, call_widened(self.predictions, x, words))
         loss = None if labels is None else self.loss(x, words, logits, labels)
         return TaskOutput(loss=loss, logits=logits, **optional_outputs(encoded))
 
@@ -270,7 +271,7 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         labels, asked = labels.flatten(), labels.flatten() != -100
         if not logits.requires_grad or torch.compiler.is_compiling() or 2 * asked.sum() > asked.numel():
             return F.cross_entropy(logits.flatten(0, 1).float(), labels)
-        return F.cross_entropy(self.predictions(x.flatten(0, 1)[asked], words).float(), labels[asked])
+        return F.cross_entropy(call_widened(self.predictions, x.flatten(0, 1)[asked], words).float(), labels[asked])
 
 # %% ../nbs/06_heads.ipynb #4707a28e
 def classifier_dropout(config: ConvBertConfig) -> float:

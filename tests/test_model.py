@@ -9,6 +9,7 @@ from convbert import heads
 from convbert.config import ConvBertConfig
 from convbert.encoder import Encoder
 from convbert.heads import ConvBertForMaskedLM, ConvBertModel, silence
+from convbert.kernels import halves
 from convbert.kernels.reference import span_conv
 
 SMALL = dict(
@@ -98,17 +99,51 @@ def test_gradient_checkpointing_runs_layers_again_and_gives_the_same_gradients(m
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("maps", [False, True])
-def test_half_precision_is_finite_and_near_float32(dtype, maps):
+@pytest.mark.parametrize("slow", [set(), {torch.float16, torch.bfloat16}])
+def test_half_precision_is_finite_and_near_float32(dtype, maps, slow, monkeypatch):
+    monkeypatch.setattr(halves, "SLOW", slow)  # what the processor has no instructions for
     model = make(initializer_range=0.1)
     ids = torch.randint(1, 61, (3, 12), generator=torch.Generator().manual_seed(0))
     mask = (torch.arange(12) < torch.tensor([[12], [5], [0]])).long()
     off = silence(model.config, attention=[(0, 0)], conv=[(1, 1)])
     with torch.inference_mode():
         expected = model(ids, mask, head_mask=off).last_hidden_state
-        got = model.to(dtype)(ids, mask, head_mask=off, output_attentions=maps).last_hidden_state
-    assert got.dtype == dtype and got.isfinite().all()
+        told = model.to(dtype)(ids, mask, head_mask=off, output_attentions=maps, output_hidden_states=True)
+    got = told.last_hidden_state
+    assert {x.dtype for x in (got, *told.hidden_states)} == {dtype} and got.isfinite().all()
     # the last row is all padding: finite is what can be asked of it
     torch.testing.assert_close(got.float()[:2], expected[:2], atol=0.12, rtol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("again", [False, True])  # gradient checkpointing
+def test_where_halves_are_slow_layers_compute_in_float32(dtype, again, monkeypatch):
+    """Exactly what float32 layers with the same numbers give; gradients reach the parameters in their own precision."""
+    monkeypatch.setattr(halves, "SLOW", {dtype})
+    half = make(ConvBertForMaskedLM, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).to(dtype).train()
+    full = make(ConvBertForMaskedLM, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+    full.load_state_dict({name: x.float() for name, x in half.state_dict().items()})
+    half.gradient_checkpointing_enable(again)
+    ids = torch.randint(1, 61, (3, 12), generator=torch.Generator().manual_seed(0))
+    embedded = half.encoder.embeddings(ids)
+    full.encoder.embeddings.forward = lambda *_: embedded.detach().float()  # whose norm is in half precision
+    for model in (half, full):
+        model(ids, labels=ids.where(ids > 40, -100)).loss.backward()
+    theirs = dict(full.encoder.layers.named_parameters())
+    for name, p in half.encoder.layers.named_parameters():
+        assert p.dtype == p.grad.dtype == dtype
+        assert torch.nn.functional.cosine_similarity(p.grad.flatten().float(), theirs[name].grad.flatten(), 0) > 0.999
+    with torch.inference_mode():
+        assert half(ids).logits.dtype == dtype
+        layer, x = half.encoder.layers[0].eval(), embedded.detach()
+        assert torch.equal(halves.call_widened(layer, x)[0], full.encoder.layers[0].eval()(x.float())[0])
+
+
+def test_compiled_halves_are_the_same(monkeypatch):
+    monkeypatch.setattr(halves, "SLOW", {torch.bfloat16})
+    model, ids = make().bfloat16(), torch.randint(1, 61, (2, 8))
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(ids).last_hidden_state, model(ids).last_hidden_state)
 
 
 @pytest.mark.parametrize("kind", [0, 1])
