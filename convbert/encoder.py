@@ -35,7 +35,7 @@ ACTIVATION = {
     "tanh": torch.tanh,
 }
 
-# %% ../nbs/04_encoder.ipynb #579d547b
+# %% ../nbs/04_encoder.ipynb #371d3c2b
 class Embeddings(nn.Module):
     "What a token is, where it stands and which sentence it belongs to, summed, normalised and widened."
 
@@ -63,7 +63,7 @@ class Embeddings(nn.Module):
             position_ids = torch.arange(words.shape[1], device=words.device)[None]
         types = self.token_type.weight[0] if token_type_ids is None else self.token_type(token_type_ids)
         x = self.norm(words + self.position(position_ids) + types)
-        return call_widened(self.project, dropout(x, self.dropout, self.training))
+        return call_widened(self.project, self.word.weight, dropout(x, self.dropout, self.training))
 
 # %% ../nbs/04_encoder.ipynb #700cf29b
 class GroupedLinear(nn.Module):
@@ -85,7 +85,7 @@ class GroupedLinear(nn.Module):
         x = x.unflatten(-1, (self.weight.shape[0], -1))
         return torch.einsum("...gi,gio->...go", x, self.weight).flatten(-2) + self.bias
 
-# %% ../nbs/04_encoder.ipynb #107f350d
+# %% ../nbs/04_encoder.ipynb #02e5b246
 class FeedForward(nn.Module):
     "Each token on its own: widen, bend, narrow."
 
@@ -99,7 +99,7 @@ class FeedForward(nn.Module):
 
     def narrow(self, wide: Tensor) -> Tensor:
         "Bend and narrow `(B, T, intermediate_size)`."
-        return call_widened(self.down, self.activation(wide)).to(wide.dtype)
+        return call_widened(self.down, self.down.weight, self.activation(wide)).to(wide.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         "Map `(B, T, D)` to `(B, T, D)`."
@@ -211,7 +211,7 @@ def first_as_given(
     texts = packed.tokens[first_places(x, packed)] // packed.shape[1]
     return x.new_zeros(packed.shape[0], x.shape[-1]).index_copy(0, texts, x[0])[:, None]
 
-# %% ../nbs/04_encoder.ipynb #9862135f
+# %% ../nbs/04_encoder.ipynb #ada9cee0
 class Encoder(nn.Module):
     "Embeddings and a stack of layers: the part that all heads and all families share."
 
@@ -242,14 +242,15 @@ class Encoder(nn.Module):
         masks = [None] * len(self.layers) if head_mask is None else head_mask.to(x)
         first_only = first_only and not (with_hidden or with_maps or self.kernel == "graph" or not self.layers)
         forget, hidden, maps = self.gradient_checkpointing and self.training, [x], []
+        words = self.embeddings.word.weight
         for number, (layer, heads) in enumerate(zip(self.layers, masks, strict=True), 1):
-            run = partial(call_widened, layer)
+            run = partial(call_widened, layer, words)
             run = partial(checkpoint, run, use_reentrant=False) if forget else run
             wanted = first_places(x, packed) if first_only and number == len(self.layers) else None
             x, seen = run(x, mask, heads, with_maps, packed, wanted)
             hidden += [x] * with_hidden
             maps += [seen] * with_maps
-        kept, words = mask if self.window else None, self.embeddings.word.weight
+        kept = mask if self.window else None
         last, *hidden = (as_narrow_as(words, each) for each in (x, *hidden * with_hidden))
         last = (first_as_given if first_only else as_given)(last, kept, packed)
         return Encoded(last, [as_given(each, kept, packed) for each in hidden], maps)

@@ -236,7 +236,7 @@ class MaskedLMHead(nn.Module):
         "Map `(…, D)` to `(…, V)` with the word table `(V, E)`."
         return F.linear(self.norm(F.gelu(self.dense(x))), words, self.bias)
 
-# %% ../nbs/06_heads.ipynb #43123570
+# %% ../nbs/06_heads.ipynb #edd46ae3
 class ConvBertForMaskedLM(ConvBertPreTrainedModel):
     "Fill in masked tokens."
 
@@ -262,7 +262,7 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         if predict_at is not None:
             x = x.gather(1, predict_at[..., None].expand(-1, -1, x.shape[-1]))
         words = self.encoder.embeddings.word.weight
-        logits = as_narrow_as(words, call_widened(self.predictions, x, words))
+        logits = as_narrow_as(words, call_widened(self.predictions, words, x, words))
         loss = None if labels is None else self.loss(x, words, logits, labels)
         return TaskOutput(loss=loss, logits=logits, **optional_outputs(encoded))
 
@@ -271,7 +271,9 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         labels, asked = labels.flatten(), labels.flatten() != -100
         if not logits.requires_grad or torch.compiler.is_compiling() or 2 * asked.sum() > asked.numel():
             return F.cross_entropy(logits.flatten(0, 1).float(), labels)
-        return F.cross_entropy(call_widened(self.predictions, x.flatten(0, 1)[asked], words).float(), labels[asked])
+        return F.cross_entropy(
+            call_widened(self.predictions, words, x.flatten(0, 1)[asked], words).float(), labels[asked]
+        )
 
 # %% ../nbs/06_heads.ipynb #4707a28e
 def classifier_dropout(config: ConvBertConfig) -> float:

@@ -28,17 +28,18 @@ def is_slow(x: Tensor) -> bool:
     "Whether products of such a tensor crawl where it lies."
     return x.device.type == "cpu" and x.dtype in SLOW
 
-# %% ../../nbs/kernels/08_halves.ipynb #f0a95fd6
+# %% ../../nbs/kernels/08_halves.ipynb #a9940ff1
 def call_widened(
     module: nn.Module,  # its parameters stay as they are
+    parameter: Tensor,  # whose precision tells whether to widen
     *inputs: object,  # tensors in half precision are widened
 ) -> object:  # what the module returns; in float32 where it was widened
     "Call a module, in float32 where its half-precision products would crawl."
-    narrow = {name: p for name, p in module.named_parameters() if is_slow(p)}
-    if not narrow:
+    if not is_slow(parameter):
         return module(*inputs)
-    wide = [x.float() if isinstance(x, Tensor) and is_slow(x) else x for x in inputs]
-    return functional_call(module, {name: p.float() for name, p in narrow.items()}, tuple(wide))
+    wide = {name: p.float() for name, p in module.named_parameters() if is_slow(p)}
+    inputs = tuple(x.float() if isinstance(x, Tensor) and is_slow(x) else x for x in inputs)
+    return functional_call(module, wide, inputs)
 
 
 def as_narrow_as(parameter: Tensor, x: Tensor) -> Tensor:
