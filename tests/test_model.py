@@ -236,3 +236,29 @@ def test_the_model_compiles_without_a_graph_break():
     ids = torch.randint(1, 61, (2, 8))
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(ids).last_hidden_state, model(ids).last_hidden_state)
+
+
+HEADS = {name: cls for name, cls in vars(heads).items() if name.startswith("ConvBertFor")} | {"none": ConvBertModel}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_changing_shapes_are_compiled_a_few_times(name):
+    """The first shape, one graph for all others, and one for a single text or token, which torch treats apart."""
+    model, graphs = make(HEADS[name]), []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, fullgraph=True, backend=count)
+    for B, T in [(2, 8), (3, 11), (5, 17), (2, 30), (4, 9), (6, 64), (1, 12), (1, 40)]:
+        ids = torch.randint(1, 61, (B, T), generator=torch.Generator().manual_seed(T))
+        mask = (torch.arange(T) < torch.randint(1, T + 1, (B, 1), generator=torch.Generator().manual_seed(T))).long()
+        batch = {"input_ids": ids * mask, "attention_mask": mask}
+        if name == "ConvBertForMultipleChoice":
+            batch = {key: x[:, None].repeat(1, 3, 1) for key, x in batch.items()}
+        with torch.inference_mode():
+            told, wanted = compiled(**batch), model(**batch)
+        for key in wanted.keys():
+            torch.testing.assert_close(told[key], wanted[key], atol=1e-5, rtol=1e-4)
+    assert len(graphs) <= 3
