@@ -1,17 +1,20 @@
 """The convolutions against their definition, and batches without padding against each sentence alone."""
 
+from dataclasses import fields, replace
 from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 
 from convbert import ConvBertConfig, ConvBertModel
-from convbert.kernels import eager, reference
+from convbert.kernels import eager, packing, reference
 from convbert.kernels.choose import use_kernel
-from convbert.kernels.packing import WORTH_A_CALL, attend_apart, pack
+from convbert.kernels.packing import WORTH_A_CALL, attend_apart, pack, way_to_attend
+from convbert.mixed_attention import attend
 
 SIZES = dict(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=48, vocab_size=50)
 
@@ -76,6 +79,9 @@ def test_packing_and_back(mask):
     assert_close(packed.close_up(packed.spread_out(packed.take(x))), packed.take(x))
     assert_close(packed.unbox(packed.box(packed.take(x))), packed.take(x))
     assert packed.lengths == [n for n in mask.sum(1).tolist() if n]
+    assert packed.tokens.equal(mask.flatten().nonzero()[:, 0])
+    assert packed.starts.dtype == torch.int32 and packed.starts.diff().tolist() == packed.lengths
+    assert packed.starts[0] == 0 and packed.real.shape == (len(packed.lengths), max(packed.lengths))
 
 
 @pytest.mark.parametrize("short", [1, WORTH_A_CALL])
@@ -87,6 +93,83 @@ def test_attention_stays_in_its_sequence(short):
     v[:, short : 4 * short] += 1  # only the second sequence may notice
     moved = (attend_apart(q, k, v, packed) - far).abs().amax((0, 2, 3)) > 1e-3
     assert moved.tolist() == [False] * short + [True] * 3 * short + [False] * 2 * short
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(1, 3 * WORTH_A_CALL), min_size=1, max_size=5))
+def test_calls_and_box_equal_the_definition(lengths):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, sum(lengths), 2, 4, generator=generator).requires_grad_() for _ in range(3))
+    alone = [attend(*each)[0] for each in zip(*(x.split(lengths, 1) for x in (query, key, value)), strict=True)]
+    packed = pack(torch.arange(max(lengths)) < torch.tensor(lengths)[:, None], 3)
+    weight = torch.randn(query.shape, generator=generator)
+    true = torch.autograd.grad(torch.cat(alone, 1), (query, key, value), weight)
+    for lot, way in ((packed, None), (replace(packed, lengths=[]), "box")):  # lengths that are unknown are boxed
+        assert way_to_attend(query, lot.lengths, 0.0) == (way or ("box", "calls")[query.shape[1] >= 24 * len(lengths)])
+        mixed = attend_apart(query, key, value, lot)
+        assert_close(mixed, torch.cat(alone, 1), atol=1e-5, rtol=1e-4)
+        assert_close(torch.autograd.grad(mixed, (query, key, value), weight), true, atol=1e-5, rtol=1e-4)
+
+
+# -- attention on a GPU that is not there: kinds, shapes and strides
+
+
+@pytest.fixture
+def ampere(monkeypatch):
+    """A torch that says that flash attention can run on its GPU."""
+    pytest.importorskip("torch.nn.attention.varlen", reason="this torch has no varlen_attn")
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.backends.cuda, "can_use_flash_attention", lambda asked: True)
+
+
+def fake_heads(device="cuda", dtype=torch.bfloat16, d=16):
+    """Query, key and value as views of one projection; to be called in a `FakeTensorMode`."""
+    parts = torch.empty(1, 48, 4 * 2 * d, device=device, dtype=dtype).split(2 * d, dim=-1)
+    return [x.unflatten(-1, (2, d)) for x in parts[:3]]
+
+
+@pytest.mark.parametrize(
+    ("case", "way"),
+    [
+        ({}, "row"),
+        ({"dtype": torch.float16}, "row"),
+        ({"dtype": torch.float32}, "box"),
+        ({"d": 12}, "box"),
+        ({"device": "xpu"}, "box"),
+        ({"device": "cpu"}, "calls"),
+    ],
+)
+def test_no_call_for_each_sequence_on_a_gpu(ampere, case, way):
+    with FakeTensorMode():
+        query = fake_heads(**case)[0]
+        assert way_to_attend(query, [30, 18], 0.0) == way
+        assert way_to_attend(query, [30, 18], 0.1) == way.replace("row", "box")
+        assert way_to_attend(query, [], 0.0) == "box"
+
+
+def test_a_row_is_boxed_where_flash_attention_does_not_run(ampere, monkeypatch):
+    with FakeTensorMode():
+        query = fake_heads()[0]
+        for where, name, value in (
+            (torch.backends.cuda, "can_use_flash_attention", lambda asked: False),  # an older chip, say
+            (torch.version, "hip", "6.4"),
+            (packing, "varlen_attn", None),  # an older torch
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr(where, name, value)
+                assert way_to_attend(query, [30, 18], 0.0) == "box"
+        assert way_to_attend(query, [30, 18], 0.0) == "row"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_attention_on_a_gpu_gives_what_it_was_given(ampere, dtype):
+    packed = pack(torch.arange(30) < torch.tensor([30, 18])[:, None], 3)
+    tensors = {f.name: getattr(packed, f.name) for f in fields(packed) if f.type is torch.Tensor}
+    with FakeTensorMode():
+        there = {name: torch.empty(x.shape, dtype=x.dtype, device="cuda") for name, x in tensors.items()}
+        mixed = attend_apart(*fake_heads(dtype=dtype), replace(packed, **there))
+    assert (mixed.shape, mixed.dtype, mixed.device.type) == ((1, 48, 2, 16), dtype, "cuda")
+    assert mixed.is_contiguous()
 
 
 @pytest.fixture(scope="module")
