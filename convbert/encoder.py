@@ -85,7 +85,7 @@ class GroupedLinear(nn.Module):
         x = x.unflatten(-1, (self.weight.shape[0], -1))
         return torch.einsum("...gi,gio->...go", x, self.weight).flatten(-2) + self.bias
 
-# %% ../nbs/04_encoder.ipynb #02e5b246
+# %% ../nbs/04_encoder.ipynb #64a45c28
 class FeedForward(nn.Module):
     "Each token on its own: widen, bend, narrow."
 
@@ -99,7 +99,7 @@ class FeedForward(nn.Module):
 
     def narrow(self, wide: Tensor) -> Tensor:
         "Bend and narrow `(B, T, intermediate_size)`."
-        return call_widened(self.down, self.down.weight, self.activation(wide)).to(wide.dtype)
+        return call_widened(self.down, next(self.down.parameters(), wide), self.activation(wide)).to(wide.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         "Map `(B, T, D)` to `(B, T, D)`."

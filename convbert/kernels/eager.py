@@ -63,9 +63,9 @@ def depthwise(
     mixed = Slide.apply(rows, filters.to(wide)).to(x.dtype)
     return mixed if packed is None else packed.close_up(mixed)
 
-# %% ../../nbs/kernels/02_eager.ipynb #96893c48
+# %% ../../nbs/kernels/02_eager.ipynb #570d1825
 def block_rows(window: int) -> int:
-    "Tokens in a block: 16 was the fastest of 8, 16, 32 and 64 at base size on a CPU; never less than half a window."
+    "Tokens in a block: 16 was the fastest of 16, 32 and 64 at base size on a CPU; never less than half a window."
     return max(16, window // 2)
 
 
