@@ -1,6 +1,7 @@
 """The fused kernels against the definition: on a GPU where there is one, through Triton's interpreter elsewhere."""
 
 import copy
+import importlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 
@@ -144,7 +146,41 @@ def test_memory_kept_is_inputs_and_two_numbers_per_head():
         for x in kept
         if x.untyped_storage().data_ptr() not in {i.untyped_storage().data_ptr() for i in (value, scores)}
     ]
-    assert [x.numel() for x in own] == [2 * 7 * 3] * 2  # the highest score and the sum
+    assert [x.shape for x in own] == [(2, 2 * 7, 3)]  # the highest score and the sum
+
+
+# -- operators of torch's kind
+
+
+@pytest.mark.parametrize(("dtype", "lengths"), [(torch.float32, None), (torch.bfloat16, [3, 1])])
+def test_operators_keep_the_rules(dtype, lengths):
+    inside = None if lengths is None else pack((torch.arange(3) < torch.tensor(lengths)[:, None]).to(HOME), 5).inside
+    B, T = (2, 3) if lengths is None else (1, sum(lengths))
+    value, scores, came = numbers(0, (B, T, 2, 3), (B, T, 2, 5), (B, T, 2, 3), dtype=dtype)
+    x, filters = numbers(1, (B, T, 6), (6, 5), dtype=dtype)
+    seen = fused.mix(value, scores, inside)[1]
+    torch.library.opcheck(fused.mix, (value, scores, inside))
+    torch.library.opcheck(fused.slide, (x, filters, inside))
+    back = [each.detach() for each in (came, value, scores, came.flatten(2), x, filters)]
+    torch.library.opcheck(fused.mix_back, (*back[:3], inside, seen.detach()))
+    torch.library.opcheck(fused.slide_back, (*back[3:], inside))
+
+
+@pytest.mark.parametrize("name", ["span_conv", "depthwise"])
+def test_a_second_derivative_is_refused(name):
+    shapes = {"span_conv": ((1, 3, 1, 2), (1, 3, 1, 3)), "depthwise": ((1, 3, 2), (2, 3))}
+    inputs = numbers(0, *shapes[name])
+    slopes = torch.autograd.grad(getattr(fused, name)(*inputs).square().sum(), inputs, create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd formula was registered"):
+        slopes[0].sum().backward()
+
+
+def test_defined_again_is_the_same():
+    value, scores = numbers(0, (1, 3, 1, 2), (1, 3, 1, 3))
+    before, mine = fused.mix, fused.span_conv(value, scores)
+    importlib.reload(fused)  # as a notebook does that runs its cells after the package was imported
+    assert_close(fused.span_conv(value, scores), mine, atol=0, rtol=0)
+    assert_close(before(value, scores, None)[0], mine, atol=0, rtol=0)
 
 
 # -- a whole model
@@ -197,6 +233,26 @@ def test_the_same_model_under_autocast(model):
         outs[-1].float().square().sum().backward()
         assert all(torch.isfinite(p.grad).all() for p in same.parameters() if p.grad is not None)
     assert_close(*outs, atol=0.1, rtol=0.1)
+
+
+def test_compiled_once_without_a_break(model):
+    whole, seen = CompileCounterWithBackend("aot_eager"), []
+    runs = [copy.deepcopy(model), copy.deepcopy(model)]
+    choose.use_kernel(runs[0], "eager")
+    choose.use_kernel(runs[1], "triton")
+    runs[1].compile(fullgraph=True, backend=whole)
+    for T in (7, 4):
+        ids, mask = torch.arange(2 * T, device=HOME).view(2, T) + 1, torch.ones(2, T, dtype=torch.long, device=HOME)
+        mask[1, 3:] = 0
+        for given_ in (ids, mask):
+            torch._dynamo.mark_dynamic(given_, 1)
+        for each in runs:
+            each.zero_grad()
+            out = each(ids, mask).last_hidden_state * mask[..., None]
+            out.square().sum().backward()
+            seen.append((out, [p.grad for p in each.parameters() if p.grad is not None]))
+        assert_close(seen.pop(), seen.pop(), atol=1e-4, rtol=1e-3)
+    assert whole.frame_count == 1
 
 
 # -- which one runs

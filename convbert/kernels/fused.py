@@ -6,17 +6,18 @@ Docs: https://convbert.github.io/convbert/kernels/fused.html.md"""
 
 # %% auto #0
 __all__ = ['INTERPRETED', 'reach', 'top_and_total', 'span_forward', 'span_value_gradient', 'span_score_gradient',
-           'filter_forward', 'filter_gradient', 'up_to_power', 'tile', 'flat', 'SpanConv', 'slide', 'Depthwise',
-           'at_home', 'depthwise', 'span_conv']
+           'filter_forward', 'filter_gradient', 'up_to_power', 'tile', 'flat', 'mix', 'room_to_mix', 'mix_back',
+           'room_for_both', 'slide', 'room_to_slide', 'slide_back', 'room_for_slopes', 'lead_back', 'depthwise',
+           'span_conv']
 
-# %% ../../nbs/kernels/05_fused.ipynb #d0c0118a
-from contextlib import AbstractContextManager, nullcontext
+# %% ../../nbs/kernels/05_fused.ipynb #0cf5e8e0
+from collections.abc import Callable
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.library import CustomOpDef, custom_op
 
 from .packing import Packed
 
@@ -164,84 +165,112 @@ def flat(x: Tensor) -> Tensor:
     x = x.flatten(0, 1)
     return x if x.stride(-1) == 1 else x.contiguous()
 
-# %% ../../nbs/kernels/05_fused.ipynb #86d787fb
-class SpanConv(torch.autograd.Function):
-    "Kernels of scores, and their weighted sums; keeps its inputs and two numbers for each token and head."
+# %% ../../nbs/kernels/05_fused.ipynb #ee6dd679
+@custom_op("convbert::mix", mutates_args=())
+def mix(value: Tensor, scores: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor]:
+    "Weighted sums, and two numbers for each token and head: one kernel."
+    out, seen = room_to_mix(value, scores, inside)
+    (B, T, H, d), K = value.shape, scores.shape[-1]
+    (wide, block), N, value, scores = tile(d), B * T, flat(value), flat(scores)
+    steps = *value.stride()[:2], *scores.stride()[:2]
+    with torch.cuda.device_of(value):
+        span_forward[(-(-N // block), H)](out, *seen, value, scores, inside, N, T, *steps, d, K, wide, block)
+    return out, seen
 
-    @staticmethod
-    def forward(ctx, value: Tensor, scores: Tensor, inside: Tensor | None) -> Tensor:
-        "One kernel."
-        (B, T, H, d), K = value.shape, scores.shape[-1]
-        (wide, block), N = tile(d), B * T
-        value, scores = flat(value), flat(scores)
-        out, (tops, totals) = value.new_empty(N, H, d), value.new_empty(2, N, H, dtype=torch.float32)
-        steps = *value.stride()[:2], *scores.stride()[:2]
-        span_forward[(-(-N // block), H)](out, tops, totals, value, scores, inside, N, T, *steps, d, K, wide, block)
-        ctx.save_for_backward(value, scores, tops, totals, inside)
-        return out.unflatten(0, (B, T))
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        "Two kernels: values collect what they gave, scores compare."
-        value, scores, tops, totals, inside = ctx.saved_tensors
-        (B, T, H, d), K = gradient.shape, scores.shape[-1]
-        (wide, block), N, gradient = tile(d), B * T, flat(gradient)
-        grid, g, v, s = (-(-N // block), H), *(x.stride()[:2] for x in (gradient, value, scores))
-        to_value, to_scores = value.new_empty(N, H, d), scores.new_empty(N, H, K)
-        known = tops, totals, inside, N, T
+@mix.register_fake
+def room_to_mix(value: Tensor, scores: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor]:
+    "Room for sums `(B, T, H, d)`, and for highest scores and their sums `(2, B*T, H)`."
+    B, T, H, _ = value.shape
+    return value.new_empty(value.shape), value.new_empty(2, B * T, H, dtype=torch.float32)
+
+# %% ../../nbs/kernels/05_fused.ipynb #e3d3e78d
+@custom_op("convbert::mix_back", mutates_args=())
+def mix_back(
+    gradient: Tensor, value: Tensor, scores: Tensor, inside: Tensor | None, seen: Tensor
+) -> tuple[Tensor, Tensor]:
+    "Two kernels: values collect what they gave, scores compare."
+    to_value, to_scores = room_for_both(gradient, value, scores, inside, seen)
+    (B, T, H, d), K = value.shape, scores.shape[-1]
+    (wide, block), N = tile(d), B * T
+    gradient, value, scores = flat(gradient), flat(value), flat(scores)
+    grid, g, v, s = (-(-N // block), H), *(x.stride()[:2] for x in (gradient, value, scores))
+    known = *seen, inside, N, T
+    with torch.cuda.device_of(value):
         span_value_gradient[grid](to_value, gradient, scores, *known, *g, *s, d, K, wide, block)
         span = up_to_power(K)
         span_score_gradient[grid](to_scores, gradient, value, scores, *known, *g, *v, *s, d, K, span, wide, block)
-        return to_value.unflatten(0, (B, T)), to_scores.unflatten(0, (B, T)), None
+    return to_value, to_scores
 
-# %% ../../nbs/kernels/05_fused.ipynb #73957075
-def slide(x: Tensor, filters: Tensor, inside: Tensor | None, T: int) -> Tensor:
-    "Equation 2 on `(N, D)`."
-    (N, D), K = x.shape, filters.shape[1]
-    (wide, block), out = tile(min(D, 64)), x.new_empty(N, D)
+
+@mix_back.register_fake
+def room_for_both(gradient: Tensor, value: Tensor, scores: Tensor, *_: Tensor | None) -> tuple[Tensor, Tensor]:
+    "Room for the gradients of values and scores."
+    return value.new_empty(value.shape), scores.new_empty(scores.shape)
+
+# %% ../../nbs/kernels/05_fused.ipynb #dd36000f
+@custom_op("convbert::slide", mutates_args=())
+def slide(x: Tensor, filters: Tensor, inside: Tensor | None) -> Tensor:
+    "Fixed filters: one kernel."
+    (B, T, D), K, out, x = x.shape, filters.shape[1], x.new_empty(x.shape), flat(x)
+    (wide, block), N = tile(min(D, 64)), B * T
     grid = -(-N // block), -(-D // wide)
-    filter_forward[grid](out, x, filters.contiguous(), inside, N, T, x.stride(0), D, K, wide, block)
+    with torch.cuda.device_of(x):
+        filter_forward[grid](out, x, filters.contiguous(), inside, N, T, x.stride(0), D, K, wide, block)
     return out
 
 
-class Depthwise(torch.autograd.Function):
-    "Fixed filters; keeps its inputs."
+@slide.register_fake
+def room_to_slide(x: Tensor, filters: Tensor, inside: Tensor | None) -> Tensor:
+    "Room for `(B, T, D)`."
+    return x.new_empty(x.shape)
 
-    @staticmethod
-    def forward(ctx, x: Tensor, filters: Tensor, inside: Tensor | None) -> Tensor:
-        "One kernel."
-        (B, T, _), x = x.shape, flat(x)
-        ctx.save_for_backward(x, filters, inside)
-        return slide(x, filters, inside, T).unflatten(0, (B, T))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        "The same kernel with the filters turned around, and sums of blocks for the filters themselves."
-        (x, filters, inside), (B, T, D) = ctx.saved_tensors, gradient.shape
-        N, K, gradient = B * T, filters.shape[1], flat(gradient)
-        wide, block = tile(min(D, 64))
-        grid, steps = (-(-N // block), -(-D // wide)), (gradient.stride(0), x.stride(0))
-        parts = x.new_empty(grid[0], K, D, dtype=torch.float32)
+# %% ../../nbs/kernels/05_fused.ipynb #cb438501
+@custom_op("convbert::slide_back", mutates_args=())
+def slide_back(gradient: Tensor, x: Tensor, filters: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor]:
+    "The same kernel with the filters turned around, and sums of blocks for the filters themselves."
+    (B, T, D), K, to_x = x.shape, filters.shape[1], slide(gradient, filters.flip(1), inside)
+    (wide, block), N, gradient, x = tile(min(D, 64)), B * T, flat(gradient), flat(x)
+    grid, steps = (-(-N // block), -(-D // wide)), (gradient.stride(0), x.stride(0))
+    parts = x.new_empty(grid[0], K, D, dtype=torch.float32)
+    with torch.cuda.device_of(x):
         filter_gradient[grid](parts, gradient, x, inside, N, T, *steps, D, K, wide, block)
-        to_x = slide(gradient, filters.flip(1), inside, T).unflatten(0, (B, T))
-        return to_x, parts.sum(0).T.to(filters.dtype), None
-
-# %% ../../nbs/kernels/05_fused.ipynb #5ce0bed8
-def at_home(x: Tensor) -> AbstractContextManager:
-    "The device of a tensor as the current one."
-    return nullcontext() if torch.compiler.is_compiling() else torch.cuda.device_of(x)
+    return to_x, parts.sum(0).to(filters.dtype).T
 
 
+@slide_back.register_fake
+def room_for_slopes(gradient: Tensor, x: Tensor, filters: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor]:
+    "Room for the gradients of tokens and filters, the latter with neighbouring features side by side."
+    return x.new_empty(x.shape), filters.new_empty(filters.shape[::-1]).T
+
+# %% ../../nbs/kernels/05_fused.ipynb #21ef5a7d
+def lead_back(
+    step: CustomOpDef,
+    back: Callable,  # takes the gradient of what `step` gave first, its inputs, and what else it gave
+) -> None:
+    "Let autograd go back through a step."
+
+    def keep(ctx, inputs: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)  # or zeros would be made for what nobody reads
+        ctx.save_for_backward(*inputs, *(() if isinstance(output, Tensor) else output[1:]))
+
+    def go_back(ctx, gradient: Tensor | None, *_: None) -> tuple:
+        return (None, None, None) if gradient is None else (*back(gradient, *ctx.saved_tensors), None)
+
+    step.register_autograd(go_back, setup_context=keep)
+
+
+lead_back(mix, mix_back)
+lead_back(slide, slide_back)
+
+# %% ../../nbs/kernels/05_fused.ipynb #66422fc9
 def depthwise(
     x: Tensor,  # `(B, T, D)`, zero at padding
     filters: Tensor,  # `(D, K)`
     packed: Packed | None = None,  # where sequences begin and end; each row is one sequence when None
 ) -> Tensor:  # `(B, T, D)`
     "Equation 2 in one pass."
-    with at_home(x):
-        return Depthwise.apply(x, filters, None if packed is None else packed.inside)
+    return slide(x, filters, None if packed is None else packed.inside)
 
 
 def span_conv(
@@ -250,5 +279,4 @@ def span_conv(
     packed: Packed | None = None,  # where sequences begin and end
 ) -> Tensor:  # `(B, T, H, d)`
     "Equations 4 and 5 in one pass."
-    with at_home(value):
-        return SpanConv.apply(value, scores, None if packed is None else packed.inside)
+    return mix(value, scores, None if packed is None else packed.inside)[0]
