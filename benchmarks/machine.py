@@ -70,6 +70,7 @@ def products_of(program: Callable) -> Callable:
         program()
 
     def run():
+        """Call them again."""
         for product in products.kept:
             product()  # whose result goes at once, as in the program
 

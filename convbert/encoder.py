@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/encoder.html.md"""
 __all__ = ['ACTIVATION', 'Embeddings', 'GroupedLinear', 'FeedForward', 'Layer', 'Encoded', 'take_tokens', 'lay_out', 'as_given',
            'first_places', 'first_as_given', 'Encoder', 'init_weights']
 
-# %% ../nbs/04_encoder.ipynb #37a62f75
+# %% ../nbs/04_encoder.ipynb #e80166ef
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from .config import ConvBertConfig
 from .kernels.dropout import dropout
 from .kernels.graph import Boxed, box_up
-from .kernels.halves import as_narrow_as, call_widened
+from .kernels.halves import as_narrow_as, call_widened, is_slow
 from .kernels.packing import Packed, pack
 from .mixed_attention import MixedAttention, MixedMaps
 
@@ -85,7 +85,7 @@ class GroupedLinear(nn.Module):
         x = x.unflatten(-1, (self.weight.shape[0], -1))
         return torch.einsum("...gi,gio->...go", x, self.weight).flatten(-2) + self.bias
 
-# %% ../nbs/04_encoder.ipynb #64a45c28
+# %% ../nbs/04_encoder.ipynb #936737b2
 class FeedForward(nn.Module):
     "Each token on its own: widen, bend, narrow."
 
@@ -99,7 +99,8 @@ class FeedForward(nn.Module):
 
     def narrow(self, wide: Tensor) -> Tensor:
         "Bend and narrow `(B, T, intermediate_size)`."
-        return call_widened(self.down, next(self.down.parameters(), wide), self.activation(wide)).to(wide.dtype)
+        parameter = next((p for p in self.down.parameters() if is_slow(p)), wide)
+        return call_widened(self.down, parameter, self.activation(wide)).to(wide.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         "Map `(B, T, D)` to `(B, T, D)`."
@@ -137,7 +138,7 @@ class Layer(nn.Module):
         wide = dropout(self.feed_forward(x), self.dropout, self.training)
         return self.feed_forward_norm(x + wide), maps
 
-# %% ../nbs/04_encoder.ipynb #e825740f
+# %% ../nbs/04_encoder.ipynb #9212af1b
 @dataclass
 class Encoded:
     "Everything the stack can tell about a batch."
@@ -145,6 +146,12 @@ class Encoded:
     last: Tensor  # `(B, T, D)`, or `(B, 1, D)` of first tokens only
     hidden: list[Tensor]  # embeddings, then each layer's output; empty unless asked for
     maps: list[MixedMaps]  # one per layer; empty unless asked for
+
+    def narrow(self, parameter: Tensor) -> "Encoded":
+        "The same in the precision of a parameter that was widened for it."
+        same = partial(as_narrow_as, parameter)
+        maps = [MixedMaps(same(each.attention), same(each.conv_kernel)) for each in self.maps]
+        return Encoded(same(self.last), [same(x) for x in self.hidden], maps)
 
 # %% ../nbs/04_encoder.ipynb #add9af7c
 def take_tokens(
@@ -211,7 +218,7 @@ def first_as_given(
     texts = packed.tokens[first_places(x, packed)] // packed.shape[1]
     return x.new_zeros(packed.shape[0], x.shape[-1]).index_copy(0, texts, x[0])[:, None]
 
-# %% ../nbs/04_encoder.ipynb #ada9cee0
+# %% ../nbs/04_encoder.ipynb #4b163cf4
 class Encoder(nn.Module):
     "Embeddings and a stack of layers: the part that all heads and all families share."
 
@@ -241,19 +248,16 @@ class Encoder(nn.Module):
         x = self.embeddings(*(x if packed is None else take_tokens(packed, *x)))
         masks = [None] * len(self.layers) if head_mask is None else head_mask.to(x)
         first_only = first_only and not (with_hidden or with_maps or self.kernel == "graph" or not self.layers)
-        forget, hidden, maps = self.gradient_checkpointing and self.training, [x], []
-        words = self.embeddings.word.weight
+        words, hidden, maps = self.embeddings.word.weight, [x], []
+        forget = self.gradient_checkpointing and self.training
+        run = partial(checkpoint, call_widened, use_reentrant=False) if forget else call_widened
         for number, (layer, heads) in enumerate(zip(self.layers, masks, strict=True), 1):
-            run = partial(call_widened, layer, words)
-            run = partial(checkpoint, run, use_reentrant=False) if forget else run
             wanted = first_places(x, packed) if first_only and number == len(self.layers) else None
-            x, seen = run(x, mask, heads, with_maps, packed, wanted)
-            hidden += [x] * with_hidden
-            maps += [seen] * with_maps
+            x, seen = run(layer, words, x, mask, heads, with_maps, packed, wanted)
+            hidden, maps = hidden + [x] * with_hidden, maps + [seen] * with_maps
         kept = mask if self.window else None
-        last, *hidden = (as_narrow_as(words, each) for each in (x, *hidden * with_hidden))
-        last = (first_as_given if first_only else as_given)(last, kept, packed)
-        return Encoded(last, [as_given(each, kept, packed) for each in hidden], maps)
+        last = (first_as_given if first_only else as_given)(x, kept, packed)
+        return Encoded(last, [as_given(each, kept, packed) for each in hidden * with_hidden], maps).narrow(words)
 
 # %% ../nbs/04_encoder.ipynb #05ef85ab
 @torch.no_grad()

@@ -99,16 +99,18 @@ def draw(
         how |= dict(input_names=list(batch), output_names=list(outputs))
         torch.onnx.export(model, (), file, kwargs=batch, dynamic_shapes=free, **how)
 
-# %% ../nbs/09_export.ipynb #39a9a8be
+# %% ../nbs/09_export.ipynb #e834b7ac
 def matrices_to_round(
     graph: Any,  # an `onnx.GraphProto` that torch drew: each node knows the module it comes from
-) -> list[str]:  # names of nodes
+) -> list[str]:  # names of nodes; raises `ValueError` when none is known to be in a layer
     "The products of tokens with a layer's matrices, but those of the mixers' outputs and the very last."
     stored = {tensor.name for tensor in graph.initializer}
     products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in stored]
-    homes = [{fact.key: fact.value for fact in node.metadata_props}["namespace"] for node in products]
+    homes = [{fact.key: fact.value for fact in node.metadata_props}.get("namespace", "") for node in products]
     inside = [node.name for node, home in zip(products, homes, strict=True) if "encoder.layers." in home]
     outputs = [node.name for node, home in zip(products, homes, strict=True) if "mixer.output:" in home]
+    if not inside:
+        raise ValueError("this graph does not tell which products belong to a layer: draw it with export() anew")
     return [name for name in inside[:-1] if name not in outputs]
 
 

@@ -236,7 +236,7 @@ class MaskedLMHead(nn.Module):
         "Map `(…, D)` to `(…, V)` with the word table `(V, E)`."
         return F.linear(self.norm(F.gelu(self.dense(x))), words, self.bias)
 
-# %% ../nbs/06_heads.ipynb #edd46ae3
+# %% ../nbs/06_heads.ipynb #fc8d1168
 class ConvBertForMaskedLM(ConvBertPreTrainedModel):
     "Fill in masked tokens."
 
@@ -262,9 +262,9 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         if predict_at is not None:
             x = x.gather(1, predict_at[..., None].expand(-1, -1, x.shape[-1]))
         words = self.encoder.embeddings.word.weight
-        logits = as_narrow_as(words, call_widened(self.predictions, words, x, words))
+        logits = call_widened(self.predictions, words, x, words)
         loss = None if labels is None else self.loss(x, words, logits, labels)
-        return TaskOutput(loss=loss, logits=logits, **optional_outputs(encoded))
+        return TaskOutput(loss=loss, logits=as_narrow_as(words, logits), **optional_outputs(encoded))
 
     def loss(self, x: Tensor, words: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         "Cross entropy where something is asked."

@@ -108,7 +108,9 @@ def test_calls_and_box_equal_the_definition(groups):
     weight = torch.randn(query.shape, generator=generator)
     true = torch.autograd.grad(torch.cat(alone, 1), (query, key, value), weight)
     for lot, way in ((packed, None), (replace(packed, lengths=[]), "box")):  # lengths that are unknown are boxed
-        assert way_to_attend(query, lot.lengths, 0.0) == (way or ("box", "calls")[query.shape[1] >= 24 * neighbours])
+        assert way_to_attend(query, lot.lengths, 0.0) == (
+            way or ("box", "calls")[query.shape[1] >= WORTH_A_CALL * neighbours]
+        )
         mixed = attend_apart(query, key, value, lot)
         assert_close(mixed, torch.cat(alone, 1), atol=1e-5, rtol=1e-4)
         assert_close(torch.autograd.grad(mixed, (query, key, value), weight), true, atol=1e-5, rtol=1e-4)
@@ -156,7 +158,7 @@ def test_a_row_is_boxed_where_flash_attention_does_not_run(ampere, monkeypatch):
         for where, name, value in (
             (torch.backends.cuda, "can_use_flash_attention", lambda asked: False),  # an older chip, say
             (torch.version, "hip", "6.4"),
-            (packing, "varlen_attn", None),  # an older torch
+            (packing, "HAS_VARLEN", False),  # an older torch
         ):
             with monkeypatch.context() as patch:
                 patch.setattr(where, name, value)

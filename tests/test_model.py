@@ -109,8 +109,8 @@ def test_half_precision_is_finite_and_near_float32(dtype, maps, slow, monkeypatc
     with torch.inference_mode():
         expected = model(ids, mask, head_mask=off).last_hidden_state
         told = model.to(dtype)(ids, mask, head_mask=off, output_attentions=maps, output_hidden_states=True)
-    got = told.last_hidden_state
-    assert {x.dtype for x in (got, *told.hidden_states)} == {dtype} and got.isfinite().all()
+    got, seen = told.last_hidden_state, (*(told.attentions or ()), *(told.conv_kernels or ()))
+    assert {x.dtype for x in (got, *told.hidden_states, *seen)} == {dtype} and got.isfinite().all()
     # the last row is all padding: finite is what can be asked of it
     torch.testing.assert_close(got.float()[:2], expected[:2], atol=0.12, rtol=0.05)
 
@@ -138,6 +138,28 @@ def test_where_halves_are_slow_layers_compute_in_float32(dtype, again, monkeypat
         layer, x = half.encoder.layers[0].eval(), embedded.detach()
         told, _ = halves.call_widened(layer, layer.mixer.project.weight, x)
         assert torch.equal(told, full.encoder.layers[0].eval()(x.float())[0])
+
+
+class Adapted(torch.nn.Module):
+    """A map with parameters and a buffer of its own beside it, as adapters have them."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.ones(()))  # in float32
+        self.inner = inner
+        self.register_buffer("extra", torch.zeros(inner.in_features, inner.out_features, dtype=torch.bfloat16))
+
+    def forward(self, x):
+        return self.inner(x) * self.factor + x @ self.extra
+
+
+def test_slow_halves_train_with_adapters(monkeypatch):
+    monkeypatch.setattr(halves, "SLOW", {torch.bfloat16})
+    model = make().bfloat16().train()
+    for layer in model.encoder.layers:
+        layer.feed_forward.down = Adapted(layer.feed_forward.down)
+    model(torch.randint(1, 61, (3, 12))).last_hidden_state.float().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.encoder.layers.parameters())
 
 
 def test_compiled_halves_are_the_same(monkeypatch):

@@ -243,7 +243,7 @@ def room_for_slopes(gradient: Tensor, x: Tensor, filters: Tensor, inside: Tensor
     "Room for the gradients of tokens and filters, the latter with neighbouring features side by side."
     return x.new_empty(x.shape), filters.new_empty(filters.shape[::-1]).T
 
-# %% ../../nbs/kernels/05_fused.ipynb #21ef5a7d
+# %% ../../nbs/kernels/05_fused.ipynb #4d0ff2d6
 def lead_back(
     step: CustomOpDef,
     back: Callable,  # takes the gradient of what `step` gave first, its inputs, and what else it gave
@@ -251,10 +251,12 @@ def lead_back(
     "Let autograd go back through a step."
 
     def keep(ctx, inputs: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
+        "Inputs, and what was found out on the way."
         ctx.set_materialize_grads(False)  # or zeros would be made for what nobody reads
         ctx.save_for_backward(*inputs, *(() if isinstance(output, Tensor) else output[1:]))
 
     def go_back(ctx, gradient: Tensor | None, *_: None) -> tuple:
+        "The other step, if anybody asks."
         return (None, None, None) if gradient is None else (*back(gradient, *ctx.saved_tensors), None)
 
     step.register_autograd(go_back, setup_context=keep)
