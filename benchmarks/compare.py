@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from block import block
-from machine import flops, machine, matrix_product, products_of
+from machine import flops, machine, matrix_product, parts_of, products_of
 
 import convbert
 from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel, pipeline
@@ -382,6 +382,7 @@ def report(name: str, quick: bool, rounds: int) -> dict:
     told["ratios"] = ratios(times)
     told["seconds"] = {program: round(statistics.median(each), 5) for program, each in times.items()}
     if name == "classify":
+        told["parts"] = parts_of(programs["ours"])
         told["texts"] = f"{len(sentences())} of {TEXTS[0].parent.name}/{TEXTS[0].name}"
     if name in MEMORY and Path("/proc/self/clear_refs").exists():
         told["memory"] = memories(name, list(CASES[name](quick)), quick)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -75,6 +76,25 @@ def products_of(program: Callable) -> Callable:
             product()  # whose result goes at once, as in the program
 
     return run
+
+
+KINDS = {
+    "aten::addmm": "products with matrices",
+    "aten::gelu": "bend",
+    "aten::native_layer_norm": "norms",
+    "aten::scaled_dot_product_attention": "attention",
+}
+
+
+def parts_of(program: Callable) -> dict[str, float]:
+    """Which share of torch's time in a run goes to what, by torch's profiler."""
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as seen:
+        program()
+    events = seen.key_averages()
+    spent = {KINDS[each.key]: each.cpu_time_total for each in events if each.key in KINDS}
+    whole = sum(each.self_cpu_time_total for each in events)
+    spent["convolutions, packing, residuals and all else"] = whole - sum(spent.values())
+    return {kind: round(time / whole, 3) for kind, time in spent.items()}
 
 
 def machine() -> dict:
