@@ -6,9 +6,9 @@ Docs: https://convbert.github.io/convbert/encoder.html.md"""
 
 # %% auto #0
 __all__ = ['ACTIVATION', 'Embeddings', 'GroupedLinear', 'FeedForward', 'Layer', 'Encoded', 'take_tokens', 'lay_out', 'as_given',
-           'first_places', 'first_as_given', 'Encoder', 'init_weights']
+           'first_as_given', 'Encoder', 'init_weights']
 
-# %% ../nbs/04_encoder.ipynb #e80166ef
+# %% ../nbs/04_encoder.ipynb #8f57fa5d
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +22,7 @@ from .kernels.dropout import dropout
 from .kernels.graph import Boxed, box_up
 from .kernels.halves import as_narrow_as, call_widened, is_slow
 from .kernels.packing import Packed, pack
-from .mixed_attention import MixedAttention, MixedMaps
+from .mixed_attention import MixedAttention, MixedMaps, openings
 
 # %% ../nbs/04_encoder.ipynb #ae96b1ea
 ACTIVATION = {
@@ -109,7 +109,7 @@ class FeedForward(nn.Module):
             return self.narrow(wide)
         return checkpoint(self.narrow, wide, use_reentrant=False)
 
-# %% ../nbs/04_encoder.ipynb #66843c14
+# %% ../nbs/04_encoder.ipynb #ad1f6f80
 class Layer(nn.Module):
     "Tokens mix, then each thinks for itself; a residual and a norm after either step."
 
@@ -129,11 +129,11 @@ class Layer(nn.Module):
         head_mask: Tensor | None = None,  # `(2, H)`
         with_maps: bool = False,  # see `MixedAttention`
         packed: Packed | None = None,  # see `MixedAttention`
-        wanted: Tensor | None = None,  # see `MixedAttention`
+        first_only: bool = False,  # see `MixedAttention`
     ) -> tuple[Tensor, MixedMaps | None]:
         "One step of the stack."
-        mixed, maps = self.mixer(x, mask, head_mask, with_maps, packed, wanted)
-        x = x if wanted is None else x[:, wanted]
+        mixed, maps = self.mixer(x, mask, head_mask, with_maps, packed, first_only)
+        x = openings(x, 1, packed) if first_only else x
         x = self.mixer_norm(x + dropout(mixed, self.dropout, self.training))
         wide = dropout(self.feed_forward(x), self.dropout, self.training)
         return self.feed_forward_norm(x + wide), maps
@@ -199,26 +199,19 @@ def as_given(
         return packed.put_back(x)
     return x if mask is None else x * mask[..., None]
 
-# %% ../nbs/04_encoder.ipynb #6b4c39e1
-def first_places(x: Tensor, packed: Packed | None) -> Tensor:  # `(R,)`
-    "Where the first tokens of the texts stand."
-    if packed is None:
-        return torch.zeros(1, dtype=torch.long, device=x.device)
-    return (packed.tokens % packed.shape[1] == 0).nonzero()[:, 0]
-
-
+# %% ../nbs/04_encoder.ipynb #2d727b0b
 def first_as_given(
-    x: Tensor,  # `(B, 1, D)`, or `(1, R, D)` when packed
+    x: Tensor,  # `(B, 1, D)`, or `(S, 1, D)` when packed
     mask: Tensor | None,  # `(B, T)`; None where padding keeps what it has
     packed: Packed | None,
 ) -> Tensor:  # `(B, 1, D)`, zero where a text begins with padding
     "The first token of every text."
     if packed is None:
         return x if mask is None else x * mask[:, :1, None]
-    texts = packed.tokens[first_places(x, packed)] // packed.shape[1]
-    return x.new_zeros(packed.shape[0], x.shape[-1]).index_copy(0, texts, x[0])[:, None]
+    (B, T), first = packed.shape, packed.tokens[packed.starts[:-1]]
+    return x.new_zeros(B, *x.shape[1:]).index_copy(0, first // T, x * (first % T == 0)[:, None, None])
 
-# %% ../nbs/04_encoder.ipynb #4b163cf4
+# %% ../nbs/04_encoder.ipynb #e5f5810c
 class Encoder(nn.Module):
     "Embeddings and a stack of layers: the part that all heads and all families share."
 
@@ -252,8 +245,8 @@ class Encoder(nn.Module):
         forget = self.gradient_checkpointing and self.training
         run = partial(checkpoint, call_widened, use_reentrant=False) if forget else call_widened
         for number, (layer, heads) in enumerate(zip(self.layers, masks, strict=True), 1):
-            wanted = first_places(x, packed) if first_only and number == len(self.layers) else None
-            x, seen = run(layer, words, x, mask, heads, with_maps, packed, wanted)
+            last = first_only and number == len(self.layers)
+            x, seen = run(layer, words, x, mask, heads, with_maps, packed, last)
             hidden, maps = hidden + [x] * with_hidden, maps + [seen] * with_maps
         kept = mask if self.window else None
         last = (first_as_given if first_only else as_given)(x, kept, packed)

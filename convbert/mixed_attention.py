@@ -6,9 +6,9 @@ Docs: https://convbert.github.io/convbert/mixed_attention.html.md"""
 
 # %% auto #0
 __all__ = ['split_heads', 'attend', 'attend_fused', 'attention_bias', 'span_key', 'span_scores', 'MixedMaps', 'near_scores',
-           'look_far', 'MixedAttention']
+           'openings', 'look_far', 'MixedAttention']
 
-# %% ../nbs/03_mixed_attention.ipynb #f84acb81
+# %% ../nbs/03_mixed_attention.ipynb #b0b280d9
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from .config import ConvBertConfig
 from .kernels import reference
 from .kernels.choose import choose
 from .kernels.dropout import attend_quickly
-from .kernels.packing import Packed, attend_apart
+from .kernels.packing import Packed, attend_apart, attend_in_box
 
 # %% ../nbs/03_mixed_attention.ipynb #aaa7a1e0
 def split_heads(
@@ -107,9 +107,18 @@ def near_scores(
     key = span_key(x, mixer.span_depthwise, mixer.span_pointwise, choose(mixer.kernel, x), packed)
     return span_scores(query, key, mixer.conv_kernel, mixer.num_heads)
 
-# %% ../nbs/03_mixed_attention.ipynb #4e61edde
+# %% ../nbs/03_mixed_attention.ipynb #28f2cab8
+def openings(
+    x: Tensor,  # `(B, T, …)`, or `(1, N, …)` when packed
+    width: int,
+    packed: Packed | None,  # where sequences begin and end; each row is one sequence when None
+) -> Tensor:  # `(B, width, …)` or `(S, width, …)`; less wide where a row has no more
+    "The first tokens of each sequence."
+    return x[:, :width] if packed is None else packed.openings(x, width)
+
+# %% ../nbs/03_mixed_attention.ipynb #436d77df
 def look_far(
-    query: Tensor,  # `(B, T, H, d)`, like key and value
+    query: Tensor,  # `(B, T, H, d)`, like key and value, or of the first token of each sequence
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,  # `(B, T)`, true at real tokens
@@ -119,13 +128,14 @@ def look_far(
 ) -> tuple[Tensor, Tensor | None]:  # mixed values `(B, T, H, d)`, and the map `(B, H, T, T)` if it was asked for
     "Equation 1 in the way that suits."
     if packed is not None:
-        return attend_apart(query, key, value, packed, dropout), None
+        attend_packed = attend_apart if query.shape[1] == key.shape[1] else attend_in_box
+        return attend_packed(query, key, value, packed, dropout), None
     bias = None if mask is None else attention_bias(mask, query.dtype)
     if with_map:
         return attend(query, key, value, bias, dropout)
     return attend_fused(query, key, value, bias, dropout), None
 
-# %% ../nbs/03_mixed_attention.ipynb #d7997d11
+# %% ../nbs/03_mixed_attention.ipynb #ddf74ffc
 class MixedAttention(nn.Module):
     "Self-attention heads beside span-based dynamic convolution heads, joined by one output projection."
 
@@ -135,6 +145,7 @@ class MixedAttention(nn.Module):
         D, A, H, K = config.hidden_size, config.mixed_width, config.mixed_num_heads, config.conv_kernel_size
         self.num_heads, self.width, self.dropout = H, A, config.attention_probs_dropout_prob
         self.padding_leaks, self.kernel = config.conv_padding == "legacy", "auto"
+        self.reach = K // 2 + 1  # tokens that the first one's window has
         self.project = nn.Linear(D, 4 * A)  # query, key, value, conv_value
         self.span_depthwise = nn.Parameter(torch.empty(D, 1, K).normal_(std=1 / K))
         self.span_pointwise = nn.Linear(D, A)
@@ -148,20 +159,23 @@ class MixedAttention(nn.Module):
         head_mask: Tensor | None = None,  # `(2, H)`: factors for attention heads and for convolution heads
         with_maps: bool = False,  # also return where the heads looked (slower: the maps must be built)
         packed: Packed | None = None,  # where sequences begin and end, instead of a mask and without maps
-        wanted: Tensor | None = None,  # `(R,)`: tokens whose output is asked for; all when None
-    ) -> tuple[Tensor, MixedMaps | None]:  # `(B, T, D)`, or `(B, R, D)`, before the residual
+        first_only: bool = False,  # the first token of each sequence alone is asked for, without maps
+    ) -> tuple[Tensor, MixedMaps | None]:  # `(B, T, D)`, or `(B, 1, D)`, `(S, 1, D)` when packed; before the residual
         "Equation 6."
         query, key, value, conv_value = self.project(x).split(self.width, dim=-1)
         if mask is not None and not self.padding_leaks:
             x, conv_value = x * mask[..., None], conv_value * mask[..., None]
-        scores = near_scores(x, query, self, packed)
+        if first_only:
+            x, query, conv_value = (openings(part, self.reach, packed) for part in (x, query, conv_value))
+        within = None if first_only else packed
+        scores = near_scores(x, query, self, within)
         query, key, value, conv_value = (split_heads(part, self.num_heads) for part in (query, key, value, conv_value))
-        near = choose(self.kernel, conv_value).span_conv(conv_value, scores, packed)
+        near = choose(self.kernel, conv_value).span_conv(conv_value, scores, within)
+        query, near = (query[:, :1], near[:, :1]) if first_only else (query, near)
         dropout = self.dropout if self.training else 0.0
         far, attention = look_far(query, key, value, mask, packed, dropout, with_maps)
         if head_mask is not None:
             far, near = far * head_mask[0, :, None], near * head_mask[1, :, None]
         mixed = torch.cat([far, near], dim=2).flatten(2)
-        mixed = mixed if wanted is None else mixed[:, wanted]
         maps = MixedMaps(attention, scores.softmax(-1).transpose(1, 2)) if with_maps else None
         return self.output(mixed), maps

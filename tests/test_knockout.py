@@ -158,7 +158,7 @@ class PlainAttention(nn.Module):
         self.num_heads, self.width = mixer.num_heads, mixer.width
         self.project, self.output = mixer.project, nn.Linear(mixer.width, mixer.output.out_features)
 
-    def forward(self, x, mask=None, head_mask=None, with_maps=False, packed=None, wanted=None):
+    def forward(self, x, mask=None, head_mask=None, with_maps=False, packed=None, first_only=False):
         parts = self.project(x).split(self.width, dim=-1)[:3]
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
         maps = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)

@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertModel
+from convbert.pipelines.batches import Row
 from convbert.pipelines.features import FeatureExtractionPipeline, keep_features
 from convbert.pipelines.reading import plan_rows
-from convbert.pipelines.running import Row
 from convbert.tokenization import ConvBertTokenizerFast
 
 D = 32

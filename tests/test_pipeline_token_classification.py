@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertForTokenClassification
+from convbert.pipelines.batches import Row
 from convbert.pipelines.reading import plan_rows
-from convbert.pipelines.running import Row
 from convbert.pipelines.token_classification import STRATEGIES, RowPart, TokenClassificationPipeline, keep_own
 from convbert.tokenization import ConvBertTokenizerFast
 

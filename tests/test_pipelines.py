@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from convbert import ConvBertForMaskedLM, ConvBertTokenizerFast, pipeline
 from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertModel
-from convbert.pipelines.running import plan_batches, windows
+from convbert.pipelines.batches import plan_batches
+from convbert.pipelines.running import windows
 
 TEXTS = [
     "The [MASK] is blue.",

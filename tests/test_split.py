@@ -408,7 +408,7 @@ class PlainAttention(nn.Module):
         self.project = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x, mask=None, head_mask=None, with_maps=False, packed=None, wanted=None):
+    def forward(self, x, mask=None, head_mask=None, with_maps=False, packed=None, first_only=False):
         query, key, value = (split_heads(part, self.num_heads) for part in self.project(x).chunk(3, -1))
         mixed, attention = attend(query, key, value)
         return self.output(mixed.flatten(2)), MixedMaps(attention, None) if with_maps else None

@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/kernels/packing.html.md"""
 
 # %% auto #0
 __all__ = ['GPUS', 'HAS_VARLEN', 'WORTH_A_CALL', 'Packed', 'pack', 'equal_neighbours', 'in_rows', 'in_one_row', 'flash_runs',
-           'way_to_attend', 'attend_apart']
+           'way_to_attend', 'attend_in_box', 'attend_apart']
 
 # %% ../../nbs/kernels/03_packing.ipynb #90bb91bd
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .dropout import attend_quickly
 
-# %% ../../nbs/kernels/03_packing.ipynb #e5f192c6
+# %% ../../nbs/kernels/03_packing.ipynb #86bec6cb
 @dataclass(frozen=True)
 class Packed:
     "Where the sequences of a batch stand when they are laid end to end: N tokens of S sequences."
@@ -58,6 +58,12 @@ class Packed:
     def unbox(self, x: Tensor) -> Tensor:  # `(S, max T, …)` to `(1, N, …)`
         "One row for all."
         return x.flatten(0, 1)[self.boxed][None]
+
+    def openings(self, x: Tensor, width: int) -> Tensor:  # `(1, N, …)` to `(S, width, …)`, zero after a sequence's end
+        "The first tokens of each sequence."
+        place = self.starts[:-1, None] + torch.arange(width, device=x.device)
+        taken = x[0, place.clamp(max=x.shape[1] - 1)]
+        return taken * (place < self.starts[1:, None])[(..., *[None] * (x.dim() - 2))]
 
 # %% ../../nbs/kernels/03_packing.ipynb #5009777b
 def pack(
@@ -130,7 +136,20 @@ def way_to_attend(
         return "row" if not dropout and flash_runs(query) else "box"
     return "calls" if sum(lengths) >= WORTH_A_CALL * len(equal_neighbours(lengths)) else "box"
 
-# %% ../../nbs/kernels/03_packing.ipynb #c2e530e5
+# %% ../../nbs/kernels/03_packing.ipynb #73d4650c
+def attend_in_box(
+    query: Tensor,  # `(S, max T, H, d)`, or `(S, 1, H, d)`
+    key: Tensor,  # `(1, N, H, d)`
+    value: Tensor,  # `(1, N, H, d)`
+    packed: Packed,
+    dropout: float = 0.0,  # probability of dropping an attention weight
+) -> Tensor:  # like query
+    "Attention from the tokens in a row of the box to all real tokens there."
+    q, k, v = (x.transpose(1, 2) for x in (query, packed.box(key), packed.box(value)))
+    bias = q.new_zeros(packed.real.shape).masked_fill_(~packed.real, -torch.inf)[:, None, None]
+    return attend_quickly(q, k, v, bias, dropout).transpose(1, 2)
+
+
 def attend_apart(
     query: Tensor,  # `(1, N, H, d)`
     key: Tensor,  # `(1, N, H, d)`
@@ -151,6 +170,4 @@ def attend_apart(
         parts = zip(counts, *(x.transpose(1, 2).split(sizes, dim=2) for x in (query, key, value)), strict=True)
         mixed = [attend_quickly(*(in_rows(x, count) for x in part), p=dropout) for count, *part in parts]
         return torch.cat([in_one_row(x) for x in mixed], dim=2).transpose(1, 2)
-    q, k, v = (packed.box(x).transpose(1, 2) for x in (query, key, value))
-    bias = q.new_zeros(packed.real.shape).masked_fill_(~packed.real, -torch.inf)[:, None, None]
-    return packed.unbox(attend_quickly(q, k, v, bias, dropout).transpose(1, 2))
+    return packed.unbox(attend_in_box(packed.box(query), key, value, packed, dropout))

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/pipelines/features.html.md"""
 # %% auto #0
 __all__ = ['POOLINGS', 'keep_features', 'join_rows', 'answer_features', 'check_pooling', 'FeatureExtractionPipeline']
 
-# %% ../../nbs/pipelines/10_features.ipynb #98933bb7
+# %% ../../nbs/pipelines/10_features.ipynb #97d3067e
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -19,8 +19,9 @@ from torch import Tensor
 from ..heads import ConvBertModel
 from ..hub import suggest
 from .answers import Answers
+from .batches import Row
 from .reading import as_text_or_pair, check_stride, mean_scores, read_texts
-from .running import Job, Limits, Pipeline, Row
+from .running import Job, Limits, Pipeline
 
 # %% ../../nbs/pipelines/10_features.ipynb #0dd12607
 def keep_features(
@@ -70,7 +71,7 @@ def check_pooling(pooling: str | None) -> None:  # raises `ValueError` with valu
         hint = suggest(str(pooling), POOLINGS)
         raise ValueError(f"pooling={pooling!r} is unknown; None gives every token's vector. {hint}")
 
-# %% ../../nbs/pipelines/10_features.ipynb #02e439d9
+# %% ../../nbs/pipelines/10_features.ipynb #aef1e8b2
 class FeatureExtractionPipeline(Pipeline):
     "Turn texts into vectors."
 
@@ -85,7 +86,7 @@ class FeatureExtractionPipeline(Pipeline):
         return_tensors: bool = False,  # `torch.Tensor` on the CPU instead of lists
         stride: int | None = None,  # read long texts in rows that share so many tokens; None cuts them
         batch_size: int | None = None,  # most rows per batch
-        batch_tokens: int = 8192,  # most tokens per batch, padding included
+        batch_tokens: int = 8192,  # most tokens at work at a time, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `(T, D)` or, pooled, `(D,)` numbers per text
         "Answer for one text, a list or a stream."

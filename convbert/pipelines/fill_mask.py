@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/pipelines/fill_mask.html.md"""
 __all__ = ['find_window', 'check_masked', 'find_masks', 'read_masked', 'choose_words', 'target_ids', 'fill', 'fill_together',
            'MaskAnswers', 'FillMaskPipeline', 'make_answer']
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #6f812d45
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #d0a00d69
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ..heads import ConvBertForMaskedLM
 from .answers import Answer, Answers
+from .batches import Row
 from .reading import text_of
-from .running import Job, Limits, Pipeline, Row, attempt, check_counts, run_rows
+from .running import Job, Limits, Pipeline, attempt, check_counts, run_rows
 from ..tokenization import ConvBertTokenizerFast
 
 # %% ../../nbs/pipelines/04_fill_mask.ipynb #f2970fab
@@ -165,7 +166,7 @@ class MaskAnswers(Pipeline):
             for p, tokens in found
         )
 
-# %% ../../nbs/pipelines/04_fill_mask.ipynb #c93030a6
+# %% ../../nbs/pipelines/04_fill_mask.ipynb #d485ac83
 class FillMaskPipeline(MaskAnswers):
     "Fill the `[MASK]`s of texts."
 
@@ -180,7 +181,7 @@ class FillMaskPipeline(MaskAnswers):
         normalize_targets: bool = False,  # make the targets' scores sum to 1
         joint: bool = False,  # score all masks of a text together
         batch_size: int | None = None,  # most texts per batch
-        batch_tokens: int = 8192,  # most tokens per batch, padding included
+        batch_tokens: int = 8192,  # most tokens at work at a time, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `{score, token, token_str, sequence}`, best first or as targets; one such list per mask, per text
         "Answer for one text, a list or a stream."

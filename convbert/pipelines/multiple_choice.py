@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/pipelines/multiple_choice.html.md"""
 __all__ = ['check_choices', 'as_question', 'choice_pairs', 'read_choices', 'ask_one_choice', 'rank_choices', 'answer_question',
            'one_question', 'MultipleChoicePipeline']
 
-# %% ../../nbs/pipelines/08_multiple_choice.ipynb #c59bb03f
+# %% ../../nbs/pipelines/08_multiple_choice.ipynb #7b1b06c6
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..heads import ConvBertForMultipleChoice, TaskOutput
 from .answers import Answer, Answers
+from .batches import Row
 from .reading import is_missing, read_pairs
-from .running import Job, Limits, Pipeline, Row, check_top_k
+from .running import Job, Limits, Pipeline, check_top_k
 from ..tokenization import ConvBertTokenizerFast
 
 # %% ../../nbs/pipelines/08_multiple_choice.ipynb #f32ea046
@@ -111,7 +112,7 @@ def one_question(
         raise TypeError("give questions as dictionaries, or one question by question=, choices= and context=")
     return named if inputs is None else inputs
 
-# %% ../../nbs/pipelines/08_multiple_choice.ipynb #9d38f2e9
+# %% ../../nbs/pipelines/08_multiple_choice.ipynb #a0e8abaa
 class MultipleChoicePipeline(Pipeline):
     "Choose between several answers or continuations."
 
@@ -126,7 +127,7 @@ class MultipleChoicePipeline(Pipeline):
         context: str | None = None,  # and what stands before it
         top_k: int | str | None = "best",  # "best": one answer; a number: a list of so many choices; None: of all
         batch_size: int | None = None,  # most rows per batch; each choice is a row
-        batch_tokens: int = 8192,  # most tokens per batch, padding included
+        batch_tokens: int = 8192,  # most tokens at work at a time, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `{label, choice, score}`, or a list of them, per question; `label` is the place among the choices
         "Answer one question, a list or a stream."

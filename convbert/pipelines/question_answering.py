@@ -9,7 +9,7 @@ __all__ = ['as_asked', 'pair_up', 'gather_inputs', 'Layout', 'plan_layout', 'Con
            'Spans', 'best_spans', 'join_spans', 'SpanAnswer', 'SpanAnswers', 'choose_answers', 'read_contexts',
            'stack_logits', 'find_answers', 'QuestionAnsweringPipeline']
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #c85e0af0
+# %% ../../nbs/pipelines/07_question_answering.ipynb #597acdf8
 from collections.abc import Callable
 from functools import partial
 from html import escape
@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from ..heads import ConvBertForQuestionAnswering, SpanOutput
 from .answers import Answer, Marked, table
-from .running import Job, Limits, Pipeline, Row, check_counts, check_top_k
+from .batches import Row
+from .running import Job, Limits, Pipeline, check_counts, check_top_k
 from ..tokenization import ConvBertTokenizerFast
 from ..wordpiece import is_list
 
@@ -271,7 +272,7 @@ def find_answers(
         answers.append(Answer(score=min(spans.null for spans in kept), start=0, end=0, answer=""))
     return choose_answers(answers, top_k, *item)
 
-# %% ../../nbs/pipelines/07_question_answering.ipynb #2fc84f0b
+# %% ../../nbs/pipelines/07_question_answering.ipynb #15c40035
 class QuestionAnsweringPipeline(Pipeline):
     "Find the answer to a question in a text."
 
@@ -292,7 +293,7 @@ class QuestionAnsweringPipeline(Pipeline):
         align_to_words: bool = True,  # widen answers to whole words
         merge: bool = True,  # equal texts are one answer, their scores added; else every place by itself
         batch_size: int | None = None,  # most rows per batch
-        batch_tokens: int = 8192,  # most tokens per batch, padding included
+        batch_tokens: int = 8192,  # most tokens at work at a time, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `{score, start, end, answer}`, or a list of them, per question
         "Answer one question, a list or a stream."

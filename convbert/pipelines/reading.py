@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/pipelines/reading.html.md"""
 __all__ = ['is_missing', 'text_of', 'as_text_or_pair', 'cut_text', 'cut_pair', 'plan_rows', 'split_text', 'check_stride',
            'read_texts', 'mean_scores', 'pair_row', 'read_pairs']
 
-# %% ../../nbs/pipelines/03_reading.ipynb #c56e3688
+# %% ../../nbs/pipelines/03_reading.ipynb #5f6c3b15
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..batching import share_room
-from .running import Row, attempt
+from .batches import Row
+from .running import attempt
 from ..tokenization import ConvBertTokenizerFast
 
 # %% ../../nbs/pipelines/03_reading.ipynb #fcee1397
@@ -134,12 +135,14 @@ def read_texts(
     encodings = tokenizer(texts, verbose=False).encodings
     return [rows_of(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
-# %% ../../nbs/pipelines/03_reading.ipynb #77986d87
+# %% ../../nbs/pipelines/03_reading.ipynb #f3721283
 def mean_scores(
     rows: list[Row],
     kept: list[Tensor],  # scores of each, of one shape
 ) -> Tensor:  # of that shape
     "The mean over the rows of a text."
+    if len(rows) == 1:
+        return kept[0]
     weights = torch.tensor([float(len(row.ids)) for row in rows])
     return (torch.stack(kept) * (weights / weights.sum())[:, None]).sum(0)
 

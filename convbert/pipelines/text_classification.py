@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/pipelines/text_classification.html.md"
 # %% auto #0
 __all__ = ['SCORINGS', 'choose_scoring', 'rank_labels', 'TextClassificationPipeline']
 
-# %% ../../nbs/pipelines/05_text_classification.ipynb #cc08f007
+# %% ../../nbs/pipelines/05_text_classification.ipynb #0813c1c5
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,9 @@ from ..config import ConvBertConfig
 from ..heads import ConvBertForSequenceClassification
 from ..hub import suggest
 from .answers import Answer, Answers
+from .batches import Row
 from .reading import as_text_or_pair, check_stride, mean_scores, read_texts
-from .running import Job, Limits, Pipeline, Row, check_top_k
+from .running import Job, Limits, Pipeline, check_top_k
 
 # %% ../../nbs/pipelines/05_text_classification.ipynb #ef62c89e
 SCORINGS = {"softmax": partial(torch.softmax, dim=-1), "sigmoid": torch.sigmoid, "none": lambda logits: logits}
@@ -47,7 +48,7 @@ def rank_labels(
     answers = Answers(Answer(label=names[i], score=scores[i]) for i in order)
     return answers[0] if top_k == "best" else Answers(answers[:top_k])
 
-# %% ../../nbs/pipelines/05_text_classification.ipynb #c5c1a1d0
+# %% ../../nbs/pipelines/05_text_classification.ipynb #8d0e3878
 class TextClassificationPipeline(Pipeline):
     "Label texts or pairs of texts."
 
@@ -61,7 +62,7 @@ class TextClassificationPipeline(Pipeline):
         function_to_apply: str | None = None,  # "softmax", "sigmoid" or "none"; as the model says when None
         stride: int | None = None,  # read long texts in rows that share so many tokens; None cuts them
         batch_size: int | None = None,  # most rows per batch
-        batch_tokens: int = 8192,  # most tokens per batch, padding included
+        batch_tokens: int = 8192,  # most tokens at work at a time, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `{label, score}`, or a list of them, per text
         "Answer for one text, a list or a stream."

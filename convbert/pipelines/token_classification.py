@@ -10,7 +10,7 @@ __all__ = ['STRATEGIES', 'Tokenized', 'read_tokens', 'as_text_or_words', 'wrap_w
            'label_words', 'RowPart', 'keep_own', 'cover_text', 'read_items', 'token_job', 'WordTagging',
            'TokenClassificationPipeline']
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #4e2dcc83
+# %% ../../nbs/pipelines/06_token_classification.ipynb #8f35e79f
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import accumulate, pairwise
@@ -22,8 +22,9 @@ from torch import Tensor
 from ..heads import ConvBertForTokenClassification
 from ..hub import suggest
 from .answers import Answer, Answers, Marked
+from .batches import Row
 from .reading import check_stride, plan_rows
-from .running import Job, Limits, Pipeline, Row
+from .running import Job, Limits, Pipeline
 from ..tokenization import ConvBertTokenizerFast
 from ..wordpiece import as_text, is_list
 
@@ -265,7 +266,7 @@ def token_job(
     read = partial(read_items, tokenizer=pipeline.tokenizer, limit=pipeline.limit, stride=stride)
     return Job(partial(as_text_or_words, split=split), read, answer, keep=keep_own)
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #bf0efa22
+# %% ../../nbs/pipelines/06_token_classification.ipynb #dd6ca482
 class WordTagging(Pipeline):
     "The second way to ask: a label for each word."
 
@@ -275,7 +276,7 @@ class WordTagging(Pipeline):
         *,
         stride: int | None = None,  # as in a call
         batch_size: int | None = None,  # most rows per batch
-        batch_tokens: int = 8192,  # most tokens per batch, padding included
+        batch_tokens: int = 8192,  # most tokens at work at a time, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # per sentence a list of labels, one per word
         "One label for every word: that of its first token."
@@ -292,7 +293,7 @@ class WordTagging(Pipeline):
         found = self.run(wrap_words(sentences), job, limits)
         return list(found) if isinstance(found, Answers) else found
 
-# %% ../../nbs/pipelines/06_token_classification.ipynb #5d145c91
+# %% ../../nbs/pipelines/06_token_classification.ipynb #bec8d0db
 class TokenClassificationPipeline(WordTagging):
     "Label the tokens of texts, and find entities."
 
@@ -307,7 +308,7 @@ class TokenClassificationPipeline(WordTagging):
         stride: int | None = None,  # tokens that the rows of a long text share; 64, or half a short row, when None
         is_split_into_words: bool = False,  # each text is a list of words
         batch_size: int | None = None,  # most rows per batch
-        batch_tokens: int = 8192,  # most tokens per batch, padding included
+        batch_tokens: int = 8192,  # most tokens at work at a time, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # per text a list of `{entity, score, index, word, start, end}`, or of `{entity_group, score, word, …}`
         "Answer for one text, a list or a stream."

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/pipelines/zero_shot.html.md"""
 # %% auto #0
 __all__ = ['find_entailment', 'read_labels', 'fill_template', 'label_scores', 'answer_labels', 'ZeroShotClassificationPipeline']
 
-# %% ../../nbs/pipelines/09_zero_shot.ipynb #1d3722aa
+# %% ../../nbs/pipelines/09_zero_shot.ipynb #ca7b3ca8
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ..heads import ConvBertForSequenceClassification
 from .answers import Answer
+from .batches import Row
 from .reading import read_pairs, text_of
-from .running import Job, Limits, Pipeline, Row
+from .running import Job, Limits, Pipeline
 from ..tokenization import ConvBertTokenizerFast
 
 # %% ../../nbs/pipelines/09_zero_shot.ipynb #33c537bc
@@ -95,7 +96,7 @@ def answer_labels(
     order = sorted(range(len(labels)), key=lambda i: -scores[i])
     return Answer(sequence=text, labels=[labels[i] for i in order], scores=[scores[i] for i in order])
 
-# %% ../../nbs/pipelines/09_zero_shot.ipynb #f7a2f3ca
+# %% ../../nbs/pipelines/09_zero_shot.ipynb #f6fe2686
 class ZeroShotClassificationPipeline(Pipeline):
     "Label texts with labels that are chosen when asking."
 
@@ -114,7 +115,7 @@ class ZeroShotClassificationPipeline(Pipeline):
         hypothesis_template: str = "This example is {}.",  # the sentence that says that a label fits
         multi_label: bool = False,  # several labels may be true: score each for itself
         batch_size: int | None = None,  # most rows per batch; each label of a text is a row
-        batch_tokens: int = 8192,  # most tokens per batch, padding included
+        batch_tokens: int = 8192,  # most tokens at work at a time, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `{sequence, labels, scores}` per text, the best label first
         "Answer for one text, a list or a stream."

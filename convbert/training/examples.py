@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/training/examples.html.md"""
 __all__ = ['MAKERS', 'Reading', 'read_texts', 'label_of', 'read_tags', 'read_answers', 'find_answer', 'answer_tokens',
            'read_alternatives', 'make_examples', 'plan_epoch', 'collate', 'ExampleBatches']
 
-# %% ../../nbs/training/examples.ipynb #fe6971f0
+# %% ../../nbs/training/examples.ipynb #1d6cc99b
 import warnings
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..pipelines.batches import pad_rows
 from ..pipelines.multiple_choice import read_choices
 from ..pipelines.question_answering import ContextPart, plan_layout, read_contexts
-from ..pipelines.running import pad_rows
 from ..tokenization import ConvBertTokenizerFast
 from .rows import Labels
 
