@@ -8,9 +8,10 @@ Docs: https://convbert.github.io/convbert/pipelines/batches.html.md"""
 __all__ = ['PIECE', 'LEAST', 'plan_batches', 'Row', 'pad_rows', 'make_batch', 'can_be_shared', 'has_modes', 'plan_work',
            'side_by_side']
 
-# %% ../../nbs/pipelines/02_batches.ipynb #a18dae3c
+# %% ../../nbs/pipelines/02_batches.ipynb #18cb0608
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,10 @@ from torch import Tensor, nn
 
 from ..kernels.halves import is_slow
 
-# %% ../../nbs/pipelines/02_batches.ipynb #8c75d5e3
+# %% ../../nbs/pipelines/02_batches.ipynb #56166c42
+PIECE, LEAST = 2048, 1024  # tokens of a batch that a thread reads: at most; and at least, but for the last one
+
+
 def plan_batches(
     lengths: Sequence[int],  # tokens of each row
     budget: int = 8192,  # most tokens in a batch, padding included; a row longer than that goes alone
@@ -72,24 +76,21 @@ def make_batch(
         batch["predict_at"] = pad_rows([row.at for row in rows], 0)
     return batch
 
-# %% ../../nbs/pipelines/02_batches.ipynb #c5a76b21
-PIECE, LEAST = 2048, 512  # tokens of a batch that has threads of its own; 512, 1024 and 4096 were slower on two cores
-
-
+# %% ../../nbs/pipelines/02_batches.ipynb #e8eaf9de
 def can_be_shared(
     model: nn.Module,
 ) -> bool:
     "Whether several threads may call a model at a time, and gain by it."
-    parts, weights = list(model.modules()), list(model.parameters())  # a graph of ONNX Runtime has no weights in torch
-    compiled = any(hasattr(part, "_orig_mod") or part._compiled_call_impl for part in parts)
-    apart = weights and all(weight.device.type == "cpu" for weight in weights)
-    return bool(apart) and not compiled and not any(map(is_slow, weights))  # slow ones take wide weights' place in turn
+    weights = list(model.parameters())  # none in torch when ONNX Runtime has them
+    if not weights or any(weight.device.type != "cpu" or is_slow(weight) for weight in weights):
+        return False
+    return not any(hasattr(part, "_orig_mod") or part._compiled_call_impl for part in model.modules())
 
-# %% ../../nbs/pipelines/02_batches.ipynb #83183cf1
+
 def has_modes() -> bool:
     "Whether torch does something in this thread that it would not do in another."
     modes = torch._C._len_torch_dispatch_stack() + torch._C._len_torch_function_stack()
-    return bool(modes) or torch.is_autocast_enabled("cpu") or torch.autograd._profiler_enabled()
+    return modes > 0 or torch.is_autocast_enabled("cpu") or torch.autograd._profiler_enabled()
 
 
 def plan_work(
@@ -97,14 +98,14 @@ def plan_work(
     lengths: Sequence[int],  # tokens of each row
     tokens: int,  # most at work at a time, padding included
     batch_size: int | None = None,  # most rows in a batch
-) -> tuple[list[list[int]], int]:  # rows of each batch, and how many batches to read side by side
-    "Batches for a model, and for as many threads as it can use."
-    if not can_be_shared(model):
+) -> tuple[list[list[int]], int]:  # the rows of each batch, and how many batches to read side by side
+    "Batches for a model, and for as many threads as they can keep busy."
+    workers = min(torch.get_num_threads(), tokens // PIECE, sum(lengths) // LEAST)
+    if workers < 2 or has_modes() or not can_be_shared(model):
         return plan_batches(lengths, tokens, batch_size), 1
-    workers = 1 if has_modes() else max(1, min(torch.get_num_threads(), tokens // PIECE))
-    return plan_batches(lengths, min(tokens, PIECE), batch_size, workers), workers
+    return plan_batches(lengths, PIECE, batch_size, workers), workers
 
-# %% ../../nbs/pipelines/02_batches.ipynb #31e0e55f
+# %% ../../nbs/pipelines/02_batches.ipynb #fc3c02bc
 def side_by_side(
     function: Callable[[Any], Any],
     items: Sequence,
@@ -115,8 +116,20 @@ def side_by_side(
     if workers < 2:
         yield from map(function, items)
         return
-    try:
-        with ThreadPoolExecutor(workers, "convbert", torch.set_num_threads, (threads // workers,)) as pool:
-            yield from pool.map(function, items)
-    finally:
-        torch.set_num_threads(threads)  # a worker's number holds for threads that start later, too
+    started = Barrier(workers + 1)
+
+    def start() -> None:
+        "Take a share, and keep it: a thread that never asked would be given the number of that time."
+        torch.set_num_threads(max(1, threads // workers))
+        torch.get_num_threads()
+        started.wait()
+
+    with ThreadPoolExecutor(workers, "convbert", start) as pool:
+        try:
+            results = pool.map(function, items)
+            started.wait()
+        except BaseException:
+            started.abort()  # a thread could not be started: the others must not wait for it
+            raise
+        torch.set_num_threads(threads)
+        yield from results
