@@ -30,6 +30,7 @@ from machine import flops, machine, matrix_product, parts_of, products_of
 import convbert
 from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel, pipeline
 from convbert.kernels.choose import use_kernel
+from convbert.pipelines import batches
 
 CASES: dict[str, Callable] = {}
 MEMORY: set[str] = set()  # cases whose programs' peaks of memory are measured too
@@ -182,10 +183,18 @@ def classify(quick):
     if [a["label"] for a in ours(texts, progress=False)] != [a["label"] for a in theirs(texts)]:
         raise SystemExit("the pipelines answer differently: not the same work")
     graph = pipeline("text-classification", exported(ours.model), tokenizer=ours.tokenizer)
+    small = partial(ours, texts, progress=False, batch_tokens=batches.PIECE)  # what is at work in one thread of several
+
+    def apart():
+        """All threads on one batch."""
+        with patch.object(batches, "can_be_shared", lambda model: False):
+            ours(texts, progress=False)
+
     return {
         "ours": lambda: ours(texts, progress=False),
         "ours, exported": lambda: graph(texts, progress=False),
-        "ours, products alone": products_of(lambda: ours(texts, progress=False)),
+        "ours, one batch after another": apart,
+        "ours, products alone": products_of(small, torch.get_num_threads()),
         "transformers": lambda: theirs(texts),
         "transformers, batch_size=32": lambda: theirs(texts, batch_size=32),
     }

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import convbert
+from convbert.pipelines.batches import side_by_side
 
 
 def best(program: Callable, times: int = 10) -> float:
@@ -65,17 +66,17 @@ class Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def products_of(program: Callable) -> Callable:
+def products_of(program: Callable, workers: int = 1) -> Callable:
     """The matrix products of a run and nothing else: the least time of anything that makes these calls."""
     with torch.inference_mode(), Products() as products:
         program()
 
-    def run():
-        """Call them again."""
-        for product in products.kept:
-            product()  # whose result goes at once, as in the program
+    @torch.inference_mode()
+    def again(product: Callable) -> None:
+        """Call one, and let its result go at once, as the program does."""
+        product()
 
-    return run
+    return lambda: list(side_by_side(again, products.kept, workers))
 
 
 KINDS = {

@@ -30,9 +30,9 @@ def fill_mask():
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 600)), st.integers(1, 1000), st.one_of(st.none(), st.integers(1, 9)))
-def test_batches_hold_every_text_once_within_both_limits(lengths, budget, size):
-    batches = plan_batches(lengths, budget, size)
+@given(st.lists(st.integers(1, 600)), st.integers(1, 5000), st.one_of(st.none(), st.integers(1, 9)), st.integers(1, 4))
+def test_batches_hold_every_text_once_within_both_limits(lengths, budget, size, workers):
+    batches = plan_batches(lengths, budget, size, workers)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= budget

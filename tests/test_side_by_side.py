@@ -1,0 +1,185 @@
+"""Pipelines that read several batches side by side: the same answers, nobody else disturbed, and an end when asked to end."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from convbert import pipeline
+from convbert.pipelines.batches import LEAST, PIECE, plan_batches, side_by_side
+
+WORDS = "the old ship sailed across the grey sea and nobody on board knew where the wind would take it".split()
+TEXTS = [" ".join(WORDS[: 1 + 7 * i % len(WORDS)]) + f" {i}." for i in range(400)]  # about 4,800 tokens
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    """Tests may run with one thread each; these want two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def sentiment():
+    return pipeline("text-classification", device="cpu")
+
+
+def threads_of(pipe, run):
+    """In which threads the model was called, while `run` ran."""
+    seen = set()
+    hook = pipe.model.register_forward_pre_hook(lambda *_: seen.add(threading.current_thread()))
+    try:
+        run()
+    finally:
+        hook.remove()
+    return seen
+
+
+def same(found, expected):
+    """Equal labels, and scores that are equal but for rounding."""
+    assert [a["label"] for a in found] == [a["label"] for a in expected]
+    assert [a["score"] for a in found] == pytest.approx([a["score"] for a in expected], abs=1e-5)
+
+
+def test_answers_are_those_of_one_thread(sentiment):
+    found = []
+    seen = threads_of(sentiment, lambda: found.extend(sentiment(TEXTS)))
+    assert len(seen) == 2 and threading.current_thread() not in seen
+    torch.set_num_threads(1)
+    alone = []
+    assert threads_of(sentiment, lambda: alone.extend(sentiment(TEXTS))) == {threading.current_thread()}
+    same(found, alone)
+
+
+def test_a_little_work_stays_in_the_callers_thread(sentiment):
+    here = {threading.current_thread()}
+    assert threads_of(sentiment, lambda: sentiment(TEXTS[0])) == here
+    assert threads_of(sentiment, lambda: sentiment(TEXTS[:50])) == here
+    assert threads_of(sentiment, lambda: sentiment(TEXTS, batch_tokens=PIECE)) == here  # all that may be at work at a time
+
+
+def test_what_holds_for_the_callers_thread_alone_is_heeded(sentiment):
+    expected, here = sentiment(TEXTS), {threading.current_thread()}
+    with FlopCounterMode(display=False) as counter:
+        assert threads_of(sentiment, lambda: same(sentiment(TEXTS), expected)) == here
+    assert counter.get_total_flops() > 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert threads_of(sentiment, lambda: sentiment(TEXTS)) == here
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        assert threads_of(sentiment, lambda: sentiment(TEXTS[:200])) == here
+
+
+def test_models_that_cannot_be_shared_are_not():
+    narrow = pipeline("text-classification", device="cpu", dtype=torch.bfloat16)
+    expected = narrow(TEXTS[:5])
+    assert [a["label"] for a in narrow(TEXTS)[:5]] == [a["label"] for a in expected]
+    whole = pipeline("text-classification", device="cpu")
+    whole.model.encoder.layers[0].compile(backend="eager")
+    assert threads_of(whole, lambda: whole(TEXTS)) == {threading.current_thread()}
+
+
+def test_other_threads_keep_their_number_of_threads(sentiment):
+    seen, first = [], threading.Event()
+
+    def look(*_):
+        """A thread that starts in the middle of the work."""
+        if not first.is_set():
+            first.set()
+            with ThreadPoolExecutor(1) as other:
+                seen.append(other.submit(torch.get_num_threads).result())
+
+    hook = sentiment.model.register_forward_hook(look)
+    sentiment(TEXTS)
+    hook.remove()
+    with ThreadPoolExecutor(1) as other:
+        seen.append(other.submit(torch.get_num_threads).result())
+    assert seen == [2, 2] and torch.get_num_threads() == 2
+
+
+def test_callers_in_several_threads(sentiment):
+    expected = sentiment(TEXTS)
+    with ThreadPoolExecutor(3) as callers:
+        for found in callers.map(lambda _: sentiment(TEXTS), range(3)):
+            same(found, expected)
+
+
+def test_an_error_comes_out_and_ends_the_work(sentiment):
+    calls = []
+
+    def fail(*_):
+        """What a broken model does."""
+        calls.append(1)
+        raise RuntimeError("the model is broken")
+
+    hook = sentiment.model.register_forward_pre_hook(fail)
+    batches = len(plan_batches([12] * len(TEXTS), PIECE, workers=2))
+    with pytest.raises(RuntimeError, match="the model is broken"):
+        sentiment(TEXTS * 5)
+    hook.remove()
+    assert len(calls) < 5 * batches
+    same(sentiment(TEXTS[:3]), [sentiment(text) for text in TEXTS[:3]])
+
+
+def test_a_thread_that_cannot_start_is_told_and_nobody_waits_for_it(monkeypatch):
+    start, started = threading.Thread.start, []
+
+    def refuse(thread):
+        """The second thread finds no room."""
+        started.append(thread)
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        list(side_by_side(len, ["a", "b", "c"], workers=2))
+    monkeypatch.undo()
+    started[0].join(timeout=60)
+    assert not started[0].is_alive()
+
+
+SCRIPT = """
+import sys, threading, torch
+from convbert import pipeline
+torch.set_num_threads(2)
+pipe = pipeline("text-classification", device="cpu")
+pipe.model.register_forward_hook(lambda *_: print("called", flush=True))
+try:
+    pipe(["the ship sailed " * 60] * 1000, progress=False)
+except KeyboardInterrupt:
+    left = [t.name for t in threading.enumerate() if t.name.startswith("convbert")]
+    print("ended, at work:", left, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_ends_it_soon():
+    heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=heed
+    ) as process:
+        assert process.stdout.readline() == "called\n"
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read().splitlines()
+    assert rest[-1] == "ended, at work: []"
+    assert rest.count("called") < 20  # of 88 batches: what was at work is finished, the rest is not begun
+
+
+def test_batches_of_several_threads_end_at_about_the_same_time():
+    batches = plan_batches([16] * 2000, PIECE, workers=2)
+    sizes = [16 * len(batch) for batch in batches]
+    assert sorted(i for batch in batches for i in batch) == list(range(2000))
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == PIECE and min(sizes[:-1]) >= LEAST // 2
+    work = [0, 0]
+    for size in sizes:
+        work[work.index(min(work))] += size
+    assert abs(work[0] - work[1]) <= LEAST
