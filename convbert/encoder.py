@@ -168,7 +168,7 @@ def take_tokens(
     given = input_ids, inputs_embeds, token_type_ids, position_ids.expand(B, T)
     return [None if x is None else packed.take(x) for x in given]
 
-# %% ../nbs/04_encoder.ipynb #9913968e
+# %% ../nbs/04_encoder.ipynb #bd81d70e
 def lay_out(
     mask: Tensor | None,  # `(B, T)`, nonzero at real tokens
     window: int | None,  # K of the convolutions; None where padding takes part
@@ -180,7 +180,7 @@ def lay_out(
         return None, None
     mask = mask.bool()
     if kernel == "graph" and window is not None and not with_maps:
-        return None, box_up(mask)
+        return None, box_up(mask, window)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return mask, None
     if mask.all():
