@@ -107,14 +107,17 @@ def near_scores(
     key = span_key(x, mixer.span_depthwise, mixer.span_pointwise, choose(mixer.kernel, x), packed)
     return span_scores(query, key, mixer.conv_kernel, mixer.num_heads)
 
-# %% ../nbs/03_mixed_attention.ipynb #28f2cab8
+# %% ../nbs/03_mixed_attention.ipynb #43ffed09
 def openings(
-    x: Tensor,  # `(B, T, …)`, or `(1, N, …)` when packed
+    x: Tensor,  # `(B, T, D)`, or `(1, N, D)` when packed
     width: int,
     packed: Packed | None,  # where sequences begin and end; each row is one sequence when None
-) -> Tensor:  # `(B, width, …)` or `(S, width, …)`; less wide where a row has no more
+) -> Tensor:  # `(B, width, D)` or `(S, width, D)`, zero after a sequence's end
     "The first tokens of each sequence."
-    return x[:, :width] if packed is None else packed.openings(x, width)
+    if packed is not None:
+        return packed.openings(x, width)
+    place = torch.arange(width, device=x.device)
+    return x[:, place.clamp(max=x.shape[1] - 1)] * (place < x.shape[1])[:, None]
 
 # %% ../nbs/03_mixed_attention.ipynb #436d77df
 def look_far(
