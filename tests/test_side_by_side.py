@@ -1,4 +1,4 @@
-"""Pipelines that read several batches side by side: the same answers, nobody else disturbed, and an end when asked to end."""
+"""Pipelines that read several batches side by side: the same answers, nobody disturbed, an end when asked to end."""
 
 import os
 import signal
@@ -63,7 +63,7 @@ def test_a_little_work_stays_in_the_callers_thread(sentiment):
     here = {threading.current_thread()}
     assert threads_of(sentiment, lambda: sentiment(TEXTS[0])) == here
     assert threads_of(sentiment, lambda: sentiment(TEXTS[:50])) == here
-    assert threads_of(sentiment, lambda: sentiment(TEXTS, batch_tokens=PIECE)) == here  # all that may be at work at a time
+    assert threads_of(sentiment, lambda: sentiment(TEXTS, batch_tokens=PIECE)) == here
 
 
 def test_what_holds_for_the_callers_thread_alone_is_heeded(sentiment):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../../nbs/kernels/07_graph.ipynb #9b8a49e8
+# %% ../../nbs/kernels/07_graph.ipynb #fba6aefb
 @dataclass(frozen=True)
 class Boxed:
     "Where the real tokens of a batch stand: in a row of N, and in the box `(B, T)` that they came from."
@@ -23,8 +23,8 @@ class Boxed:
     real: Tensor  # `(B, T)`: the mask, or all true where it has no token at all: a graph must have something to do
     tokens: Tensor  # `(N,)`: the place of each token in the batch, row by row
     origin: Tensor  # `(B, T)`: the place in the row of each token in the box; any token's at padding
-    roomy: Tensor  # `(L,)`: which token stands where when there is room for half a window between texts; any in the room
-    stands: Tensor  # `(L,)`: whether one does
+    roomy: Tensor  # `(L,)`: the tokens with room for half a window between texts: which stands where; any in the room
+    stands: Tensor  # `(L,)`: whether one stands there
     places: Tensor  # `(N,)`: where each token stands there
     lengths = ()  # unknown before the graph runs
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .dropout import attend_quickly
 
-# %% ../../nbs/kernels/03_packing.ipynb #86bec6cb
+# %% ../../nbs/kernels/03_packing.ipynb #b92a053a
 @dataclass(frozen=True)
 class Packed:
     "Where the sequences of a batch stand when they are laid end to end: N tokens of S sequences."
@@ -34,35 +34,35 @@ class Packed:
 
     def take(self, x: Tensor) -> Tensor:  # `(B, T, …)` to `(1, N, …)`
         "The tokens of a batch in one row."
-        return x.flatten(0, 1)[self.tokens][None]
+        return x.flatten(0, 1).index_select(0, self.tokens)[None]
 
     def put_back(self, x: Tensor) -> Tensor:  # `(1, N, …)` to `(B, T, …)`, zero at padding
         "The tokens where they were."
         B, T = self.shape
-        return x.new_zeros(B * T, *x.shape[2:]).index_copy(0, self.tokens, x[0]).unflatten(0, (B, T))
+        return x.new_zeros(B * T, *x.shape[2:]).index_copy_(0, self.tokens, x[0]).unflatten(0, (B, T))
 
     def spread_out(self, x: Tensor) -> Tensor:  # `(1, N, …)` to `(1, N + S * (K//2), …)`
         "The tokens with room between the sequences, zeros in it."
         rooms = x.shape[1] + len(self.lengths) * (self.inside.shape[1] // 2)
-        return x.new_zeros(rooms, *x.shape[2:]).index_copy(0, self.spread, x[0])[None]
+        return x.new_zeros(rooms, *x.shape[2:]).index_copy_(0, self.spread, x[0])[None]
 
     def close_up(self, x: Tensor) -> Tensor:  # `(1, N + S * (K//2), …)` to `(1, N, …)`
         "The tokens without the room."
-        return x[:, self.spread]
+        return x.index_select(1, self.spread)
 
     def box(self, x: Tensor) -> Tensor:  # `(1, N, …)` to `(S, max T, …)`, zero at padding
         "One row for each sequence, as wide as the longest."
         box = x.new_zeros(self.real.numel(), *x.shape[2:])
-        return box.index_copy(0, self.boxed, x[0]).unflatten(0, self.real.shape)
+        return box.index_copy_(0, self.boxed, x[0]).unflatten(0, self.real.shape)
 
     def unbox(self, x: Tensor) -> Tensor:  # `(S, max T, …)` to `(1, N, …)`
         "One row for all."
-        return x.flatten(0, 1)[self.boxed][None]
+        return x.flatten(0, 1).index_select(0, self.boxed)[None]
 
     def openings(self, x: Tensor, width: int) -> Tensor:  # `(1, N, …)` to `(S, width, …)`, zero after a sequence's end
         "The first tokens of each sequence."
         place = self.starts[:-1, None] + torch.arange(width, device=x.device)
-        taken = x[0, place.clamp(max=x.shape[1] - 1)]
+        taken = x[0].index_select(0, place.clamp(max=x.shape[1] - 1).flatten()).unflatten(0, place.shape)
         return taken * (place < self.starts[1:, None])[(..., *[None] * (x.dim() - 2))]
 
 # %% ../../nbs/kernels/03_packing.ipynb #5009777b
