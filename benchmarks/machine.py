@@ -72,11 +72,13 @@ def products_of(program: Callable, workers: int = 1) -> Callable:
         program()
 
     @torch.inference_mode()
-    def again(product: Callable) -> None:
-        """Call one, and let its result go at once, as the program does."""
-        product()
+    def again(share: list[Callable]) -> None:
+        """Call them, and let each result go at once, as the program does."""
+        for product in share:
+            product()
 
-    return lambda: list(side_by_side(again, products.kept, workers))
+    shares = [products.kept[i::workers] for i in range(workers)]
+    return lambda: list(side_by_side(again, shares, workers))
 
 
 KINDS = {

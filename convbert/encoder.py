@@ -8,7 +8,7 @@ Docs: https://convbert.github.io/convbert/encoder.html.md"""
 __all__ = ['ACTIVATION', 'Embeddings', 'GroupedLinear', 'FeedForward', 'Layer', 'Encoded', 'take_tokens', 'lay_out', 'as_given',
            'first_as_given', 'Encoder', 'init_weights']
 
-# %% ../nbs/04_encoder.ipynb #8f57fa5d
+# %% ../nbs/04_encoder.ipynb #8d376118
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,8 +21,8 @@ from .config import ConvBertConfig
 from .kernels.dropout import dropout
 from .kernels.graph import Boxed, box_up
 from .kernels.halves import as_narrow_as, call_widened, is_slow
-from .kernels.packing import Packed, pack
-from .mixed_attention import MixedAttention, MixedMaps, openings
+from .kernels.packing import Packed, openings, pack
+from .mixed_attention import MixedAttention, MixedMaps
 
 # %% ../nbs/04_encoder.ipynb #ae96b1ea
 ACTIVATION = {

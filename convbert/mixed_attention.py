@@ -6,9 +6,9 @@ Docs: https://convbert.github.io/convbert/mixed_attention.html.md"""
 
 # %% auto #0
 __all__ = ['split_heads', 'attend', 'attend_fused', 'attention_bias', 'span_key', 'span_scores', 'MixedMaps', 'near_scores',
-           'openings', 'look_far', 'MixedAttention']
+           'look_near', 'look_far', 'MixedAttention']
 
-# %% ../nbs/03_mixed_attention.ipynb #b0b280d9
+# %% ../nbs/03_mixed_attention.ipynb #cabaa9af
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from .config import ConvBertConfig
 from .kernels import reference
 from .kernels.choose import choose
 from .kernels.dropout import attend_quickly
-from .kernels.packing import Packed, attend_apart, attend_in_box
+from .kernels.packing import Packed, attend_apart, attend_in_box, openings
 
 # %% ../nbs/03_mixed_attention.ipynb #aaa7a1e0
 def split_heads(
@@ -88,7 +88,7 @@ def span_scores(
     "Scores of each token's own convolution kernels, one per head."
     return split_heads(generator(query * key), num_heads)
 
-# %% ../nbs/03_mixed_attention.ipynb #9d6b22a5
+# %% ../nbs/03_mixed_attention.ipynb #798264d8
 @dataclass
 class MixedMaps:
     "What one mixed layer did: where its attention heads looked and which kernels its convolution heads made."
@@ -107,19 +107,19 @@ def near_scores(
     key = span_key(x, mixer.span_depthwise, mixer.span_pointwise, choose(mixer.kernel, x), packed)
     return span_scores(query, key, mixer.conv_kernel, mixer.num_heads)
 
-# %% ../nbs/03_mixed_attention.ipynb #43ffed09
-def openings(
-    x: Tensor,  # `(B, T, D)`, or `(1, N, D)` when packed
-    width: int,
-    packed: Packed | None,  # where sequences begin and end; each row is one sequence when None
-) -> Tensor:  # `(B, width, D)` or `(S, width, D)`, zero after a sequence's end
-    "The first tokens of each sequence."
-    if packed is not None:
-        return packed.openings(x, width)
-    place = torch.arange(width, device=x.device)
-    return x[:, place.clamp(max=x.shape[1] - 1)] * (place < x.shape[1])[:, None]
 
-# %% ../nbs/03_mixed_attention.ipynb #436d77df
+def look_near(
+    x: Tensor,  # `(B, T, D)`, zero at padding
+    query: Tensor,  # `(B, T, H*d)`
+    conv_value: Tensor,  # `(B, T, H*d)`, zero at padding
+    mixer: nn.Module,  # a `MixedAttention`, whose parameters are used
+    packed: Packed | None = None,  # where sequences begin and end
+) -> tuple[Tensor, Tensor]:  # mixed values `(B, T, H, d)`, and scores `(B, T, H, K)` before the softmax over K
+    "Equation 5 with a layer's own parameters."
+    scores, value = near_scores(x, query, mixer, packed), split_heads(conv_value, mixer.num_heads)
+    return choose(mixer.kernel, value).span_conv(value, scores, packed), scores
+
+# %% ../nbs/03_mixed_attention.ipynb #648a131b
 def look_far(
     query: Tensor,  # `(B, T, H, d)`, like key and value, or of the first token of each sequence
     key: Tensor,
@@ -131,14 +131,15 @@ def look_far(
 ) -> tuple[Tensor, Tensor | None]:  # mixed values `(B, T, H, d)`, and the map `(B, H, T, T)` if it was asked for
     "Equation 1 in the way that suits."
     if packed is not None:
-        attend_packed = attend_apart if query.shape[1] == key.shape[1] else attend_in_box
+        every = query.shape[1] == key.shape[1]  # or only the first of each sequence; for a single token both hold
+        attend_packed = attend_apart if every else attend_in_box
         return attend_packed(query, key, value, packed, dropout), None
     bias = None if mask is None else attention_bias(mask, query.dtype)
     if with_map:
         return attend(query, key, value, bias, dropout)
     return attend_fused(query, key, value, bias, dropout), None
 
-# %% ../nbs/03_mixed_attention.ipynb #ddf74ffc
+# %% ../nbs/03_mixed_attention.ipynb #1b2aed87
 class MixedAttention(nn.Module):
     "Self-attention heads beside span-based dynamic convolution heads, joined by one output projection."
 
@@ -147,8 +148,7 @@ class MixedAttention(nn.Module):
         super().__init__()
         D, A, H, K = config.hidden_size, config.mixed_width, config.mixed_num_heads, config.conv_kernel_size
         self.num_heads, self.width, self.dropout = H, A, config.attention_probs_dropout_prob
-        self.padding_leaks, self.kernel = config.conv_padding == "legacy", "auto"
-        self.reach = K // 2 + 1  # tokens that the first one's window has
+        self.padding_leaks, self.kernel, self.reach = config.conv_padding == "legacy", "auto", K // 2 + 1
         self.project = nn.Linear(D, 4 * A)  # query, key, value, conv_value
         self.span_depthwise = nn.Parameter(torch.empty(D, 1, K).normal_(std=1 / K))
         self.span_pointwise = nn.Linear(D, A)
@@ -168,15 +168,12 @@ class MixedAttention(nn.Module):
         query, key, value, conv_value = self.project(x).split(self.width, dim=-1)
         if mask is not None and not self.padding_leaks:
             x, conv_value = x * mask[..., None], conv_value * mask[..., None]
-        if first_only:
+        if first_only:  # whose windows reach no further
             x, query, conv_value = (openings(part, self.reach, packed) for part in (x, query, conv_value))
-        within = None if first_only else packed
-        scores = near_scores(x, query, self, within)
-        query, key, value, conv_value = (split_heads(part, self.num_heads) for part in (query, key, value, conv_value))
-        near = choose(self.kernel, conv_value).span_conv(conv_value, scores, within)
+        near, scores = look_near(x, query, conv_value, self, None if first_only else packed)
+        query, key, value = (split_heads(part, self.num_heads) for part in (query, key, value))
         query, near = (query[:, :1], near[:, :1]) if first_only else (query, near)
-        dropout = self.dropout if self.training else 0.0
-        far, attention = look_far(query, key, value, mask, packed, dropout, with_maps)
+        far, attention = look_far(query, key, value, mask, packed, self.dropout * self.training, with_maps)
         if head_mask is not None:
             far, near = far * head_mask[0, :, None], near * head_mask[1, :, None]
         mixed = torch.cat([far, near], dim=2).flatten(2)

@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 
 from convbert import ConvBertConfig, ConvBertModel
-from convbert.kernels import eager, packing, reference
+from convbert.kernels import eager, graph, packing, reference
 from convbert.kernels.choose import use_kernel
 from convbert.kernels.packing import WORTH_A_CALL, attend_apart, pack, way_to_attend
 from convbert.mixed_attention import attend
@@ -253,6 +253,32 @@ def test_first_tokens_alone_are_the_first_of_all(model, mask, masked):
     first, every = run(first_only=True).last, run().last
     assert first.shape[1] == 1
     assert_close(first, every[:, :1], atol=1e-5, rtol=1e-4)
+
+
+@settings(deadline=None, max_examples=20)
+@given(masks(), st.sampled_from(["mask", "legacy"]))
+def test_first_tokens_alone_have_the_gradients_of_all(mask, padding):
+    torch.manual_seed(0)
+    model = ConvBertModel(ConvBertConfig(**SIZES, conv_padding=padding)).eval()
+    ids = torch.randint(0, 50, mask.shape, generator=torch.Generator().manual_seed(0))
+    slopes = []
+    for first_only in (True, False):
+        model.zero_grad()
+        model.encoder(ids, mask, first_only=first_only).last[:, 0].sin().sum().backward()
+        slopes.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert slopes[0].keys() == slopes[1].keys()
+    for name, slope in slopes[0].items():
+        assert_close(slope, slopes[1][name], atol=1e-4, rtol=1e-3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(masks(), st.sampled_from([1, 3, 5, 9]), st.integers(0, 12))
+def test_a_graph_convolves_every_text_alone(mask, window, hole):
+    generator, mask = torch.Generator().manual_seed(0), mask & (torch.arange(mask.shape[1]) != hole)
+    x = torch.randn(*mask.shape, 6, generator=generator) * mask[..., None]
+    filters, boxed = torch.randn(6, window, generator=generator), graph.box_up(mask, window)
+    found = boxed.put_back(graph.depthwise(boxed.take(x), filters, boxed))
+    assert_close(found, reference.depthwise(x, filters) * mask[..., None], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kernel", ["reference", "eager"])

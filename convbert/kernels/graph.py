@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../../nbs/kernels/07_graph.ipynb #fba6aefb
+# %% ../../nbs/kernels/07_graph.ipynb #9a9c9624
 @dataclass(frozen=True)
 class Boxed:
     "Where the real tokens of a batch stand: in a row of N, and in the box `(B, T)` that they came from."
@@ -36,11 +36,11 @@ class Boxed:
         "The tokens where they were."
         return x.squeeze(0)[self.origin]
 
-    def spread_out(self, x: Tensor) -> Tensor:  # `(1, N, …)` to `(1, L, …)`, zero in the room
+    def spread_out(self, x: Tensor) -> Tensor:  # `(1, N, D)` to `(1, L, D)`, zero in the room
         "The tokens in one row, with room between the texts."
         return (x.squeeze(0)[self.roomy] * self.stands[:, None])[None]
 
-    def close_up(self, x: Tensor) -> Tensor:  # `(1, L, …)` to `(1, N, …)`
+    def close_up(self, x: Tensor) -> Tensor:  # `(1, L, D)` to `(1, N, D)`
         "The tokens without the room."
         return x.squeeze(0)[self.places][None]
 
@@ -54,9 +54,9 @@ class Boxed:
 
     unbox = take
 
-# %% ../../nbs/kernels/07_graph.ipynb #a9719e20
+# %% ../../nbs/kernels/07_graph.ipynb #9d3c5705
 def count_before(mask: Tensor) -> Tensor:
-    "For each place how many true ones are before it; at its first ones 0, even if they are false."
+    "The number of the last true one up to each place, counted from 0; 0 where there is none yet."
     return (mask.cumsum(0) - 1).clamp(min=0)
 
 

@@ -9,10 +9,11 @@ __all__ = ['Job', 'Limits', 'check_counts', 'check_top_k', 'ask_rows', 'run_rows
            'Told', 'answer_window', 'stream', 'progress_bar', 'choose_device', 'refuse_untrained', 'Pipeline',
            'refuse_it', 'refuse_place']
 
-# %% ../../nbs/pipelines/02_running.ipynb #9ca980d2
+# %% ../../nbs/pipelines/02_running.ipynb #1f033a8b
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -67,7 +68,7 @@ def check_top_k(top_k: int | str | None) -> None:  # raises `ValueError` with va
         raise ValueError(f'top_k={top_k!r} must be a number, None for all, or "best" for one answer outside a list')
     check_counts(top_k=None if top_k == "best" else top_k)
 
-# %% ../../nbs/pipelines/02_running.ipynb #64ec0640
+# %% ../../nbs/pipelines/02_running.ipynb #c24d04d5
 @torch.inference_mode()
 def ask_rows(
     rows: list[Row],  # a batch
@@ -78,7 +79,7 @@ def ask_rows(
     "Run the model over a batch."
     device, tensors = model.device, make_batch(rows, pad_id)
     output = job.ask(model, {name: tensor.to(device) for name, tensor in tensors.items()})
-    return list(map(job.keep, job.select(output).float().cpu(), rows))
+    return [job.keep(scores, row) for scores, row in zip(job.select(output).float().cpu(), rows, strict=True)]
 
 
 def run_rows(
@@ -93,11 +94,11 @@ def run_rows(
     kept: list = [None] * len(rows)
     batches, workers = plan_work(model.eval(), [len(row.ids) for row in rows], limits.batch_tokens, limits.batch_size)
     ask = partial(ask_rows, model=model, pad_id=pad_id, job=job)
-    answered = side_by_side(ask, [[rows[i] for i in batch] for batch in batches], workers)
-    for batch, found in zip(batches, answered, strict=True):
-        for i, each in zip(batch, found, strict=True):
-            kept[i] = each
-        tick(len(batch))
+    with closing(side_by_side(ask, [[rows[i] for i in batch] for batch in batches], workers)) as answered:
+        for batch, found in zip(batches, answered, strict=True):
+            for i, each in zip(batch, found, strict=True):
+                kept[i] = each
+            tick(len(batch))
     return kept
 
 # %% ../../nbs/pipelines/02_running.ipynb #c7edcc04
