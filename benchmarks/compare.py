@@ -1,11 +1,10 @@
 """How fast, beside transformers, in turn in one process: python benchmarks/compare.py [CASE...] [--out FILE.json].
 
-Every case runs two or more programs one after the other in each round, each after a short pause, so that whatever
-else the machine does meets them all. Ours and transformers' have the same weights, and that they give the same answers
-is checked first; BERT is another model of the same size. What is told is the median over rounds of the ratio of two
-times that were measured next to each other, with its quartiles, never a time alone. The peak of memory is measured for
-each program in a process of its own. --quick is a smoke test: smaller shapes, two rounds, no pauses, numbers without a
-meaning.
+Every case runs two or more programs one after the other in each round, so that whatever else the machine does meets
+them all. Ours and transformers' have the same weights, and that they give the same answers is checked first; BERT is
+another model of the same size. What is told is the median over rounds of the ratio of two times that were measured
+next to each other, with its quartiles, never a time alone. The peak of memory is measured for each program in a
+process of its own. --quick is a smoke test: smaller shapes, two rounds, numbers without a meaning.
 """
 
 import argparse
@@ -325,15 +324,11 @@ def seconds(program: Callable, grad: bool) -> float:
         return time.perf_counter() - began
 
 
-PAUSE = 0.25  # seconds: for 0.1 s after a run, ONNX Runtime's threads keep a core busy looking for the next one
-
-
-def measure(programs: dict[str, Callable], rounds: int, grad: bool, pause: float = PAUSE) -> dict[str, list[float]]:
-    """Seconds of every program in every round, in turn, each after a pause; the first round warms up."""
+def measure(programs: dict[str, Callable], rounds: int, grad: bool) -> dict[str, list[float]]:
+    """Seconds of every program in every round, in turn; the first round warms up."""
     times = {name: [] for name in programs}
     for number in range(rounds + 1):
         for name, program in programs.items():
-            time.sleep(pause)
             spent = seconds(program, grad)
             if number:
                 times[name].append(spent)
@@ -392,7 +387,7 @@ def report(name: str, quick: bool, rounds: int) -> dict:
     if name.startswith("base_"):  # the machine's peak is measured in turn with the programs
         product, work = matrix_product(next(programs["ours"].func.parameters()).dtype), flops(programs["ours"])
         programs["the same work in one matrix product"] = partial(many, product, max(1, round(work / flops(product))))
-    times = measure(programs, rounds, is_training(name), 0 if quick else PAUSE)
+    times = measure(programs, rounds, is_training(name))
     told["ratios"] = ratios(times)
     told["seconds"] = {program: round(statistics.median(each), 5) for program, each in times.items()}
     if name == "classify":

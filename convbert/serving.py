@@ -55,7 +55,7 @@ def class_in(
         raise ValueError(f"architectures={names!r} in {folder}/config.json names none of {', '.join(CLASSES)}")
     return found
 
-# %% ../nbs/06_serving.ipynb #fae72ae0
+# %% ../nbs/06_serving.ipynb #3a86f0d7
 def open_session(
     file: str | os.PathLike,  # a graph
 ):  # an `onnxruntime.InferenceSession` on the CPU
@@ -66,6 +66,7 @@ def open_session(
         raise ImportError('a graph is run by ONNX Runtime: pip install "convbert[onnx]"') from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     how = dict(providers=["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"])
     try:
         return onnxruntime.InferenceSession(os.fspath(file), options, **how)

@@ -224,6 +224,24 @@ def test_a_graph_of_another_model_is_found_out(tokenizer, tmp_path):
         package.check_graph(tmp_path / "graph", model, [batch], "float32")
 
 
+def test_a_call_that_has_ended_computes_nothing_more(tokenizer, tmp_path):
+    export(small("ConvBertModel", tokenizer), tmp_path / "graph", tokenizer=tokenizer)
+    code = """
+import sys, time, torch
+from convbert.serving import OnnxModel
+torch.set_num_threads(4)
+graph = OnnxModel(sys.argv[1])
+for _ in range(5):
+    graph(torch.ones(2, 9, dtype=torch.long))
+before = time.process_time()
+time.sleep(0.1)
+print(time.process_time() - before)
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / "graph")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+    assert float(done.stdout) < 0.02, "seconds of processor time"
+
+
 def test_a_task_refuses_a_graph_of_another_kind(tokenizer, tmp_path):
     export(small("ConvBertModel", tokenizer), tmp_path / "graph", tokenizer=tokenizer)
     with pytest.raises(TypeError, match="needs a ConvBertForMaskedLM, got a ConvBertModel"):
