@@ -122,6 +122,11 @@ class Layer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = config.hidden_dropout_prob
 
+    def think(self, x: Tensor) -> Tensor:
+        "What each token makes of `(B, T, D)` by itself, added and normalised."
+        wide = dropout(self.feed_forward(x), self.dropout, self.training)
+        return self.feed_forward_norm(x + wide)
+
     def forward(
         self,
         x: Tensor,  # `(B, T, D)`
@@ -134,9 +139,7 @@ class Layer(nn.Module):
         "One step of the stack."
         mixed, maps = self.mixer(x, mask, head_mask, with_maps, packed, first_only)
         x = openings(x, 1, packed) if first_only else x
-        x = self.mixer_norm(x + dropout(mixed, self.dropout, self.training))
-        wide = dropout(self.feed_forward(x), self.dropout, self.training)
-        return self.feed_forward_norm(x + wide), maps
+        return self.think(self.mixer_norm(x + dropout(mixed, self.dropout, self.training))), maps
 
 # %% ../nbs/04_encoder.ipynb #9212af1b
 @dataclass

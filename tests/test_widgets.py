@@ -697,7 +697,7 @@ def test_first_paint_is_soon(name, record_property):
     """Python's part for more than 100 tokens in a new process: open the model, run it, draw the still picture."""
     alone = os.environ | {"OMP_NUM_THREADS": "1"}  # threads that wait for a busy core would count as work
     times = []
-    while len(times) < 3 and min(times, default=2) > 1:  # what else the machine does can only add to it
+    while len(times) < 5 and min(times, default=2) > 1:  # what else the machine does can only add to it
         ran = subprocess.run([sys.executable, "-c", FIRST, name], env=alone, capture_output=True, text=True, check=True)
         picture, same, spent = ran.stdout.split()
         assert (picture, same) == ("True", "True")

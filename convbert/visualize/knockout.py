@@ -7,7 +7,8 @@ Docs: https://convbert.github.io/convbert/visualize/knockout.html.md"""
 # %% auto #0
 __all__ = ['log_scores', 'Question', 'find_places', 'guess_task', 'ask', 'Change', 'changes', 'check_heads', 'count_kinds',
            'mask_heads', 'compare', 'knock_out', 'draw_changes', 'spread', 'word_room', 'plot_changes', 'every_silence',
-           'plan', 'KnockOuts', 'knock_outs', 'effects', 'signed', 'draw_head', 'draw_boards', 'plot_knock_outs']
+           'plan', 'KnockOuts', 'knock_outs', 'effects', 'signed', 'square', 'head_squares', 'draw_heads',
+           'draw_boards', 'plot_knock_outs']
 
 # %% ../../nbs/visualize/03_knockout.ipynb #00505c5a
 from collections.abc import Callable, Iterable, Iterator
@@ -30,12 +31,11 @@ from .reading import Read, at_rest, open_model, read_text
 # %% ../../nbs/visualize/03_knockout.ipynb #2089d69e
 def log_scores(
     model: nn.Module,  # a masked language model or a sequence classifier
-    x: Tensor,  # `(N, T, D)`: what the last layer hands over
-    places: list[int],  # M tokens
+    x: Tensor,  # `(N, M, D)`: what the last layer hands over, where an answer is due
 ) -> Tensor:  # `(N, M, V)`
     "Log-probabilities of all words at each place, or of all labels."
     if isinstance(model, ConvBertForMaskedLM):
-        return model.predictions(x[:, places], model.encoder.embeddings.word.weight).float().log_softmax(-1)
+        return model.predictions(x, model.encoder.embeddings.word.weight).float().log_softmax(-1)
     logits = model.classifier(x)[:, None].float()
     return F.logsigmoid(logits) if choose_scoring(model.config, None) == "sigmoid" else logits.log_softmax(-1)
 
@@ -56,13 +56,16 @@ class Question:
     ) -> Tensor:  # `(N, M, V)` log-probabilities
         "Ask the model with different heads silenced in each row."
         silent = (masks != 1).any(0).flatten(1).any(1).tolist()
-        first = silent.index(True) if True in silent else len(silent)
+        layers, first = self.model.encoder.layers, silent.index(True) if True in silent else len(silent)
         factors = masks.movedim(0, 2)[..., None].to(self.entering[0])  # (L, 2, N, H, 1)
         with at_rest(self.model):
-            x = self.entering[first].expand(len(masks), -1, -1)
-            for layer, factor in zip(self.model.encoder.layers[first:], factors[first:], strict=True):
-                x, _ = layer(x, None, factor)
-            return log_scores(self.model, x, self.places).cpu()
+            x = self.entering[first]  # one row, which its layer's factors make N
+            for number in range(first, len(layers)):
+                layer = layers[number]
+                x = layer.mixer_norm(x + layer.mixer(x, None, factors[number])[0])
+                x = layer.think(x if number + 1 < len(layers) else x[:, self.places])
+            due = x if first < len(layers) else x[:, self.places].expand(len(masks), -1, -1)
+            return log_scores(self.model, due).cpu()
 
 # %% ../../nbs/visualize/03_knockout.ipynb #8ac53de9
 def find_places(model: nn.Module, read: Read, text: str, tokenizer: Any) -> list[int]:  # M; raises in words
@@ -281,32 +284,46 @@ def signed(number: float) -> str:
     return f"{number:+.2f}".replace("-", "−")
 
 
-def draw_head(ax: Any, place: tuple[int, int], effect: float, shade: Any, look: Look) -> None:
+def square(place: tuple[int, int], side: float, **style: Any):  # a patch of `matplotlib`
+    "A square around a place."
+    return part("patches").Rectangle((place[0] - side / 2, place[1] - side / 2), side, side, **style)
+
+
+def head_squares(place: tuple[int, int], effect: float, shade: Any) -> list:  # patches
     "One head: filled when it helps, a frame when it is in the way; the stronger, the more colour."
-
-    def square(side: float, **style: Any) -> None:
-        "A square around the place."
-        ax.add_patch(part("patches").Rectangle((place[0] - side / 2, place[1] - side / 2), side, side, **style))
-
-    square(0.92, facecolor="none", edgecolor="#c8ced6", linewidth=0.6)
+    around = square(place, 0.92, facecolor="none", edgecolor="#c8ced6", linewidth=0.6)
     if effect < 0:
-        square(0.92, facecolor=shade, linewidth=0)
-    else:
-        square(0.8, facecolor="none", edgecolor=shade, linewidth=2.5)
-    ink = ink_on(shade) if effect < 0 else look.ink
-    ax.text(*place, signed(effect), ha="center", va="center", fontsize=7, color=ink)
+        return [around, square(place, 0.92, facecolor=shade, linewidth=0)]
+    return [around, square(place, 0.8, facecolor="none", edgecolor=shade, linewidth=2.5)]
+
+
+def draw_heads(
+    ax: Any,
+    effects: Tensor,  # `(L, H)`
+    largest: float,  # effect of any head, which has all the colour
+    shades: Callable[[float], Any],  # 0 to 1 as colours
+    look: Look,
+) -> None:
+    "All heads of a kind: their squares as one piece, which is drawn sooner than many."
+    squares = []
+    for layer, row in enumerate(effects.tolist()):
+        for head, effect in enumerate(row):
+            colour = shades(abs(effect) / largest)
+            squares += head_squares((head, layer), effect, colour)
+            ink = ink_on(colour) if effect < 0 else look.ink
+            ax.text(head, layer, signed(effect), ha="center", va="center", fontsize=7, color=ink)
+    pieces = part("collections").PatchCollection(squares, match_original=True, joinstyle="miter")
+    ax.add_collection(pieces, autolim=False)
 
 # %% ../../nbs/visualize/03_knockout.ipynb #d11fc038
 def draw_boards(axes: list[Any], outs: KnockOuts, look: Look = LIGHT) -> None:
     "Layers down, heads across, one board per kind."
     L, kinds, H = outs.heads.shape
-    largest = outs.heads.abs().max().clamp(min=1e-9)
+    largest = outs.heads.abs().max().clamp(min=1e-9).item()
     named = zip(axes, ("attention", "convolution"), (look.attention, look.conv), outs.heads.unbind(1), strict=False)
     for k, (ax, kind, tint, effects) in enumerate(named):
         shades = part("colors").LinearSegmentedColormap.from_list("effects", [look.paper, tint])
-        for layer, row in enumerate(effects):
-            for head, effect in enumerate(row):
-                draw_head(ax, (head, layer), effect.item(), shades((effect.abs() / largest).item()), look)
+        draw_heads(ax, effects, largest, shades, look)
         ax.set(xlim=(-0.5, H - 0.5), ylim=(L - 0.5, -0.5), xticks=range(H), yticks=range(L), xlabel="head")
         dress(ax, look)
         ax.set_title(f"{kind}; without any {signed(outs.kinds[k].item())}", fontsize=8, color=tint, loc="left")
