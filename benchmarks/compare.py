@@ -4,7 +4,8 @@ Every case runs two or more programs one after the other in each round, so that 
 them all. Ours and transformers' have the same weights, and that they give the same answers is checked first; BERT is
 another model of the same size. What is told is the median over rounds of the ratio of two times that were measured
 next to each other, with its quartiles, never a time alone. The peak of memory is measured for each program in a
-process of its own. --quick is a smoke test: smaller shapes, two rounds, numbers without a meaning.
+process of its own. --figures draws the numbers. --quick is a smoke test: smaller shapes, two rounds, numbers without a
+meaning.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from block import block
+from figures import draw
 from machine import flops, machine, matrix_product, parts_of, products_of
 
 import convbert
@@ -33,19 +35,22 @@ from convbert.kernels.choose import use_kernel
 from convbert.pipelines import batches
 
 CASES: dict[str, Callable] = {}
+TOKENS: dict[str, int] = {}  # that a program of a case reads in a run, padding not counted
 MEMORY: set[str] = set()  # cases whose programs' peaks of memory are measured too
 
 
-def case(function: Callable) -> Callable:
+def case(tokens: int = 0, memory: bool = False) -> Callable:
     """Put a case under its name; it takes `quick` and gives programs by name, ours first."""
-    CASES[function.__name__] = function
-    return function
 
+    def put(function: Callable) -> Callable:
+        CASES[function.__name__] = function
+        if tokens:
+            TOKENS[function.__name__] = tokens
+        if memory:
+            MEMORY.add(function.__name__)
+        return function
 
-def remembers(function: Callable) -> Callable:
-    """Measure memory in this case too."""
-    MEMORY.add(function.__name__)
-    return function
+    return put
 
 
 # -- what is compared
@@ -103,19 +108,19 @@ SST2 += [27, 28, 29, 30, 30, 33, 34, 35, 38, 40, 41, 44, 46, 49, 57, 64]
 # -- cases
 
 
-@case
+@case(tokens=8 * 128)
 def base_dense(quick):
     """Base model, 8 texts of 128 tokens."""
     return encoders(base(quick), batch_of([128] * (1 if quick else 8), 30522))
 
 
-@case
+@case(tokens=sum(SST2))
 def base_ragged(quick):
     """Base model, 32 film reviews of 4 to 64 tokens, padded."""
     return encoders(base(quick), batch_of(SST2[-4:] if quick else SST2, 30522))
 
 
-@case
+@case(tokens=8 * 128)
 def base_bfloat16(quick, lengths=(128,) * 8):
     """Base model in bfloat16, 8 texts of 128 tokens; transformers' in both precisions."""
     ours, theirs = twins(base(quick))
@@ -125,7 +130,7 @@ def base_bfloat16(quick, lengths=(128,) * 8):
     return {name: partial(model, **batch) for name, model in programs.items()}
 
 
-@case
+@case(tokens=sum(SST2))
 def base_bfloat16_ragged(quick):
     """The same, 32 film reviews of 4 to 64 tokens, padded."""
     return base_bfloat16(quick, SST2)
@@ -141,7 +146,7 @@ def exported(model, **options):
         return OnnxModel(folder)
 
 
-@case
+@case(tokens=sum(SST2))
 def int8(quick):
     """Base model as an int8 graph, 32 film reviews of 4 to 64 tokens, padded."""
     (ours, theirs), batch = twins(base(quick)), batch_of(SST2[-4:] if quick else SST2, 30522)
@@ -151,7 +156,7 @@ def int8(quick):
     return {name: partial(model, **batch) for name, model in programs.items()}
 
 
-@case
+@case(tokens=20 * 32)
 def tiny_latency(quick):
     """The bundled model, one sentence of 32 tokens."""
     batch = batch_of([32], 8192)
@@ -169,7 +174,7 @@ def many(program: Callable, times: int) -> None:
         program()
 
 
-@case
+@case()
 def classify(quick):
     """`pipeline("text-classification")` with the bundled sentiment model, texts of --texts."""
     texts = sentences()[: 16 if quick else None]
@@ -200,8 +205,7 @@ def classify(quick):
     }
 
 
-@remembers
-@case
+@case(tokens=8 * 512, memory=True)
 def train_step(quick):
     """Forward, backward: small preset, masked words in 8 texts of 512 tokens."""
     config = ConvBertConfig.preset("small", **(dict(num_hidden_layers=1) if quick else {}))
@@ -218,7 +222,7 @@ def train_step(quick):
     return {name: partial(step, model.train()) for name, model in zip(names, models, strict=True)}
 
 
-@case
+@case()
 def start_up(quick):
     """A new process: the package and a class of models."""
     programs = {"ours": "from convbert import ConvBertForMaskedLM"}
@@ -227,7 +231,7 @@ def start_up(quick):
     return {name: partial(subprocess.run, [sys.executable, "-c", line], check=True) for name, line in programs.items()}
 
 
-@case
+@case(tokens=sum(SST2))
 def speed_up(quick, lengths=SST2):
     """A base model of transformers before and after `speed_up`, and ours: 32 film reviews, padded."""
     ours, theirs = twins(base(quick))
@@ -238,7 +242,7 @@ def speed_up(quick, lengths=SST2):
     return {name: partial(model, **batch) for name, model in programs.items()}
 
 
-@case
+@case(tokens=8 * 128)
 def speed_up_dense(quick):
     """The same with 8 texts of 128 tokens."""
     return speed_up(quick, [128] * 8)
@@ -276,7 +280,7 @@ def loss_of_all(model, x, words, logits, labels):
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
 
 
-@case
+@case(tokens=sum(SST2))
 def steps_forward(quick):
     """Base model, 32 film reviews: ours, ours without a step, transformers."""
     ours, theirs = twins(base(quick))
@@ -290,7 +294,7 @@ def steps_forward(quick):
     }
 
 
-@case
+@case(tokens=8 * 512)
 def train_steps(quick):
     """Small preset, forward and backward: ours, ours without a step, transformers."""
     programs = train_step(quick)
@@ -347,6 +351,11 @@ def ratios(times: dict[str, list[float]]) -> dict[str, dict[str, dict[str, float
     return told
 
 
+def rates(spent: dict[str, float], amount: int) -> dict[str, int]:
+    """How much of something each program does in a second, if it does so much in a run."""
+    return {program: round(amount / each) for program, each in spent.items() if "one matrix product" not in program}
+
+
 def is_training(name: str) -> bool:
     """Whether a case needs gradients."""
     return name.startswith("train")
@@ -390,7 +399,10 @@ def report(name: str, quick: bool, rounds: int) -> dict:
     times = measure(programs, rounds, is_training(name))
     told["ratios"] = ratios(times)
     told["seconds"] = {program: round(statistics.median(each), 5) for program, each in times.items()}
+    if name in TOKENS:
+        told["tokens_per_second"] = rates(told["seconds"], TOKENS[name])
     if name == "classify":
+        told["texts_per_second"] = rates(told["seconds"], len(sentences()))
         told["parts"] = parts_of(programs["ours"])
         told["texts"] = f"{len(sentences())} of {TEXTS[0].parent.name}/{TEXTS[0].name}"
     if name in MEMORY and Path("/proc/self/clear_refs").exists():
@@ -406,6 +418,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="a smoke test")
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON; cases that are there already stay")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="where pictures of them go, as SVG")
     parser.add_argument("--texts", type=Path, help='what `classify` reads: JSON lines with a "text" each')
     parser.add_argument("--memory-of", metavar="PROGRAM", help="only the peak of memory of this program of the case")
     args = parser.parse_args()
@@ -430,6 +443,8 @@ def main():
         print(name, json.dumps(results["cases"][name]), flush=True)
         if args.out:
             args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if args.figures:
+        print("drawn:", *draw(results["cases"], args.figures))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,25 @@ def test_a_quick_run_writes_its_numbers(tmp_path):
     out = tmp_path / "numbers.json"
     names = ["base_ragged", "train_step", "steps_forward", "block"]
     command = [sys.executable, ROOT / "benchmarks" / "compare.py", *names, "--quick", "--out", out]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run([*command, "--figures", tmp_path / "drawn"], check=True, capture_output=True)
     cases = json.loads(out.read_text())["cases"]
     assert [*cases] == names
     for name in names[:3]:
         assert all(ratio["faster"] > 0 for mine in cases[name]["ratios"].values() for ratio in mine.values())
     assert "transformers" in cases["train_step"]["memory"]
     assert all(step["ms"] > 0 for step in cases["block"]["steps"].values())
+    rates, spent = cases["base_ragged"]["tokens_per_second"], cases["base_ragged"]["seconds"]
+    assert rates["ours"] / rates["transformers"] == pytest.approx(spent["transformers"] / spent["ours"], rel=0.01)
+    pictures = ["block", "faster", "memory", "tokens", "without-forward"]
+    assert sorted(path.stem for path in (tmp_path / "drawn").iterdir()) == pictures
+
+
+def test_the_page_shows_the_numbers(tmp_path):
+    """The committed pictures are those of the committed numbers."""
+    matplotlib = pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    page, made = ROOT / "nbs" / "images" / "speed", f"Matplotlib v{matplotlib.__version__}"
+    if made not in (page / "faster.svg").read_text(encoding="utf-8"):
+        pytest.skip(f"the committed pictures were drawn by another version than {made}")
+    subprocess.run([sys.executable, ROOT / "benchmarks" / "figures.py", tmp_path], check=True)
+    drawn, shown = ({path.name: path.read_text() for path in folder.iterdir()} for folder in (tmp_path, page))
+    assert drawn == shown, "made again by: python benchmarks/figures.py"

@@ -1,0 +1,165 @@
+"""Draw what compare.py measured; again, without measuring: python benchmarks/figures.py [FOLDER]."""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS, OTHERS, LEAST = "#1f77a8", "#a0aab4", "#2e8b57"
+
+FASTER = {  # name of a bar: case, program of ours, what it stands beside
+    "base, 8 x 128 tokens": ("base_dense", "ours", "transformers"),
+    "base, 8 x 128 tokens, beside BERT": ("base_dense", "ours", "BERT"),
+    "base, 32 film reviews, padded": ("base_ragged", "ours", "transformers"),
+    "base, 32 film reviews, beside BERT": ("base_ragged", "ours", "BERT"),
+    "bundled model, one sentence": ("tiny_latency", "ours", "transformers"),
+    "one sentence, torch.compile": ("tiny_latency", "ours, compiled", "transformers"),
+    "one sentence, exported to ONNX": ("tiny_latency", "ours, exported", "transformers"),
+    "pipeline, film reviews": ("classify", "ours", "transformers"),
+    "pipeline, beside batch_size=32": ("classify", "ours", "transformers, batch_size=32"),
+    "training step, small, 8 x 512": ("train_step", "ours", "transformers"),
+    "their model after speed_up, 8 x 128": ("speed_up_dense", "ours, in their model", "transformers"),
+    "their model after speed_up, film reviews": ("speed_up", "ours, in their model", "transformers"),
+    "import": ("start_up", "ours", "transformers"),
+}
+SMALLER = {
+    "bfloat16, 8 x 128, beside their bfloat16": ("base_bfloat16", "ours", "transformers, bfloat16"),
+    "bfloat16, 8 x 128, beside their float32": ("base_bfloat16", "ours", "transformers"),
+    "bfloat16, film reviews, beside their bfloat16": ("base_bfloat16_ragged", "ours", "transformers, bfloat16"),
+    "bfloat16, film reviews, beside their float32": ("base_bfloat16_ragged", "ours", "transformers"),
+    "int8, film reviews, beside their float32": ("int8", "ours", "transformers"),
+}
+READ = {"base_dense": "base, 8 x 128", "base_ragged": "base, film reviews", "train_step": "training step"}
+
+
+# -- two kinds of pictures
+
+
+def panel(rows: int, title: str, xlabel: str):
+    """Axes with room for so many bars."""
+    axis = plt.subplots(figsize=(6, 0.8 + 0.3 * rows), layout="constrained")[1]
+    axis.set_title(title, fontsize=10, loc="left")
+    axis.set_xlabel(xlabel, fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.margins(x=0.12)
+    return axis
+
+
+def bars(ratios: dict[str, dict[str, float]], title: str):
+    """How many times faster: medians, with lines between their quartiles; a figure."""
+    axis = panel(len(ratios), title, "times faster")
+    for place, ratio in enumerate(ratios.values()):
+        axis.barh(place, ratio["faster"], color=OURS if ratio["faster"] >= 1 else OTHERS, alpha=0.8)
+        axis.plot([ratio["from"], ratio["to"]], [place, place], color="black", linewidth=1)
+        axis.text(max(ratio["faster"], ratio["to"]), place, f"  {ratio['faster']:.2f}", va="center", fontsize=8)
+    axis.set_yticks(range(len(ratios)), list(ratios))
+    axis.axvline(1, color="black", linewidth=0.5)
+    axis.invert_yaxis()
+    return axis.figure
+
+
+def amounts(values: dict[str, float], title: str, xlabel: str, form: str):
+    """A number for each program, and the products alone in a colour of their own; a figure."""
+    axis = panel(len(values), title, xlabel)
+    others = "transformers", "BERT"
+    colours = [LEAST if "alone" in n else OTHERS if any(other in n for other in others) else OURS for n in values]
+    drawn = axis.barh(list(values), list(values.values()), color=colours, alpha=0.8)
+    axis.bar_label(drawn, [form.format(value) for value in values.values()], padding=3, fontsize=8)
+    axis.invert_yaxis()
+    return axis.figure
+
+
+# -- what is drawn
+
+
+def beside(wanted: dict[str, tuple[str, str, str]], title: str, cases: dict):
+    """The ratios of many cases."""
+    found = {name: cases.get(case, {}).get("ratios", {}).get(a) for name, (case, a, _) in wanted.items()}
+    return bars({name: ratios[wanted[name][2]] for name, ratios in found.items() if ratios}, title)
+
+
+def without(name: str, title: str, cases: dict):
+    """Ours beside ours without a step."""
+    return bars(cases[name]["ratios"]["ours"], title)
+
+
+def tokens(cases: dict):
+    """What every program reads in a second."""
+    rates = {c: cases[c]["tokens_per_second"] for c in READ if c in cases}
+    named = {f"{READ[c]}: {program}": rate for c, each in rates.items() for program, rate in each.items()}
+    return amounts(named, "How much is read in a second", "tokens a second, padding not counted", "{:,.0f}")
+
+
+def texts(cases: dict):
+    """What every pipeline answers in a second."""
+    rates = cases["classify"]["texts_per_second"]
+    return amounts(rates, "pipeline('text-classification'), film reviews", "texts a second", "{:,.0f}")
+
+
+def sentence(cases: dict):
+    """What every program takes for one sentence."""
+    spent = {name: 1e3 * each / 20 for name, each in cases["tiny_latency"]["seconds"].items()}
+    return amounts(spent, "The bundled model, one sentence of 32 tokens", "milliseconds", "{:.1f}")
+
+
+def memory(cases: dict):
+    """A training step at its highest."""
+    most = cases["train_step"].get("memory", {})  # Linux alone tells it
+    return amounts(most, "A training step, small, 8 x 512 tokens", "MiB above the model, at the highest", "{:,.0f}")
+
+
+def shares(cases: dict):
+    """Parts of a pipeline's time."""
+    parts = {part: 100 * share for part, share in sorted(cases["classify"]["parts"].items(), key=lambda p: -p[1])}
+    return amounts(parts, "Our pipeline, film reviews", "percent of the time in torch's operators", "{:.0f}")
+
+
+def roofline(cases: dict):
+    """What each step of a block takes, beside the least that the machine allows."""
+    steps = {name: step for name, step in cases["block"]["steps"].items() if name != "the whole block"}
+    axis = panel(len(steps), "A block of the base model, 8 x 128 tokens", "milliseconds")
+    for move, key, colour, label in ((-0.2, "ms", OURS, "measured"), (0.2, "least_ms", LEAST, "least possible")):
+        places, spent = [place + move for place in range(len(steps))], [step[key] for step in steps.values()]
+        axis.barh(places, spent, height=0.4, color=colour, alpha=0.8, label=label)
+    axis.set_yticks(range(len(steps)), list(steps))
+    axis.legend(fontsize=8, frameon=False, loc="upper right")
+    axis.invert_yaxis()
+    return axis.figure
+
+
+FIGURES = {  # name of a file: what draws it, and the cases of which it needs one
+    "faster": (partial(beside, FASTER, "Ours beside transformers"), {case for case, _, _ in FASTER.values()}),
+    "smaller": (partial(beside, SMALLER, "The base model"), {case for case, _, _ in SMALLER.values()}),
+    "tokens": (tokens, {*READ}),
+    "texts": (texts, {"classify"}),
+    "sentence": (sentence, {"tiny_latency"}),
+    "memory": (memory, {"train_step"}),
+    "without-forward": (partial(without, "steps_forward", "32 film reviews: ours beside …"), {"steps_forward"}),
+    "without-training": (partial(without, "train_steps", "A training step: ours beside …"), {"train_steps"}),
+    "block": (roofline, {"block"}),
+    "parts": (shares, {"classify"}),
+}
+
+
+def draw(cases: dict, folder: Path) -> list[str]:
+    """Write the pictures whose cases were measured; their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = [name for name, (_, needed) in FIGURES.items() if needed & {*cases}]
+    with plt.rc_context({"svg.hashsalt": "convbert", "font.sans-serif": ["DejaVu Sans"]}):
+        for name in drawn:
+            figure = FIGURES[name][0](cases)
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None}, facecolor="white")
+            plt.close(figure)
+    return drawn
+
+
+if __name__ == "__main__":
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+    draw(results["cases"], Path(sys.argv[1]) if sys.argv[1:] else ROOT / "nbs" / "images" / "speed")
