@@ -65,7 +65,7 @@ def bars(ratios: dict[str, dict[str, float]], title: str):
     return axis.figure
 
 
-def amounts(values: dict[str, float], title: str, xlabel: str, form: str):
+def amounts(values: dict[str, float], title: str, xlabel: str, form: str = "{:,.0f}"):
     """A number for each program, and the products alone in a colour of their own; a figure."""
     axis = panel(len(values), title, xlabel)
     others = "transformers", "BERT"
@@ -76,54 +76,61 @@ def amounts(values: dict[str, float], title: str, xlabel: str, form: str):
     return axis.figure
 
 
-# -- what is drawn
+# -- what is drawn: figures, or nothing where nothing was measured
 
 
 def beside(wanted: dict[str, tuple[str, str, str]], title: str, cases: dict):
     """The ratios of many cases."""
     found = {name: cases.get(case, {}).get("ratios", {}).get(a) for name, (case, a, _) in wanted.items()}
-    return bars({name: ratios[wanted[name][2]] for name, ratios in found.items() if ratios}, title)
+    ratios = {name: each[wanted[name][2]] for name, each in found.items() if each}
+    return bars(ratios, title) if ratios else None
 
 
 def without(name: str, title: str, cases: dict):
     """Ours beside ours without a step."""
-    return bars(cases[name]["ratios"]["ours"], title)
+    return bars(cases[name]["ratios"]["ours"], title) if name in cases else None
 
 
 def tokens(cases: dict):
     """What every program reads in a second."""
-    rates = {c: cases[c]["tokens_per_second"] for c in READ if c in cases}
-    named = {f"{READ[c]}: {program}": rate for c, each in rates.items() for program, rate in each.items()}
-    return amounts(named, "How much is read in a second", "tokens a second, padding not counted", "{:,.0f}")
+    found = {words: cases.get(name, {}).get("tokens_per_second", {}) for name, words in READ.items()}
+    rates = {f"{words}: {program}": rate for words, each in found.items() for program, rate in each.items()}
+    return amounts(rates, "How much is read in a second", "tokens a second, padding not counted") if rates else None
 
 
 def texts(cases: dict):
     """What every pipeline answers in a second."""
-    rates = cases["classify"]["texts_per_second"]
-    return amounts(rates, "pipeline('text-classification'), film reviews", "texts a second", "{:,.0f}")
+    rates = cases.get("classify", {}).get("texts_per_second")
+    return amounts(rates, "pipeline('text-classification'), film reviews", "texts a second") if rates else None
 
 
 def sentence(cases: dict):
-    """What every program takes for one sentence."""
-    spent = {name: 1e3 * each / 20 for name, each in cases["tiny_latency"]["seconds"].items()}
-    return amounts(spent, "The bundled model, one sentence of 32 tokens", "milliseconds", "{:.1f}")
+    """What every program takes for one sentence of 32 tokens."""
+    rates = cases.get("tiny_latency", {}).get("tokens_per_second", {})
+    spent = {name: 32e3 / rate for name, rate in rates.items()}
+    return amounts(spent, "The bundled model, one sentence of 32 tokens", "milliseconds", "{:.1f}") if spent else None
 
 
 def memory(cases: dict):
     """A training step at its highest."""
-    most = cases["train_step"].get("memory", {})  # Linux alone tells it
-    return amounts(most, "A training step, small, 8 x 512 tokens", "MiB above the model, at the highest", "{:,.0f}")
+    most = cases.get("train_step", {}).get("memory")  # which Linux alone tells
+    return amounts(most, "A training step, small, 8 x 512 tokens", "MiB above the model") if most else None
 
 
 def shares(cases: dict):
     """Parts of a pipeline's time."""
-    parts = {part: 100 * share for part, share in sorted(cases["classify"]["parts"].items(), key=lambda p: -p[1])}
-    return amounts(parts, "Our pipeline, film reviews", "percent of the time in torch's operators", "{:.0f}")
+    parts = sorted(cases.get("classify", {}).get("parts", {}).items(), key=lambda part: -part[1])
+    percents = {part: 100 * share for part, share in parts}
+    return (
+        amounts(percents, "Our pipeline, film reviews", "percent of the time in torch's operators") if parts else None
+    )
 
 
 def roofline(cases: dict):
     """What each step of a block takes, beside the least that the machine allows."""
-    steps = {name: step for name, step in cases["block"]["steps"].items() if name != "the whole block"}
+    steps = {name: step for name, step in cases.get("block", {}).get("steps", {}).items() if step["least_ms"]}
+    if not steps:
+        return None
     axis = panel(len(steps), "A block of the base model, 8 x 128 tokens", "milliseconds")
     for move, key, colour, label in ((-0.2, "ms", OURS, "measured"), (0.2, "least_ms", LEAST, "least possible")):
         places, spent = [place + move for place in range(len(steps))], [step[key] for step in steps.values()]
@@ -134,29 +141,30 @@ def roofline(cases: dict):
     return axis.figure
 
 
-FIGURES = {  # name of a file: what draws it, and the cases of which it needs one
-    "faster": (partial(beside, FASTER, "Ours beside transformers"), {case for case, _, _ in FASTER.values()}),
-    "smaller": (partial(beside, SMALLER, "The base model"), {case for case, _, _ in SMALLER.values()}),
-    "tokens": (tokens, {*READ}),
-    "texts": (texts, {"classify"}),
-    "sentence": (sentence, {"tiny_latency"}),
-    "memory": (memory, {"train_step"}),
-    "without-forward": (partial(without, "steps_forward", "32 film reviews: ours beside …"), {"steps_forward"}),
-    "without-training": (partial(without, "train_steps", "A training step: ours beside …"), {"train_steps"}),
-    "block": (roofline, {"block"}),
-    "parts": (shares, {"classify"}),
+FIGURES = {  # name of a file: what draws it
+    "faster": partial(beside, FASTER, "Ours beside transformers"),
+    "smaller": partial(beside, SMALLER, "The base model"),
+    "tokens": tokens,
+    "texts": texts,
+    "sentence": sentence,
+    "memory": memory,
+    "without-forward": partial(without, "steps_forward", "32 film reviews: ours beside …"),
+    "without-training": partial(without, "train_steps", "A training step: ours beside …"),
+    "block": roofline,
+    "parts": shares,
 }
 
 
-def draw(cases: dict, folder: Path) -> list[str]:
-    """Write the pictures whose cases were measured; their names."""
+def draw(cases: dict, folder: Path) -> list[Path]:
+    """Write a picture of all that was measured; the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = [name for name, (_, needed) in FIGURES.items() if needed & {*cases}]
+    drawn = []
     with plt.rc_context({"svg.hashsalt": "convbert", "font.sans-serif": ["DejaVu Sans"]}):
-        for name in drawn:
-            figure = FIGURES[name][0](cases)
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None}, facecolor="white")
-            plt.close(figure)
+        for name, figure_of in FIGURES.items():
+            if figure := figure_of(cases):
+                drawn.append(folder / f"{name}.svg")
+                figure.savefig(drawn[-1], metadata={"Date": None}, facecolor="white")
+                plt.close(figure)
     return drawn
 
 

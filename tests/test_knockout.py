@@ -196,9 +196,23 @@ def test_half_precision(tokenizer):
 # -- classifiers
 
 
+class MeanHead(nn.Module):
+    """A head of somebody else's, which reads all tokens."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.out = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, x):
+        return self.out(x.mean(1))
+
+
+@pytest.mark.parametrize("head", [None, MeanHead])
 @pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification"])
-def test_labels_of_a_classifier(tokenizer, problem):
+def test_labels_of_a_classifier(tokenizer, problem, head):
     model = make(ConvBertForSequenceClassification, id2label={0: "bad", 1: "fair", 2: "good"}, problem_type=problem)
+    if head:
+        model.classifier = head(model.config).eval()
     heads = dict(attention=[(1, 1)], conv=[(2, 0)])
     pair = dict(text="It rains.", text_pair="The street is wet.")
     (rows,) = knock_out(model, **pair, tokenizer=tokenizer, **heads)

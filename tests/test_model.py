@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.profiler import ProfilerActivity
 
 from convbert import heads
 from convbert.config import ConvBertConfig
@@ -53,6 +55,38 @@ def test_a_sentence_is_the_same_alone_padded_and_in_any_company(lengths, more, k
         for i, (text, span) in enumerate(zip(texts, spans, strict=True)):
             alone = model(text[None]).last_hidden_state[0]
             torch.testing.assert_close(together[i, span], alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu", "tanh"])
+def test_hooks_keep_the_features_that_are_bent(activation, everywhere):
+    model, ids, seen = make(hidden_act=activation), torch.arange(1, 21).view(2, 10), []
+    up = model.encoder.layers[0].feed_forward.up
+
+    def keep(module, given, wide):
+        """What a hook may do: keep what it saw, and here a copy to compare."""
+        if module is up:
+            seen.append((wide, wide.clone()))
+
+    hook = (nn.modules.module.register_module_forward_hook if everywhere else up.register_forward_hook)(keep)
+    try:
+        with torch.inference_mode():
+            hooked = model(ids).last_hidden_state
+    finally:
+        hook.remove()
+    ((wide, copy),) = seen
+    torch.testing.assert_close(wide, copy, atol=0, rtol=0)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(ids).last_hidden_state, hooked, atol=0, rtol=0)
+    torch.testing.assert_close(model(ids).last_hidden_state.detach(), hooked, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("grad", "operator"), [(False, "aten::gelu_"), (True, "aten::gelu")])
+def test_features_are_bent_in_place_where_no_gradient_needs_them(grad, operator):
+    model, ids = make(), torch.arange(1, 21).view(2, 10)
+    with torch.set_grad_enabled(grad), torch.profiler.profile(activities=[ProfilerActivity.CPU]) as ran:
+        model(ids)
+    assert {event.key for event in ran.key_averages() if "gelu" in event.key} == {operator}
 
 
 def test_legacy_padding_does_leak():

@@ -155,7 +155,7 @@ def start_together(
     function: Callable[[Any], Any],
     items: Sequence,  # as many as the pool has workers, or more
     started: Barrier,  # which workers wait at when they have set their number of threads
-    threads: int,  # the number to set back
+    threads: int,  # the caller's number, set again afterwards
 ) -> Iterator | None:  # results; None when not all workers could be started
     "Begin the work, with all workers or not at all."
     with STARTING:
@@ -166,9 +166,14 @@ def start_together(
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             started.abort()  # the others must not wait for a thread that never came
+            pool.shutdown()  # nor set their number after it was set back
             if not isinstance(error, RuntimeError):  # which the system raises, and an interpreter about to end
                 raise
-            warnings.warn(f"one batch is read after another, for threads could not be started: {error}", stacklevel=3)
+            warnings.warn(
+                f"one batch is read after another, for threads could not be started: {error}; "
+                "torch.set_num_threads(1) asks for none",
+                stacklevel=3,
+            )
             return None
         finally:
             torch.set_num_threads(threads)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ConvBertConfig
-from ..heads import ConvBertForMaskedLM, ConvBertForSequenceClassification, silence
+from ..heads import ClassificationHead, ConvBertForMaskedLM, ConvBertForSequenceClassification, silence
 from ..pipelines.fill_mask import check_masked, find_masks
 from ..pipelines.running import check_counts
 from ..pipelines.text_classification import choose_scoring
@@ -69,11 +69,11 @@ class Question:
 
 # %% ../../nbs/visualize/03_knockout.ipynb #8ac53de9
 def find_places(model: nn.Module, read: Read, text: str, tokenizer: Any) -> list[int]:  # M; raises in words
-    "The tokens at which an answer is due."
+    "The tokens that an answer is read from; somebody else's head may read them all."
     if isinstance(model, ConvBertForSequenceClassification):
         if choose_scoring(model.config, None) == "none":
             raise TypeError("this model predicts a number (regression), and a knock-out compares probabilities")
-        return [0]
+        return [0] if isinstance(model.classifier, ClassificationHead) else list(range(len(read.tokens)))
     if not isinstance(model, ConvBertForMaskedLM):
         raise TypeError(f"a knock-out asks a fill-mask or a text-classification model, not a {type(model).__name__}")
     check_masked(text, tokenizer.mask_token)
