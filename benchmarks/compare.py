@@ -11,6 +11,7 @@ meaning.
 import argparse
 import copy
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -292,7 +293,7 @@ def steps_forward(quick):
         "ours": whole,
         "without packing": without(whole, encoder__lay_out=lambda mask, *_: (mask.bool(), None)),
         "without lean convolutions": partial(defined(ours), **batch),
-        "without bending in place": without(whole, encoder__keeps_nothing=lambda module: False),
+        "without bending in place": without(whole, encoder__untouched=lambda *_: False),
         "transformers": partial(theirs, **batch),
     }
 
@@ -332,11 +333,14 @@ def seconds(program: Callable, grad: bool) -> float:
 
 
 def measure(programs: dict[str, Callable], rounds: int, grad: bool) -> dict[str, list[float]]:
-    """Seconds of every program in every round, in turn; the first round warms up."""
+    """Seconds of every program in every round, in turn; the first round warms up.
+
+    The order changes: a program leaves behind what the allocator keeps, and the next one gains or pays.
+    """
     times = {name: [] for name in programs}
     for number in range(rounds + 1):
-        for name, program in programs.items():
-            spent = seconds(program, grad)
+        for name in random.Random(number).sample([*programs], len(programs)):
+            spent = seconds(programs[name], grad)
             if number:
                 times[name].append(spent)
     return times
@@ -371,7 +375,6 @@ def beside_the_peak(told: dict, ours: Callable, rounds: int) -> None:
     )
     times = measure({"ours": ours, name: partial(many, product, max(1, round(work / flops(product))))}, rounds, False)
     told["ratios"]["ours"] |= ratios(times)["ours"]
-    told["seconds"][name] = round(statistics.median(times[name]), 5)
 
 
 def is_training(name: str) -> bool:
@@ -443,6 +446,8 @@ def main():
         parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     if args.texts:
         TEXTS.insert(0, args.texts)
+    if args.figures:
+        from figures import draw  # matplotlib should be missed before anything is measured
     if args.memory_of:
         return print(memory(args.cases[0], args.memory_of, args.quick))
     results = {"machine": machine(), "cases": {}}
@@ -461,8 +466,6 @@ def main():
         if args.out:
             args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if args.figures:
-        from figures import draw  # needs matplotlib
-
         print("drawn:", *draw(results["cases"], args.figures))
 
 

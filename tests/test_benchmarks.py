@@ -1,17 +1,22 @@
 """The benchmark runs; what it measures here means nothing."""
 
 import json
+import runpy
 import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
+
+from convbert import ConvBertConfig, ConvBertModel
 
 pytest.importorskip("transformers", reason="benchmarks measure us beside transformers")
 
 
 @pytest.mark.slow
 def test_a_quick_run_writes_its_numbers(tmp_path):
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
     out = tmp_path / "numbers.json"
     names = ["base_ragged", "train_step", "steps_forward", "block"]
     command = [sys.executable, ROOT / "benchmarks" / "compare.py", *names, "--quick", "--out", out]
@@ -26,6 +31,16 @@ def test_a_quick_run_writes_its_numbers(tmp_path):
     assert rates["ours"] / rates["transformers"] == pytest.approx(spent["transformers"] / spent["ours"], rel=0.01)
     pictures = ["block", "faster", "memory", "tokens", "without-forward"]
     assert sorted(path.stem for path in (tmp_path / "drawn").iterdir()) == pictures
+
+
+def test_parts_of_a_run_are_found(monkeypatch):
+    """Each layer bends, attends and multiplies; what the profiler calls that changes with torch, and with us."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    parts_of = runpy.run_path(str(ROOT / "benchmarks" / "machine.py"))["parts_of"]
+    model = ConvBertModel(ConvBertConfig.preset("tiny", vocab_size=99)).eval()
+    parts = parts_of(lambda: model(torch.arange(64).view(2, 32)))
+    assert all(share > 0.001 for share in parts.values())
+    assert sum(parts.values()) == pytest.approx(1, abs=0.01)
 
 
 def test_the_page_shows_the_numbers(tmp_path):

@@ -229,6 +229,23 @@ def test_labels_of_a_classifier(tokenizer, problem, head):
     assert outs.answers == [rows[0].answer]
 
 
+def steer(layer):
+    """A hook that changes what a layer hands over."""
+    return layer.register_forward_hook(lambda layer, given, out: (out[0] * 0.9 + 0.1, *out[1:]))
+
+
+@pytest.mark.parametrize("steered", range(L))
+def test_hooks_on_layers_take_part(tokenizer, steered):
+    model, heads = make(), dict(attention=[(0, 1)], conv=[(0, 2)])
+    plain = knock_out(model, TEXT, tokenizer=tokenizer, **heads)
+    steer(model.encoder.layers[steered])
+    (rows,) = knock_out(model, TEXT, tokenizer=tokenizer, **heads)
+    assert rows != plain[0]
+    (new,) = probabilities(without(model, **heads), tokenizer, TEXT)
+    ids = tokenizer.convert_tokens_to_ids([row.answer for row in rows])
+    assert_close(torch.tensor([row.after for row in rows]), new[ids], atol=1e-6, rtol=1e-4)
+
+
 def test_a_folder_says_what_its_model_does(tmp_path, tokenizer):
     make(ConvBertForSequenceClassification, num_labels=3).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

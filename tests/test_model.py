@@ -57,28 +57,60 @@ def test_a_sentence_is_the_same_alone_padded_and_in_any_company(lengths, more, k
             torch.testing.assert_close(together[i, span], alone, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("everywhere", [False, True])
+class Keeping(nn.Linear):
+    """A linear map of somebody else's, which keeps what it returned."""
+
+    def forward(self, x):
+        self.keep(super().forward(x))
+        return self.kept[-1][0]
+
+    def keep(self, wide):
+        vars(self).setdefault("kept", []).append((wide, wide.clone()))
+
+
+def keep_by_hook(up):
+    up.kept = []
+    up.register_forward_hook(lambda up, given, wide: Keeping.keep(up, wide))
+
+
+def keep_by_forward(up):
+    """As accelerate does."""
+    plain = up.forward
+    up.forward = lambda x: (Keeping.keep(up, plain(x)), up.kept[-1][0])[1]
+
+
+def keep_by_class(up):
+    up.__class__ = Keeping
+
+
+@pytest.mark.parametrize("keep", [keep_by_hook, keep_by_forward, keep_by_class])
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu", "tanh"])
-def test_hooks_keep_the_features_that_are_bent(activation, everywhere):
-    model, ids, seen = make(hidden_act=activation), torch.arange(1, 21).view(2, 10), []
+def test_whoever_keeps_features_keeps_them_as_they_were(activation, keep):
+    model, ids = make(hidden_act=activation), torch.arange(1, 21).view(2, 10)
+    graded = model(ids).last_hidden_state.detach()
+    with torch.inference_mode():
+        plain = model(ids).last_hidden_state
+        keep(up := model.encoder.layers[0].feed_forward.up)
+        seen = model(ids).last_hidden_state
+    torch.testing.assert_close(plain, graded, atol=1e-6, rtol=0)
+    torch.testing.assert_close(seen, plain, atol=1e-6, rtol=0)
+    ((wide, copy),) = up.kept
+    torch.testing.assert_close(wide, copy, atol=0, rtol=0)
+
+
+def test_a_hook_on_everything_sees_features_as_they_were():
+    model, kept = make(), []
     up = model.encoder.layers[0].feed_forward.up
-
-    def keep(module, given, wide):
-        """What a hook may do: keep what it saw, and here a copy to compare."""
-        if module is up:
-            seen.append((wide, wide.clone()))
-
-    hook = (nn.modules.module.register_module_forward_hook if everywhere else up.register_forward_hook)(keep)
+    hook = nn.modules.module.register_module_forward_hook(
+        lambda module, given, wide: kept.append((wide, wide.clone())) if module is up else None
+    )
     try:
         with torch.inference_mode():
-            hooked = model(ids).last_hidden_state
+            model(torch.arange(1, 21).view(2, 10))
     finally:
         hook.remove()
-    ((wide, copy),) = seen
+    ((wide, copy),) = kept
     torch.testing.assert_close(wide, copy, atol=0, rtol=0)
-    with torch.inference_mode():
-        torch.testing.assert_close(model(ids).last_hidden_state, hooked, atol=0, rtol=0)
-    torch.testing.assert_close(model(ids).last_hidden_state.detach(), hooked, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("grad", "operator"), [(False, "aten::gelu_"), (True, "aten::gelu")])

@@ -184,6 +184,15 @@ def test_a_thread_that_cannot_start_is_told_and_nobody_waits_for_it(monkeypatch)
             raise RuntimeError("can't start new thread")
         start(thread)
 
+    set_threads = torch.set_num_threads
+
+    def set_late(number):
+        """The first thread is slow to take its share."""
+        if threading.current_thread().name.startswith("convbert"):
+            threading.Event().wait(0.2)
+        set_threads(number)
+
+    monkeypatch.setattr(torch, "set_num_threads", set_late)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.warns(UserWarning, match="one batch is read after another, for .*: can't start new thread"):
         assert list(side_by_side(len, ["a", "bc", "d"], workers=2)) == [1, 2, 1]

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ConvBertConfig
+from ..encoder import Layer, untouched
 from ..heads import ClassificationHead, ConvBertForMaskedLM, ConvBertForSequenceClassification, silence
 from ..pipelines.fill_mask import check_masked, find_masks
 from ..pipelines.running import check_counts
@@ -60,12 +61,20 @@ class Question:
         factors = masks.movedim(0, 2)[..., None].to(self.entering[0])  # (L, 2, N, H, 1)
         with at_rest(self.model):
             x = self.entering[first]  # one row, which its layer's factors make N
-            for number in range(first, len(layers)):
-                layer = layers[number]
-                x = layer.mixer_norm(x + layer.mixer(x, None, factors[number])[0])
-                x = layer.think(x if number + 1 < len(layers) else x[:, self.places])
-            due = x if first < len(layers) else x[:, self.places].expand(len(masks), -1, -1)
+            for layer, factor in zip(layers[first:-1], factors[first:-1], strict=True):
+                x, _ = layer(x, None, factor)
+            if first < len(layers):
+                due = self.leave(x, layers[-1], factors[-1])
+            else:
+                due = x[:, self.places].expand(len(masks), -1, -1)
             return log_scores(self.model, due).cpu()
+
+    def leave(self, x: Tensor, layer: nn.Module, factor: Tensor) -> Tensor:  # `(N, M, D)`
+        "What the last layer hands over where an answer is due; no other token needs to think."
+        if not untouched(layer, Layer):
+            return layer(x, None, factor)[0][:, self.places]
+        x = layer.mixer_norm(x + layer.mixer(x, None, factor)[0])
+        return layer.think(x[:, self.places])
 
 # %% ../../nbs/visualize/03_knockout.ipynb #8ac53de9
 def find_places(model: nn.Module, read: Read, text: str, tokenizer: Any) -> list[int]:  # M; raises in words
