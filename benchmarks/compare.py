@@ -464,7 +464,9 @@ def main():
         results["cases"][name] = report(name, args.quick, 2 if args.quick else args.rounds)
         print(name, json.dumps(results["cases"][name]), flush=True)
         if args.out:
-            args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            beside = args.out.with_name(f".{args.out.name}")  # an end in mid-sentence must not cost what was measured
+            beside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            beside.replace(args.out)
     if args.figures:
         print("drawn:", *draw(results["cases"], args.figures))
 
