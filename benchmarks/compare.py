@@ -1,11 +1,10 @@
 """How fast, beside transformers, in turn in one process: python benchmarks/compare.py [CASE...] [--out FILE.json].
 
-Every case runs two or more programs one after the other in each round, so that whatever else the machine does meets
+Every case runs two or more programs in each round, in changing order, so that whatever else the machine does meets
 them all. Ours and transformers' have the same weights, and that they give the same answers is checked first; BERT is
-another model of the same size. What is told is the median over rounds of the ratio of two times that were measured
-next to each other, with its quartiles, never a time alone. The peak of memory is measured for each program in a
-process of its own. --figures draws the numbers. --quick is a smoke test: smaller shapes, two rounds, numbers without a
-meaning.
+another model of the same size. What is told is the median over rounds of the ratio of two times of a round, with its
+quartiles, never a time alone. The peak of memory is measured for each program in a process of its own. --figures draws
+the numbers. --quick is a smoke test: smaller shapes, two rounds, numbers without a meaning.
 """
 
 import argparse
@@ -368,12 +367,9 @@ def beside_the_peak(told: dict, ours: Callable, rounds: int) -> None:
 
     After the others: such a product changes what an allocator keeps, and thereby their times.
     """
-    product, work, name = (
-        matrix_product(next(ours.func.parameters()).dtype),
-        flops(ours),
-        "the same work in one product",
-    )
-    times = measure({"ours": ours, name: partial(many, product, max(1, round(work / flops(product))))}, rounds, False)
+    name, product = "the same work in one product", matrix_product(next(ours.func.parameters()).dtype)
+    again = max(1, round(flops(ours) / flops(product)))
+    times = measure({"ours": ours, name: partial(many, product, again)}, rounds, False)
     told["ratios"]["ours"] |= ratios(times)["ours"]
 
 

@@ -92,7 +92,8 @@ def untouched(
     *kinds: type,  # classes whose forward is known
 ) -> bool:
     "Whether nobody but the caller sees or changes what a module does: no hook, no adapter, no other forward."
-    hooked = module._forward_hooks or module._forward_pre_hooks or nn.modules.module._has_any_global_hook()
+    everywhere = nn.modules.module._global_forward_hooks, nn.modules.module._global_forward_pre_hooks
+    hooked = any((module._forward_hooks, module._forward_pre_hooks, *everywhere))
     return type(module) in kinds and not hooked and "forward" not in vars(module)
 
 

@@ -69,7 +69,12 @@ class Question:
                 due = x[:, self.places].expand(len(masks), -1, -1)
             return log_scores(self.model, due).cpu()
 
-    def leave(self, x: Tensor, layer: nn.Module, factor: Tensor) -> Tensor:  # `(N, M, D)`
+    def leave(
+        self,
+        x: Tensor,  # `(N, T, D)`, or `(1, T, D)` for all rows
+        layer: nn.Module,  # the last
+        factor: Tensor,  # `(2, N, H, 1)`
+    ) -> Tensor:  # `(N, M, D)`
         "What the last layer hands over where an answer is due; no other token needs to think."
         if not untouched(layer, Layer):
             return layer(x, None, factor)[0][:, self.places]
