@@ -78,13 +78,14 @@ def batch_of(lengths: list[int], vocabulary: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids * mask, "attention_mask": mask.long()}
 
 
-def same_outputs(ours: Callable, theirs: Callable, batch: dict, limit: float = 1e-3) -> None:
-    """Refuse to compare programs that compute different things: looked at is the longest text, which has no padding."""
+def same_outputs(ours: Callable, theirs: Callable, batch: dict, limit: float = 1e-3) -> float:
+    """How far apart outputs are; programs that compute different things are refused. The longest text has no padding."""
     longest = {name: x[-1:] for name, x in batch.items()}
     with torch.inference_mode():
         apart = (ours(**longest)[0] - theirs(**longest)[0]).abs().max().item()
     if apart > limit:
         raise SystemExit(f"outputs differ by {apart:.3g}, more than {limit:g}: not the same work")
+    return apart
 
 
 def encoders(config: ConvBertConfig, batch: dict) -> dict[str, Callable]:
@@ -277,7 +278,7 @@ def torch_attention(query, key, value, bias=None, p=0.0):
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=p)
 
 
-def loss_of_all(model, x, words, logits, labels):
+def loss_of_all(model, x, words, logits, labels, chosen):
     """Cross entropy that walks back through all logits."""
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
 

@@ -263,13 +263,15 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
             x = x.gather(1, predict_at[..., None].expand(-1, -1, x.shape[-1]))
         words = self.encoder.embeddings.word.weight
         logits = call_widened(self.predictions, words, x, words)
-        loss = None if labels is None else self.loss(x, words, logits, labels)
+        chosen = predict_at is not None
+        loss = None if labels is None else self.loss(x, words, logits, labels, chosen)
         return TaskOutput(loss=loss, logits=as_narrow_as(words, logits), **optional_outputs(encoded))
 
-    def loss(self, x: Tensor, words: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        "Cross entropy where something is asked."
+    def loss(self, x: Tensor, words: Tensor, logits: Tensor, labels: Tensor, chosen: bool) -> Tensor:
+        "Cross entropy where something is asked; of chosen positions nearly all are, and nobody need count them."
         labels, asked = labels.flatten(), labels.flatten() != -100
-        if not logits.requires_grad or torch.compiler.is_compiling() or 2 * asked.sum() > asked.numel():
+        whole = chosen or not logits.requires_grad or torch.compiler.is_compiling()
+        if whole or 2 * asked.sum() > asked.numel():
             return F.cross_entropy(logits.flatten(0, 1).float(), labels)
         return F.cross_entropy(
             call_widened(self.predictions, words, x.flatten(0, 1)[asked], words).float(), labels[asked]

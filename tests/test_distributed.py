@@ -70,7 +70,7 @@ SCRIPT = textwrap.dedent(
         model = model or tagger(dropout)
         recipe = Recipe(
             steps=steps, warmup=2, decay=0, optimizer="muon", layer_decay=0.8, label_smoothing=0.1, compile=False,
-            save_every=2, evaluate_every=3, watch="loss_on_others", watch_lower=True,
+            precision="float32", save_every=2, evaluate_every=3, watch="loss_on_others", watch_lower=True,
         )
         log = fit(model, told, recipe, folder, evaluate)
         rank = os.environ.get("RANK", "0")

@@ -272,6 +272,8 @@ def depthwise(
     packed: Packed | None = None,  # where sequences begin and end; each row is one sequence when None
 ) -> Tensor:  # `(B, T, D)`
     "Equation 2 in one pass."
+    if torch.is_autocast_enabled(x.device.type):  # the linear map that follows would round as well
+        x = x.to(torch.get_autocast_dtype(x.device.type))
     return slide(x, filters, None if packed is None else packed.inside)
 
 

@@ -78,34 +78,39 @@ def train_step(
     batch: dict[str, Tensor],  # arguments of the model, of all processes
     loss: Callable[[Any, dict[str, Tensor], float], Tensor],  # see `task_loss`
     weight: Callable[[dict[str, Tensor]], float],  # see `share`
-) -> float:  # the loss of the whole batch
+) -> Tensor:  # `(2,)`: the loss of the whole batch and the norm of its gradient, where the model is
     "Forward, backward, clip, move."
     recipe, team = run.recipe, run.team
     torch.manual_seed(step_seed(recipe.seed, run.step, team.rank))
     rows, scale = share(batch, team.rank, team.world, weight)
-    rows = {name: value.to(team.device) for name, value in rows.items()}
+    rows = {name: value.to(team.device, non_blocking=True) for name, value in rows.items()}
     with autocast(recipe, team.device):
         own = scale * loss(forward(**rows), rows, recipe.label_smoothing)
-    total = check_finite("the loss", team.mean(own.detach()), run)
     own.backward()
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
-    check_finite("the gradient's norm", norm.item(), run)
-    set_rates(run.optimizers, recipe.rate(run.step))
+    seen = torch.stack([team.mean(own.detach()), norm])
+    if team.device.type == "cpu":  # asking costs nothing here
+        check_finite(seen.tolist(), run.step, recipe)
+    set_rates(run.optimizers, recipe.rate(run.step, run.seconds))
     for optimizer in run.optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     run.step += 1
-    return total
+    return seen
 
 
-def check_finite(what: str, value: float, run: Run) -> float:
-    "The value, or an error that says what to do."
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"{what} is {value} at step {run.step}; "
-            f"start anew in another folder with a learning_rate below {run.recipe.learning_rate}"
-        )
-    return value
+def check_finite(
+    seen: list[float],  # loss and norm
+    step: int,  # they belong to
+    recipe: Recipe,
+) -> None:  # raises `FloatingPointError` that says what to do
+    "Refuse numbers from which no weights recover."
+    for what, value in zip(("the loss", "the gradient's norm"), seen, strict=True):
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{what} is {value} at step {step}; "
+                f"start anew in another folder with a learning_rate below {recipe.learning_rate}"
+            )
 
 # %% ../../nbs/training/loop.ipynb #ad3f9a19
 class Meter:
@@ -113,17 +118,25 @@ class Meter:
 
     def __init__(self):
         "Start the clock."
-        self.losses, self.tokens, self.since = [], 0, time.perf_counter()
+        self.seen, self.tokens, self.since = [], 0, time.perf_counter()
 
-    def add(self, loss: float, batch: dict[str, Tensor]) -> None:
+    def add(self, seen: Tensor, batch: dict[str, Tensor]) -> None:
         "Count one step."
-        self.losses.append(loss)
+        self.seen.append(seen)
         self.tokens += batch["input_ids"].numel()
 
-    def report(self) -> dict[str, float]:
+    def check(self, run: Run) -> list[list[float]]:  # loss and norm of every step
+        "Look at all steps since the last report; here, and only here, the host waits for the device."
+        numbers = torch.stack(self.seen).tolist()
+        for back, row in enumerate(reversed(numbers), 1):
+            check_finite(row, run.step - back, run.recipe)
+        return numbers
+
+    def report(self, run: Run) -> dict[str, float]:
         "What was counted, and start anew."
+        losses = [loss for loss, _ in self.check(run)]
         seconds = time.perf_counter() - self.since
-        row = dict(loss=sum(self.losses) / len(self.losses), tokens=self.tokens, seconds=seconds)
+        row = dict(loss=sum(losses) / len(losses), tokens=self.tokens, seconds=seconds)
         self.__init__()
         return row
 
@@ -171,11 +184,14 @@ def fit(
     if run.path.exists():
         load_checkpoint(run)
     forward, meter = team.wrap(compiled(model.train(), recipe, team.device)), Meter()
+    began = time.perf_counter() - run.seconds
     bar = tqdm(total=recipe.steps, initial=run.step, desc="train", unit="step", disable=not team.first)
     with patient_interrupt() as interrupt, bar:
         while not (finished(run) or team.any(interrupt.asked)):
             batch = batches(run.step)
             meter.add(train_step(run, forward, batch, loss, weight), batch)
+            now = time.perf_counter() - began
+            run.seconds = team.agree(now) if recipe.minutes else now
             bar.update()
             finish_step(run, meter, bar, evaluate)
         stop_run(run, meter)
@@ -184,9 +200,9 @@ def fit(
 # %% ../../nbs/training/loop.ipynb #c1e5733d
 def finish_step(run: Run, meter: Meter, bar: tqdm, evaluate: Callable | None) -> None:
     "Report, evaluate and save, each when it is due."
-    recipe, last = run.recipe, run.step == run.recipe.steps
+    recipe, last = run.recipe, finished(run)
     if run.step % 20 == 0 or last:
-        row = meter.report()
+        row = meter.report(run)
         run.log.append(dict(step=run.step, **row))
         bar.set_postfix(loss=f"{row['loss']:.3f}", tokens_s=f"{row['tokens'] / row['seconds']:,.0f}")
     better = False  # the kept weights and the checkpoint's log must agree, so both are written
@@ -197,14 +213,17 @@ def finish_step(run: Run, meter: Meter, bar: tqdm, evaluate: Callable | None) ->
         if run.team.first:
             bar.write(f"step {run.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
         meter.since += time.perf_counter() - began
-    if (better or run.step % recipe.save_every == 0) and run.team.first and not finished(run):
-        save_checkpoint(run)
+    if better or run.step % recipe.save_every == 0:
+        if meter.seen:
+            meter.check(run)
+        if run.team.first and not finished(run):
+            save_checkpoint(run)
 
 
 def stop_run(run: Run, meter: Meter) -> None:
     "Save, and interrupt when the run is not at its end."
-    if meter.losses:
-        run.log.append(dict(step=run.step, **meter.report()))
+    if meter.seen:
+        run.log.append(dict(step=run.step, **meter.report(run)))
     if run.team.first:
         save_checkpoint(run)
     run.team.wait()

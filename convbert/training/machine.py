@@ -76,6 +76,8 @@ def share(
     weight: Callable[[dict[str, Tensor]], float] = count_targets,
 ) -> tuple[dict[str, Tensor], float]:  # rows, and the factor for their mean loss
     "A process's part of a batch, such that the average over processes is the mean over the batch."
+    if world == 1 and all(value.is_cuda for value in batch.values()):
+        return batch, 1.0  # to count them, the host would wait for the GPU
     whole = weight(batch)
     if not whole > 0:
         raise ValueError(f"a batch asks for nothing: its weight is {whole} (is every label -100?)")
@@ -101,15 +103,19 @@ class Team:
         "The model with gradients that are averaged over processes; the weights become the first process's."
         return nn.parallel.DistributedDataParallel(model) if self.world > 1 else model
 
-    def mean(self, value: Tensor) -> float:
-        "The mean of a number over processes."
+    def mean(self, value: Tensor) -> Tensor:
+        "The mean of a number over processes, where the number is: nobody waits for a GPU to know it."
         from accelerate.utils import reduce
 
-        return reduce(value, "mean").item()
+        return reduce(value, "mean")
+
+    def agree(self, value: float) -> float:
+        "The same mean, known here: every process goes by the same clock."
+        return self.mean(torch.tensor(value, device=self.device)).item() if self.world > 1 else value
 
     def any(self, flag: bool) -> bool:
         "Whether any process says yes: all hear the same answer."
-        return self.mean(torch.tensor(float(flag), device=self.device)) > 0 if self.world > 1 else flag
+        return self.agree(float(flag)) > 0
 
     def ask(self, question: Callable[[], Any]) -> Any:
         "What the first process answers, while the others wait for it."

@@ -22,6 +22,7 @@ class Recipe:
     "The numbers of a training run."
 
     steps: int  # optimizer steps in all
+    minutes: float | None = None  # of wall clock that the run may take; its steps must fit into them, see `progress`
     learning_rate: float = 1e-3  # peak
     warmup: int = 100  # steps over which the rate rises from 0
     decay: int | None = None  # last steps over which it falls to 0; all after the warm-up when None
@@ -45,15 +46,19 @@ class Recipe:
         "Refuse a plan that cannot be followed."
         check_recipe(self)
 
-    def rate(self, step: int) -> float:
-        "Learning rate at a step: up over the warm-up, flat, down over the decay."
-        fall = self.steps - self.warmup if self.decay is None else self.decay
-        down = (self.steps - step) / fall if fall > 0 else 1.0
-        return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup), down)
+    def progress(self, step: int, seconds: float = 0.0) -> float:
+        "How far a run is, counted in steps: by its steps or by its clock, whichever is further."
+        return step if self.minutes is None else max(step, self.steps * seconds / (60 * self.minutes))
 
-    def falling(self, step: int) -> bool:
+    def rate(self, step: int, seconds: float = 0.0) -> float:
+        "Learning rate: up over the first steps, flat, down over the last ones that the clock leaves room for."
+        fall = self.steps - self.warmup if self.decay is None else self.decay
+        down = (self.steps - self.progress(step, seconds)) / fall if fall > 0 else 1.0
+        return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup), max(0.0, down))
+
+    def falling(self, step: int, seconds: float = 0.0) -> bool:
         "Whether the rate has begun to fall, so that the end of the run is settled."
-        return step > (self.warmup if self.decay is None else self.steps - self.decay)
+        return self.progress(step, seconds) > (self.warmup if self.decay is None else self.steps - self.decay)
 
 # %% ../../nbs/training/optim.ipynb #c6161805
 CHOICES = {
@@ -67,7 +72,7 @@ def check_recipe(
     recipe: Recipe,
 ) -> None:  # raises `ValueError` naming value and rule
     "Refuse a plan that cannot be followed."
-    for name in ("steps", "learning_rate", "clip", "save_every", "evaluate_every", "patience"):
+    for name in ("steps", "minutes", "learning_rate", "clip", "save_every", "evaluate_every", "patience"):
         value = getattr(recipe, name)
         if value is not None and not value > 0:
             raise ValueError(f"{name}={value} must be positive")
@@ -87,16 +92,17 @@ def check_recipe(
 
 # %% ../../nbs/training/optim.ipynb #3cc56779
 def orthogonalize(
-    matrix: Tensor,  # `(M, N)`
+    matrices: Tensor,  # `(…, M, N)`
     steps: int = 5,  # Newton-Schulz iterations
-) -> Tensor:  # `(M, N)`: the same singular vectors, every singular value near 1
+) -> Tensor:  # `(…, M, N)`: the same singular vectors, every singular value near 1
     "Bring all singular values near 1, by a fifth-order Newton-Schulz iteration."
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+    return x.mT if tall else x
 
 # %% ../../nbs/training/optim.ipynb #59568f75
 class Muon(torch.optim.Optimizer):
@@ -110,14 +116,17 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:
         "Move every matrix that has a gradient."
         for group in self.param_groups:
+            alike = {}
             for p in (p for p in group["params"] if p.grad is not None):
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalize(torch.lerp(p.grad, state["momentum"], group["momentum"]))
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
+                alike.setdefault(p.shape, []).append(p)
+                if not self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            for shape, params in alike.items():
+                gradients, momenta = [p.grad for p in params], [self.state[p]["momentum"] for p in params]
+                torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+                update = orthogonalize(torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"])))
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(params, [*update], alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
 # %% ../../nbs/training/optim.ipynb #16a585a6
 LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")  # in the name of a layer's parameter
@@ -171,7 +180,9 @@ def make_optimizers(
     matrices = [(n, p) for n, p in named if n in inner]
     rest = [(n, p) for n, p in named if n not in inner]
     lr, decay = recipe.learning_rate, recipe.weight_decay
-    adamw = torch.optim.AdamW(parameter_groups(rest, scales, decay), lr=lr, betas=(0.9, recipe.beta2), eps=1e-6)
+    fused = all(p.device.type == "cuda" for _, p in rest) or None  # one kernel for all; None lets torch choose
+    groups, betas = parameter_groups(rest, scales, decay), (0.9, recipe.beta2)
+    adamw = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=1e-6, fused=fused)
     return [adamw, Muon(parameter_groups(matrices, scales, decay), lr, decay)] if matrices else [adamw]
 
 

@@ -59,7 +59,7 @@ class Plan:
 
     def facts(self) -> dict[str, Any]:
         "What a checkpoint must agree with to be resumed: all but the length and the bookkeeping of the run."
-        free = ("steps", "decay", "save_every", "evaluate_every", "compile", "precision")
+        free = ("steps", "decay", "minutes", "save_every", "evaluate_every", "compile", "precision")
         recipe = {k: v for k, v in asdict(self.recipe).items() if k not in free}
         model = {
             k: v for k, v in asdict(self.config).items() if k not in ("vocab_size", "id2label", "label2id", "extra")
@@ -150,9 +150,8 @@ def pretrain(
     check_folder(folder, facts)
     tokenizer, train, held = prepare_text(plan, folder)
     model = first_model(plan, tokenizer).to(choose_device(device))
-    batches = MaskedBatches(
-        train, tokenizer, plan.masking, plan.lengths, plan.tokens_per_batch, plan.recipe.seed, plan.mask_rates
-    )
+    rows = plan.masking, plan.lengths, plan.tokens_per_batch, plan.recipe.seed, plan.mask_rates
+    batches = MaskedBatches(train, tokenizer, *rows, device=model.device)
     shortest = min(plan.lengths)
     held_batches = MaskedBatches(held, tokenizer, Masking(0.15, 1.0, 0.0), (shortest,), max(4096, shortest), seed=1)
     log = fit(model, batches, plan.recipe, folder, lambda m: masked_scores(m, held_batches), facts)

@@ -36,6 +36,7 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict)  # what makes this run this run
     team: Team = Team()
     step: int = 0  # steps done
+    seconds: float = 0.0  # of wall clock that they took
     log: list[dict[str, float]] = field(default_factory=list)  # loss, speed and scores along the way
 
     @property
@@ -69,9 +70,10 @@ def best_row(
 def finished(
     run: Run,
 ) -> bool:
-    "Whether all steps are done, or `patience` evaluations since the best one brought nothing."
-    if run.step >= run.recipe.steps or run.recipe.patience is None:
-        return run.step >= run.recipe.steps
+    "Whether all steps are done, the time is up, or `patience` evaluations since the best one brought nothing."
+    done = run.recipe.progress(run.step, run.seconds) >= run.recipe.steps
+    if done or run.recipe.patience is None:
+        return done
     best = best_row(run.log, run.recipe)
     since = [row for row in evaluations(run.log) if best is None or row["step"] > best["step"]]
     return len(since) >= run.recipe.patience
@@ -104,8 +106,9 @@ def save_checkpoint(
         model=run.model.state_dict(),
         optimizers=[optimizer.state_dict() for optimizer in run.optimizers],
         facts=run.facts,
-        plan=[run.recipe.steps, run.recipe.decay],
+        plan=[run.recipe.steps, run.recipe.decay, run.recipe.minutes],
         step=run.step,
+        seconds=run.seconds,
         log=run.log,
     )
     write_whole(run.path, lambda path: torch.save(state, path))
@@ -183,15 +186,17 @@ def load_checkpoint(
     "Put a run back to where its checkpoint left it."
     state, recipe = read_checkpoint(run.path), run.recipe
     check_facts(run.path, run.facts, state["facts"])
-    before = replace(recipe, steps=state["plan"][0], decay=state["plan"][1])
-    if before != recipe and (before.falling(state["step"]) or recipe.falling(state["step"])):
+    step, seconds = state["step"], state.get("seconds", 0.0)  # checkpoints from before there was a clock have none
+    plan = dict(zip(("steps", "decay", "minutes"), state["plan"], strict=False))
+    before = replace(recipe, **{"minutes": None} | plan)
+    if before != recipe and (before.falling(step, seconds) or recipe.falling(step, seconds)):
+        there, here = (", ".join(f"{k}={getattr(r, k)}" for k in ("steps", "decay", "minutes")) for r in (before, recipe))
         raise ValueError(
-            f"{run.folder} is at step {state['step']} of a run with steps={before.steps}, decay={before.decay}; "
-            f"with steps={recipe.steps}, decay={recipe.decay} its learning rate would have been another: "
-            "choose another folder"
+            f"{run.folder} is at step {step} of a run with {there}; "
+            f"with {here} its learning rate would have been another: choose another folder"
         )
     run.model.load_state_dict(state["model"])
     for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    run.step, run.log = state["step"], state["log"]
+    run.step, run.seconds, run.log = step, seconds, state["log"]
     check_best(run, ahead=True)
