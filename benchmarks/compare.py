@@ -79,7 +79,7 @@ def batch_of(lengths: list[int], vocabulary: int) -> dict[str, torch.Tensor]:
 
 
 def same_outputs(ours: Callable, theirs: Callable, batch: dict, limit: float = 1e-3) -> float:
-    """How far apart outputs are; programs that compute different things are refused. The longest text has no padding."""
+    """How far apart outputs are, of the longest text, which has no padding; refuse what computes something else."""
     longest = {name: x[-1:] for name, x in batch.items()}
     with torch.inference_mode():
         apart = (ours(**longest)[0] - theirs(**longest)[0]).abs().max().item()

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
@@ -23,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / "runs" / "gpu"  # which git ignores
 TRAVELS, COMES_BACK = 64 * 2**20, 16 * 2**20  # bytes in all; of a file
 PARTS = {"tests": 120.0, "speed": 180.0, "pretrain": float("inf")}  # seconds; the last one gets what is left
-SPARE = 20.0  # seconds at the end, for packing
+SPARE = 10.0  # seconds at the end, for packing
 
 
 def write(path: Path, text: str) -> None:
@@ -174,7 +173,7 @@ def finish(part: str, out: Path, started: tuple, box: float, began: float) -> No
 
 
 def unpack(out: Path) -> None:
-    """Bring back what an earlier run left: results, checkpoint, compiled graphs."""
+    """Bring back what an earlier run left: results and checkpoint."""
     earlier, work = HOME / "out", HOME / "work"
     if earlier.is_dir() and earlier != out:
         for file in earlier.iterdir():
@@ -184,9 +183,6 @@ def unpack(out: Path) -> None:
     if pieces and not whole.exists():
         whole.parent.mkdir(parents=True, exist_ok=True)
         whole.write_bytes(b"".join(piece.read_bytes() for piece in pieces))
-    if (out / "cache.tar.xz").exists() and not (work / "cache").exists():
-        with tarfile.open(out / "cache.tar.xz") as file:
-            file.extractall(work, filter="data")
 
 
 def pack(out: Path) -> None:
@@ -199,9 +195,6 @@ def pack(out: Path) -> None:
             (out / f"checkpoint.pt.{number}").write_bytes(whole[at : at + COMES_BACK - 2**20])
     logs = [f"== {log.stem}\n{log.read_text(errors='replace')[-200_000:]}" for log in sorted(work.glob("*.log"))]
     write(out / "log.txt", "\n".join(logs).replace("\r", "\n"))
-    if (work / "cache").is_dir():
-        with tarfile.open(out / "cache.tar.xz", "w:xz", preset=1) as file:
-            file.add(work / "cache", "cache")
     large = [file.name for file in out.iterdir() if file.stat().st_size > COMES_BACK]
     print("too large to come back:" if large else "ready to come back:", *(large or sorted(os.listdir(out))))
 
@@ -218,7 +211,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         for part in parts:
             left = 60 * args.minutes - (time.monotonic() - began) - SPARE * min(1, args.minutes / 6)
-            box = min(PARTS.get(part, 150.0) * min(1, args.minutes / 6), left)
+            box = min(args.boxes.get(part, PARTS.get(part, 150.0) * min(1, args.minutes / 6)), left)
             if box < 5:
                 record(out, parts={part: dict(ended="not begun: no time was left", seconds=0, said=[])})
                 print(f"{part}: no time is left")
@@ -251,6 +244,14 @@ def harvest(args: argparse.Namespace) -> None:
     bring_in(args.folder or HOME / "out", args.unseen, args.results, args.figures)
 
 
+def box_of(text: str) -> tuple[str, float]:
+    """`tests=90` as a name and a number."""
+    part, _, seconds = text.partition("=")
+    if part not in (*PARTS, "trials") or not seconds.replace(".", "", 1).isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not PART=SECONDS with one of {', '.join(PARTS)}, trials")
+    return part, float(seconds)
+
+
 def main() -> None:
     """The step that is named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -261,6 +262,7 @@ def main() -> None:
     there = steps.add_parser("run", help=run.__doc__, description=run.__doc__)
     there.add_argument("--minutes", type=float, default=12.0, help="for everything, packing included")
     there.add_argument("--only", nargs="+", choices=["tests", "speed", "trials", "pretrain"], help="these parts")
+    there.add_argument("--boxes", nargs="+", type=box_of, default=[], metavar="PART=SECONDS", help="instead of the usual")
     there.add_argument("--out", type=Path, help="where all that comes back is written: $OUT, or runs/gpu/out")
     there.add_argument("--toy", action="store_true", help="small enough for a CPU: to try everything before")
     there.add_argument("--trials", nargs="+", default=[], metavar="KEY=VALUE,…", help="short runs, to choose a plan")
@@ -273,6 +275,7 @@ def main() -> None:
     for parser_of, step in ((here, prepare), (there, run), (back, harvest)):
         parser_of.set_defaults(step=step)
     args = parser.parse_args()
+    args.boxes = dict(getattr(args, "boxes", []))
     try:
         args.step(args)
     except KeyboardInterrupt:

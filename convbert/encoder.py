@@ -6,11 +6,12 @@ Docs: https://convbert.github.io/convbert/encoder.html.md"""
 
 # %% auto #0
 __all__ = ['ACTIVATION', 'IN_PLACE', 'Embeddings', 'GroupedLinear', 'untouched', 'FeedForward', 'Layer', 'Encoded', 'take_tokens',
-           'lay_out', 'as_given', 'first_as_given', 'Encoder', 'init_weights']
+           'lay_out', 'as_given', 'first_as_given', 'Encoder', 'compiled_run', 'compiled_layers', 'init_weights']
 
 # %% ../nbs/04_encoder.ipynb #8d376118
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -121,7 +122,9 @@ class FeedForward(nn.Module):
             return self.narrow(wide)
         if not wide.requires_grad:
             return self.narrow(wide, untouched(self.up, nn.Linear, GroupedLinear))
-        return checkpoint(self.narrow, wide, use_reentrant=False) if self.training else self.narrow(wide)
+        if not self.training:
+            return self.narrow(wide)
+        return checkpoint(self.narrow, wide, use_reentrant=False, preserve_rng_state=False)  # nothing random in it
 
 # %% ../nbs/04_encoder.ipynb #ad1f6f80
 class Layer(nn.Module):
@@ -200,10 +203,13 @@ def lay_out(
         return None, box_up(mask, window)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return mask, None
-    if mask.all():
+    alone = with_maps or window is None  # every row stays as it is
+    if (alone or mask.device.type == "cpu") and mask.all():
         return None, None
-    packed = None if with_maps or window is None else pack(mask, window)
-    return (mask, None) if packed is None else (None, packed)
+    packed = None if alone else pack(mask, window)  # which a GPU is asked about once, not twice
+    if packed is None:
+        return mask, None
+    return None, None if len(packed.tokens) == mask.numel() else packed
 
 
 def as_given(
@@ -237,7 +243,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.gradient_checkpointing, self.kernel = False, "auto"
+        self.gradient_checkpointing, self.kernel, self.backend = False, "auto", None
         self.window = config.conv_kernel_size if config.conv_padding == "mask" else None
 
     def forward(
@@ -258,6 +264,24 @@ class Encoder(nn.Module):
         x = self.embeddings(*(x if packed is None else take_tokens(packed, *x)))
         masks = [None] * len(self.layers) if head_mask is None else head_mask.to(x)
         first_only = first_only and not (with_hidden or with_maps or self.kernel == "graph" or not self.layers)
+        run_layers = Encoder.run_layers if self.backend is None else compiled_layers(self.backend, x, packed)
+        x, hidden, maps = run_layers(self, x, mask, masks, with_hidden, with_maps, packed, first_only)
+        kept = mask if self.window else None
+        last = (first_as_given if first_only else as_given)(x, kept, packed)
+        hidden = [as_given(each, kept, packed) for each in hidden]
+        return Encoded(last, hidden, maps).narrow(self.embeddings.word.weight)
+
+    def run_layers(
+        self,
+        x: Tensor,  # `(B, T, D)`, or `(1, N, D)` when packed
+        mask: Tensor | None,  # `(B, T)`, true at real tokens
+        masks: Sequence[Tensor | None],  # L head masks `(2, H)`
+        with_hidden: bool,
+        with_maps: bool,
+        packed: Packed | Boxed | None,
+        first_only: bool,
+    ) -> tuple[Tensor, list[Tensor], list[MixedMaps]]:  # the last output, and what was asked for
+        "One layer after the other."
         words, hidden, maps = self.embeddings.word.weight, [x], []
         forget = self.gradient_checkpointing and self.training
         run = partial(checkpoint, call_widened, use_reentrant=False) if forget else call_widened
@@ -265,9 +289,26 @@ class Encoder(nn.Module):
             last = first_only and number == len(self.layers)
             x, seen = run(layer, words, x, mask, heads, with_maps, packed, last)
             hidden, maps = hidden + [x] * with_hidden, maps + [seen] * with_maps
-        kept = mask if self.window else None
-        last = (first_as_given if first_only else as_given)(x, kept, packed)
-        return Encoded(last, [as_given(each, kept, packed) for each in hidden * with_hidden], maps).narrow(words)
+        return x, hidden * with_hidden, maps
+
+
+@cache
+def compiled_run(backend: str) -> Callable:
+    "`Encoder.run_layers` for any encoder: a copy of a model shares nothing with the model."
+    return torch.compile(Encoder.run_layers, backend=backend)
+
+
+def compiled_layers(
+    backend: str,  # of `torch.compile`
+    x: Tensor,  # `(B, T, D)`, or `(1, N, D)` when packed
+    packed: Packed | None,
+) -> Callable:  # `Encoder.run_layers`
+    "The stack of layers as a graph for any number of sequences and tokens."
+    parts = [] if packed is None else [each for each in vars(packed).values() if isinstance(each, Tensor)]
+    for each in (x, *parts):
+        for axis in range(min(2, each.dim())):  # features and windows come last, and stay
+            torch._dynamo.maybe_mark_dynamic(each, axis)
+    return compiled_run(backend)
 
 # %% ../nbs/04_encoder.ipynb #05ef85ab
 @torch.no_grad()

@@ -194,6 +194,10 @@ class ConvBertPreTrainedModel(PretrainedMixin, nn.Module):
         kept = (output_hidden_states, output_attentions, first_only)
         return self.encoder(input_ids, attention_mask, inputs_embeds, token_type_ids, position_ids, head_mask, *kept)
 
+    def compile_layers(self, backend: str = "inductor") -> None:
+        "Compile the layers and leave packing outside: on a GPU the fast way for padded batches. In place, at the next call."
+        self.encoder.backend = backend
+
     def gradient_checkpointing_enable(self, on: bool = True) -> None:
         "Trade time for memory in training: layers are recomputed in the backward pass."
         self.encoder.gradient_checkpointing = on

@@ -108,7 +108,7 @@ def test_calls_and_box_equal_the_definition(groups):
     weight = torch.randn(query.shape, generator=generator)
     true = torch.autograd.grad(torch.cat(alone, 1), (query, key, value), weight)
     for lot, way in ((packed, None), (replace(packed, lengths=[]), "box")):  # lengths that are unknown are boxed
-        assert way_to_attend(query, lot.lengths, 0.0) == (
+        assert way_to_attend(query, lot) == (
             way or ("box", "calls")[query.shape[1] >= WORTH_A_CALL * neighbours]
         )
         mixed = attend_apart(query, key, value, lot)
@@ -119,18 +119,13 @@ def test_calls_and_box_equal_the_definition(groups):
 # -- attention on a GPU that is not there: kinds, shapes and strides
 
 
-@pytest.fixture
-def ampere(monkeypatch):
-    """A torch that says that flash attention can run on its GPU."""
-    pytest.importorskip("torch.nn.attention.varlen", reason="this torch has no varlen_attn")
-    monkeypatch.setattr(torch.version, "hip", None)
-    monkeypatch.setattr(torch.backends.cuda, "can_use_flash_attention", lambda asked: True)
-
-
 def fake_heads(device="cuda", dtype=torch.bfloat16, d=16):
     """Query, key and value as views of one projection; to be called in a `FakeTensorMode`."""
     parts = torch.empty(1, 48, 4 * 2 * d, device=device, dtype=dtype).split(2 * d, dim=-1)
     return [x.unflatten(-1, (2, d)) for x in parts[:3]]
+
+
+ROW = replace(pack(torch.arange(30) < torch.tensor([30, 18])[:, None], 3), flash=True)
 
 
 @pytest.mark.parametrize(
@@ -140,39 +135,36 @@ def fake_heads(device="cuda", dtype=torch.bfloat16, d=16):
         ({"dtype": torch.float16}, "row"),
         ({"dtype": torch.float32}, "box"),
         ({"d": 12}, "box"),
-        ({"device": "xpu"}, "box"),
-        ({"device": "cpu"}, "calls"),
+        ({"d": 264}, "box"),
     ],
 )
-def test_no_call_for_each_sequence_on_a_gpu(ampere, case, way):
+def test_no_call_for_each_sequence_on_a_gpu(case, way):
     with FakeTensorMode():
         query = fake_heads(**case)[0]
-        assert way_to_attend(query, [30, 18], 0.0) == way
-        assert way_to_attend(query, [30, 18], 0.1) == way.replace("row", "box")
-        assert way_to_attend(query, [], 0.0) == "box"
+        assert way_to_attend(query, ROW) == way
+        assert way_to_attend(query, replace(ROW, flash=False)) == "box"  # an older chip, or another maker's
 
 
-def test_a_row_is_boxed_where_flash_attention_does_not_run(ampere, monkeypatch):
-    with FakeTensorMode():
-        query = fake_heads()[0]
-        for where, name, value in (
-            (torch.backends.cuda, "can_use_flash_attention", lambda asked: False),  # an older chip, say
-            (torch.version, "hip", "6.4"),
-            (packing, "HAS_VARLEN", False),  # an older torch
-        ):
-            with monkeypatch.context() as patch:
-                patch.setattr(where, name, value)
-                assert way_to_attend(query, [30, 18], 0.0) == "box"
-        assert way_to_attend(query, [30, 18], 0.0) == "row"
+def test_flash_attention_is_not_looked_for_where_it_is_not(monkeypatch):
+    assert not packing.has_flash(torch.device("cpu")) and not packing.has_flash(torch.device("xpu"))
+    asked = {"is_flash_attention_available": True, "flash_sdp_enabled": True}
+    for name, value in asked.items():
+        monkeypatch.setattr(torch.backends.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.version, "hip", None)
+    for capability, known in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, known=capability: known)
+        assert packing.has_flash(torch.device("cuda")) == known
+    monkeypatch.setattr(torch.backends.cuda, "flash_sdp_enabled", lambda: False)
+    assert not packing.has_flash(torch.device("cuda"))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_attention_on_a_gpu_gives_what_it_was_given(ampere, dtype):
+@pytest.mark.parametrize(("dtype", "dropout"), [(torch.bfloat16, 0.0), (torch.float16, 0.1)])
+def test_attention_on_a_gpu_gives_what_it_was_given(dtype, dropout):
     packed = pack(torch.arange(30) < torch.tensor([30, 18])[:, None], 3)
     tensors = {f.name: getattr(packed, f.name) for f in fields(packed) if f.type is torch.Tensor}
     with FakeTensorMode():
         there = {name: torch.empty(x.shape, dtype=x.dtype, device="cuda") for name, x in tensors.items()}
-        mixed = attend_apart(*fake_heads(dtype=dtype), replace(packed, **there))
+        mixed = attend_apart(*fake_heads(dtype=dtype), replace(packed, **there, flash=True), dropout)
     assert (mixed.shape, mixed.dtype, mixed.device.type) == ((1, 48, 2, 16), dtype, "cuda")
     assert mixed.is_contiguous()
 

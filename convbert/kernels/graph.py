@@ -26,7 +26,7 @@ class Boxed:
     roomy: Tensor  # `(L,)`: the token at each place of a row with room for half a window between texts; any in the room
     stands: Tensor  # `(L,)`: whether one stands there
     places: Tensor  # `(N,)`: where each token stands there
-    lengths = ()  # unknown before the graph runs
+    lengths, flash = (), False  # unknown before the graph runs
 
     def take(self, x: Tensor) -> Tensor:  # `(B, T, …)` to `(1, N, …)`
         "The tokens of a batch in one row."

@@ -128,8 +128,8 @@ class Meter:
     def check(self, run: Run) -> list[list[float]]:  # loss and norm of every step
         "Look at all steps since the last report; here, and only here, the host waits for the device."
         numbers = torch.stack(self.seen).tolist()
-        for back, row in enumerate(reversed(numbers), 1):
-            check_finite(row, run.step - back, run.recipe)
+        for step, row in enumerate(numbers, run.step - len(numbers)):
+            check_finite(row, step, run.recipe)
         return numbers
 
     def report(self, run: Run) -> dict[str, float]:

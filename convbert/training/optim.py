@@ -97,12 +97,12 @@ def orthogonalize(
 ) -> Tensor:  # `(…, M, N)`: the same singular vectors, every singular value near 1
     "Bring all singular values near 1, by a fifth-order Newton-Schulz iteration."
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
+    x = (matrices.mT if tall else matrices).reshape(-1, *sorted(matrices.shape[-2:]))
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.mT if tall else x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x.mT if tall else x).reshape(matrices.shape)
 
 # %% ../../nbs/training/optim.ipynb #59568f75
 class Muon(torch.optim.Optimizer):
