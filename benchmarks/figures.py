@@ -35,6 +35,12 @@ SMALLER = {
     "bfloat16, film reviews, beside their float32": ("base_bfloat16_ragged", "ours", "transformers"),
     "int8, film reviews, beside their float32": ("int8", "ours", "transformers"),
 }
+GPU = {
+    "forward, 32 x 512": "gpu_forward_dense",
+    "forward, 55 % padding": "gpu_forward_ragged",
+    "training step, 32 x 512": "gpu_train_dense",
+    "training step, 55 % padding": "gpu_train_ragged",
+}
 READ = {"base_dense": "base, 8 x 128", "base_ragged": "base, film reviews", "train_step": "training step"}
 
 
@@ -72,6 +78,18 @@ def amounts(values: dict[str, float], title: str, xlabel: str, form: str = "{:,.
     colours = [LEAST if "alone" in n else OTHERS if any(other in n for other in others) else OURS for n in values]
     drawn = axis.barh(list(values), list(values.values()), color=colours, alpha=0.8)
     axis.bar_label(drawn, [form.format(value) for value in values.values()], padding=3, fontsize=8)
+    axis.invert_yaxis()
+    return axis.figure
+
+
+def pairs(values: dict[str, tuple[float, float]], title: str, labels: tuple[str, str]):
+    """Two times of each thing, the second of which is the least that it could be; a figure."""
+    axis = panel(len(values), title, "milliseconds")
+    for number, (move, colour, label) in enumerate(((-0.2, OURS, labels[0]), (0.2, LEAST, labels[1]))):
+        places, spent = [place + move for place in range(len(values))], [each[number] for each in values.values()]
+        axis.barh(places, spent, height=0.4, color=colour, alpha=0.8, label=label)
+    axis.set_yticks(range(len(values)), list(values))
+    axis.legend(fontsize=8, frameon=False, loc="upper right")
     axis.invert_yaxis()
     return axis.figure
 
@@ -132,13 +150,47 @@ def roofline(cases: dict):
     steps = {name: step for name, step in cases.get("block", {}).get("steps", {}).items() if step["least_ms"]}
     if not steps:
         return None
-    axis = panel(len(steps), "A block of the base model, 8 x 128 tokens", "milliseconds")
-    for move, key, colour, label in ((-0.2, "ms", OURS, "measured"), (0.2, "least_ms", LEAST, "least possible")):
-        places, spent = [place + move for place in range(len(steps))], [step[key] for step in steps.values()]
-        axis.barh(places, spent, height=0.4, color=colour, alpha=0.8, label=label)
-    axis.set_yticks(range(len(steps)), list(steps))
-    axis.legend(fontsize=8, frameon=False, loc="upper right")
-    axis.invert_yaxis()
+    spent = {name: (step["ms"], step["least_ms"]) for name, step in steps.items()}
+    return pairs(spent, "A block of the base model, 8 x 128 tokens", ("measured", "least possible"))
+
+
+def gpu_faster(cases: dict):
+    """The ratios of every program of ours on a GPU, beside every other program."""
+    found = {}
+    for words, name in GPU.items():
+        for mine, others in cases.get(name, {}).get("ratios", {}).items():
+            names = {other: " / ".join(name.replace(",", "") for name in (mine, other)) for other in others}
+            found |= {f"{words}: {names[other]}": ratio for other, ratio in others.items()}
+    return bars(found, "On a GPU, in bfloat16") if found else None
+
+
+def gpu_memory(cases: dict):
+    """A training step at its highest on a GPU."""
+    found = {words: cases.get(name, {}).get("memory", {}) for words, name in GPU.items() if "train" in name}
+    most = {f"{words}: {program}": peak for words, each in found.items() for program, peak in each.items()}
+    return amounts(most, "A training step on a GPU", "MiB above the model") if most else None
+
+
+def gpu_waiting(cases: dict):
+    """How long programs take on a GPU, and how long its kernels need of that; else it waits for the host."""
+    found = {}
+    for words, name in GPU.items():
+        case = cases.get(name, {})
+        for program, kernels in case.get("kernels", {}).items():
+            if kernels:  # a profiler may see nothing
+                found[f"{words}: {program}"] = 1e3 * case["seconds"][program], kernels["all kernels"]
+    return pairs(found, "Where a GPU waits", ("from call to call", "in its kernels")) if found else None
+
+
+def gpu_pretraining(cases: dict):
+    """The loss of the bundled model's size while a GPU trains it, over time."""
+    rows = [row for row in cases.get("gpu_pretraining", {}).get("log", []) if "loss" in row]
+    if not rows:
+        return None
+    axis = panel(6, "convbert-tiny on a GPU", "minutes")
+    spent = [sum(row["seconds"] for row in rows[: i + 1]) / 60 for i in range(len(rows))]
+    axis.plot(spent, [row["loss"] for row in rows], color=OURS)
+    axis.set_ylabel("loss", fontsize=8)
     return axis.figure
 
 
@@ -153,7 +205,18 @@ FIGURES = {  # name of a file: what draws it
     "without-training": partial(without, "train_steps", "A training step: ours beside …"),
     "block": roofline,
     "parts": shares,
+    "gpu-faster": gpu_faster,
+    "gpu-memory": gpu_memory,
+    "gpu-waiting": gpu_waiting,
+    "gpu-pretraining": gpu_pretraining,
 }
+
+
+def measured(gpu: Path = ROOT / "benchmarks" / "results-gpu.json") -> dict:
+    """All cases in the repository: of this machine, and of a GPU if one was at hand."""
+    here = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+    there = json.loads(gpu.read_text(encoding="utf-8")) if gpu.exists() else {"cases": {}}
+    return here["cases"] | there["cases"] | {"gpu_pretraining": there.get("pretraining", {})}
 
 
 def draw(cases: dict, folder: Path) -> list[Path]:
@@ -170,5 +233,4 @@ def draw(cases: dict, folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
-    draw(results["cases"], Path(sys.argv[1]) if sys.argv[1:] else ROOT / "nbs" / "images" / "speed")
+    draw(measured(), Path(sys.argv[1]) if sys.argv[1:] else ROOT / "nbs" / "images" / "speed")

@@ -1,4 +1,4 @@
-"""What `bash benchmarks/gpu.sh` does: prepare a corpus here, use a GPU there within its minutes, look at the result here.
+"""What `bash benchmarks/gpu.sh` does: prepare a corpus here, use a GPU there for some minutes, look at the result here.
 
 `run` starts every part as a process of its own, so that one that fails, hangs or runs out of memory takes nobody with
 it, and writes what is done at once. A part that is done is not done again; pretraining goes on from its checkpoint.
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-HOME = ROOT / "runs" / "gpu"  # which git ignores
+HOME = Path(os.environ.get("CONVBERT_GPU") or ROOT / "runs" / "gpu").absolute()  # which git ignores
 TRAVELS, COMES_BACK = 64 * 2**20, 16 * 2**20  # bytes in all; of a file
 PARTS = {"tests": 120.0, "speed": 180.0, "pretrain": float("inf")}  # seconds; the last one gets what is left
 SPARE = 10.0  # seconds at the end, for packing
@@ -62,7 +62,8 @@ def tokenise(files: list[Path], every: int) -> None:
     from convbert.training.data import check_files, encode_documents, hold_out, load_documents
 
     tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
-    facts = {"made_of": fingerprint([Path(f) for f in check_files(files)], "\n".join(sorted(tokenizer.get_vocab())))}
+    vocabulary = "\n".join(sorted(tokenizer.get_vocab()))
+    facts = {"made_of": fingerprint([Path(file) for file in check_files(files)], vocabulary)}
     notes, packed = HOME / "data" / "tokens.json", HOME / "data" / "tokens.xz"
     if notes.exists() and packed.exists() and json.loads(notes.read_text())["made_of"] == facts["made_of"]:
         return print("the tokens are there already")
@@ -96,17 +97,21 @@ def task_models() -> list[Path]:
 def prepare(args: argparse.Namespace) -> None:
     """Tokenise, weigh what travels, and say what to do."""
     tokenise(args.files, args.hold_out_every)
+    asked = ["git", "describe", "--always", "--dirty", "--abbrev=10"]  # the card's machine has no history to ask
+    state = subprocess.run(asked, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    write(HOME / "data" / "revision", state + "\n")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     stay = tuple(str(folder.relative_to(ROOT)) + "/" for folder in task_models())
     tracked = sum((ROOT / n).stat().st_size for n in listed.split("\0") if n and (ROOT / n).exists())
     left = sum((ROOT / n).stat().st_size for n in listed.split("\0") if n.startswith(stay) and (ROOT / n).exists())
     data = sum(file.stat().st_size for place in ("data", "out") for file in (HOME / place).glob("*"))
     total = tracked - left + data
-    print(f"tracked files {tracked / 2**20:.1f} MiB, task models of these {left / 2**20:.1f}, {HOME} {data / 2**20:.1f}")
+    parts = {"tracked files": tracked, "task models among them": left, str(HOME): data}
+    print(", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in parts.items()))
     print(f"without the task models {total / 2**20:.1f} MiB travel, of {TRAVELS / 2**20:.0f} that may")
     if total > TRAVELS:
         raise SystemExit("too much: take a smaller corpus")
-    print(f"\ncarry {HOME.relative_to(ROOT)}/data and /out; leave out {', '.join(stay)}")
+    print(f"\ncarry data and out of {HOME}; leave out {', '.join(stay)}")
     print("there: bash benchmarks/gpu.sh run")
     print("here, when its files are back: bash benchmarks/gpu.sh harvest FOLDER")
 
@@ -121,9 +126,9 @@ def command(part: str, out: Path, seconds: float, args: argparse.Namespace) -> l
         many = ["-k", "varlen or one_token"] if args.toy else ["-n", str(max(1, (os.cpu_count() or 1) // 3))]
         return [sys.executable, "-m", "pytest", *names, "-q", "-p", "no:cacheprovider", "--durations=5", *many]
     toy = ["--toy"] if args.toy else []
-    more = ["--trials", *(args.plan if part == "pretrain" else args.trials)]
-    script = str(ROOT / "benchmarks" / "gpu_parts.py")
-    return [sys.executable, script, part, "--out", str(out), "--seconds", f"{seconds:.0f}", *toy, *more]
+    plans = {"pretrain": args.plan, "compile": args.trials or [",".join(args.plan)]}.get(part, args.trials)
+    script = str(ROOT / "benchmarks" / ("gpu_speed.py" if part in ("compile", "speed") else "gpu_pretrain.py"))
+    return [sys.executable, script, part, "--out", str(out), "--seconds", f"{seconds:.0f}", *toy, "--trials", *plans]
 
 
 def stop(process: subprocess.Popen, patience: float = 15.0) -> None:
@@ -206,7 +211,7 @@ def run(args: argparse.Namespace) -> None:
     unpack(out)
     done = {part for part, row in read(out)["parts"].items() if row["ended"] == "done"}
     parts = [part for part in args.only or PARTS if part not in done]
-    print("to do:", *parts, *(["(done already:", *sorted(done), ")"] if done else []), flush=True)
+    print("to do:", *parts, *([f"(done already: {', '.join(sorted(done))})"] if done else []), flush=True)
     beside = []
     try:
         for part in parts:
@@ -262,7 +267,7 @@ def main() -> None:
     there = steps.add_parser("run", help=run.__doc__, description=run.__doc__)
     there.add_argument("--minutes", type=float, default=12.0, help="for everything, packing included")
     there.add_argument("--only", nargs="+", choices=["tests", "speed", "trials", "pretrain"], help="these parts")
-    there.add_argument("--boxes", nargs="+", type=box_of, default=[], metavar="PART=SECONDS", help="instead of the usual")
+    there.add_argument("--boxes", nargs="+", type=box_of, default=[], metavar="PART=SECONDS", help="not the usual ones")
     there.add_argument("--out", type=Path, help="where all that comes back is written: $OUT, or runs/gpu/out")
     there.add_argument("--toy", action="store_true", help="small enough for a CPU: to try everything before")
     there.add_argument("--trials", nargs="+", default=[], metavar="KEY=VALUE,…", help="short runs, to choose a plan")

@@ -244,6 +244,7 @@ PLAN_OPTIONS = ("model", "vocab_size", "tokenizer", "masking", "mask_rates", "to
 # %% ../nbs/08_cli.ipynb #98b629ce
 RECIPE_OPTIONS = dict(
     steps=int,
+    minutes=float,
     learning_rate=float,
     warmup=int,
     decay=int,

@@ -195,7 +195,7 @@ class ConvBertPreTrainedModel(PretrainedMixin, nn.Module):
         return self.encoder(input_ids, attention_mask, inputs_embeds, token_type_ids, position_ids, head_mask, *kept)
 
     def compile_layers(self, backend: str = "inductor") -> None:
-        "Compile the layers and leave packing outside: on a GPU the fast way for padded batches. In place, at the next call."
+        "Compile the layers at the next call, and leave packing outside: on a GPU the fast way for padded batches."
         self.encoder.backend = backend
 
     def gradient_checkpointing_enable(self, on: bool = True) -> None:

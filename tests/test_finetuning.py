@@ -164,7 +164,7 @@ def test_two_processes_learn_what_one_learns_with_the_same_batch(tmp_path, start
     script.write_text(SCRIPT)
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script)]
-    same = dict(dropout=0.0, epochs=30, learning_rate=1e-3)
+    same = dict(dropout=0.0, epochs=30, learning_rate=1e-3, precision="float32")
     done = [tuned(start, tmp_path / "one", **same), tuned(start, tmp_path / "two", *launch, **same)]
     for process in done:
         _, said = process.communicate(timeout=300)

@@ -108,9 +108,7 @@ def test_calls_and_box_equal_the_definition(groups):
     weight = torch.randn(query.shape, generator=generator)
     true = torch.autograd.grad(torch.cat(alone, 1), (query, key, value), weight)
     for lot, way in ((packed, None), (replace(packed, lengths=[]), "box")):  # lengths that are unknown are boxed
-        assert way_to_attend(query, lot) == (
-            way or ("box", "calls")[query.shape[1] >= WORTH_A_CALL * neighbours]
-        )
+        assert way_to_attend(query, lot) == (way or ("box", "calls")[query.shape[1] >= WORTH_A_CALL * neighbours])
         mixed = attend_apart(query, key, value, lot)
         assert_close(mixed, torch.cat(alone, 1), atol=1e-5, rtol=1e-4)
         assert_close(torch.autograd.grad(mixed, (query, key, value), weight), true, atol=1e-5, rtol=1e-4)

@@ -144,7 +144,10 @@ def test_a_choice_that_leaves_no_room_is_refused_alone(choose):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = list(choose(iter([QUESTION, huge, QUESTION])))
-    assert results[0] == results[2] == choose(QUESTION) and "600 tokens" in results[1]["error"]
+    assert "600 tokens" in results[1]["error"]
+    alone = choose(QUESTION)
+    for row in (results[0], results[2]):  # in another batch the last bit of a score may be another
+        assert row | {"score": 0} == alone | {"score": 0} and row["score"] == pytest.approx(alone["score"], abs=1e-5)
 
 
 def test_poison_in_a_stream_costs_one_answer_each(choose):

@@ -187,10 +187,10 @@ def load_checkpoint(
     state, recipe = read_checkpoint(run.path), run.recipe
     check_facts(run.path, run.facts, state["facts"])
     step, seconds = state["step"], state.get("seconds", 0.0)  # checkpoints from before there was a clock have none
-    plan = dict(zip(("steps", "decay", "minutes"), state["plan"], strict=False))
-    before = replace(recipe, **{"minutes": None} | plan)
+    before = replace(recipe, **dict(zip(("steps", "decay", "minutes"), [*state["plan"], None], strict=False)))
     if before != recipe and (before.falling(step, seconds) or recipe.falling(step, seconds)):
-        there, here = (", ".join(f"{k}={getattr(r, k)}" for k in ("steps", "decay", "minutes")) for r in (before, recipe))
+        names = "steps", "decay", "minutes"
+        there, here = (", ".join(f"{name}={getattr(r, name)}" for name in names) for r in (before, recipe))
         raise ValueError(
             f"{run.folder} is at step {step} of a run with {there}; "
             f"with {here} its learning rate would have been another: choose another folder"

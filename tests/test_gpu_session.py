@@ -1,0 +1,125 @@
+"""benchmarks/gpu.sh at toy size on a CPU: prepare, run, harvest; stopped, resumed, and with parts that fail."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from convbert import ConvBertForMaskedLM
+
+pytest.importorskip("transformers", reason="a GPU session measures us beside transformers")
+pytest.importorskip("datasets", reason="text is read through datasets")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(torch.cuda.is_available(), reason="the toy is for a CPU")]
+
+
+class Session:
+    """The three steps in folders of their own."""
+
+    def __init__(self, folder):
+        self.home, self.out = folder / "gpu", folder / "out"
+        self.env = {**os.environ, "CONVBERT_GPU": str(self.home), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+
+    def start(self, *words, **env):
+        command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), *map(str, words)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.env | env)
+
+    def call(self, *words, code=0, **env):
+        process = self.start(*words, **env)
+        out, said = process.communicate(timeout=300)
+        assert process.returncode == code, out[-2000:] + said[-2000:]
+        return out + said
+
+    def run(self, *words, **env):
+        return self.call("run", "--toy", "--minutes", 2, "--out", self.out, *words, **env)
+
+    @property
+    def results(self):
+        return json.loads((self.out / "results.json").read_text())
+
+
+@pytest.fixture
+def session(tmp_path):
+    who, where = ("fox", "hen", "cat", "dog", "crow"), ("sea", "barn", "wood", "town")
+    tales = [f"The {a} saw the {b} by the {c} and told the {b} about it." for a in who for b in who for c in where]
+    text = tmp_path / "tales.txt"
+    text.write_text("\n\n".join(tales * 12), encoding="utf-8")
+    made = Session(tmp_path)
+    said = made.call("prepare", text, "--hold-out-every", 20)
+    assert "MiB travel" in said and "there already" not in said
+    assert "there already" in made.call("prepare", text, "--hold-out-every", 20)
+    return made
+
+
+def test_all_three_steps(session, tmp_path):
+    said = session.run("--boxes", "tests=30", "speed=30", "--plan", "steps=40", "learning_rate=0.01")
+    ended = {part: row["ended"] for part, row in session.results["parts"].items()}
+    assert ended["tests"] == ended["pretrain"] == "done", said
+    case = session.results["cases"]["gpu_forward_dense"]
+    assert not case["troubles"] and {"ours", "ours, compiled"} <= set(case["ratios"]), case
+    run = session.results["pretraining"]
+    assert run["step"] == 40 and run["tokens_per_second"] > 0 and run["log"]
+    assert "to do: (done already" in session.run("--only", "tests", "pretrain")
+    unseen = tmp_path / "unseen.txt"
+    unseen.write_text("The crow saw the sea by the wood.\n\n" * 60, encoding="utf-8")
+    kept, figures = tmp_path / "results.json", tmp_path / "figures"
+    given = ["--unseen", unseen, "--results", kept, "--figures", figures]
+    assert "perplexity" in session.call("harvest", session.out, *given)
+    assert {"gpu-faster", "gpu-pretraining"} <= {file.stem for file in figures.iterdir()}
+    assert json.loads(kept.read_text())["pretraining"]["step"] == 40
+    model = ConvBertForMaskedLM.from_pretrained(session.home / "convbert-tiny")
+    assert model.config.hidden_size == 32 and all(torch.isfinite(p).all() for p in model.parameters())
+    card = (session.home / "convbert-tiny" / "README.md").read_text()
+    assert "| unseen.txt |" in card and "bash benchmarks/gpu.sh run" in card and "## Data and licences" in card
+
+
+def test_ctrl_c_costs_nothing_even_on_a_bare_machine(session):
+    """What comes back holds the checkpoint in pieces; a machine that has nothing else goes on from it."""
+    only = "--only", "pretrain", "--plan", "steps=9000", "--minutes", 0.5
+    first = session.start("run", "--toy", "--out", session.out, *only)
+    log = session.home / "work" / "pretrain.log"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    follow = f"tail -n +1 -F {log} 2>/dev/null | stdbuf -o0 tr '\\r' '\\n' | grep -q -m1 loss="
+    subprocess.run(["sh", "-c", follow], check=True, timeout=120)  # some steps are done
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate(timeout=60)
+    assert first.returncode != 0 and "the same command goes on" in said and "Traceback" not in said, said
+    assert session.results["parts"]["pretrain"]["ended"] == "interrupted"
+    state = torch.load(session.home / "work" / "pretrain" / "checkpoint.pt", weights_only=True)
+    pieces = list(session.out.glob("checkpoint.pt.*"))
+    assert state["step"] >= 20 and pieces and all(file.stat().st_size <= 16 * 2**20 for file in pieces)
+    shutil.rmtree(session.home / "work")
+    session.call("run", "--toy", "--out", session.out, *only)
+    run = session.results["pretraining"]
+    assert session.results["parts"]["pretrain"]["ended"] == "done" and run["step"] > state["step"]
+    assert run["log"][: len(state["log"])] == state["log"], "the log goes on where it stopped"
+
+
+def test_a_part_that_fails_fails_alone(session, tmp_path):
+    """No transformers there: the speed rows are missing and say why, the model is trained all the same."""
+    (tmp_path / "broken" / "transformers").mkdir(parents=True)
+    (tmp_path / "broken" / "transformers" / "__init__.py").write_text("raise ImportError('transformers is not here')")
+    said = session.run("--only", "speed", "pretrain", "--plan", "steps=20", PYTHONPATH=str(tmp_path / "broken"))
+    parts = session.results["parts"]
+    assert parts["speed"]["ended"] == "failed with exit code 1" and parts["pretrain"]["ended"] == "done"
+    assert "transformers is not here" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("run", "--boxes", "tests"), "not PART=SECONDS"),
+        (("run", "--only", "speeed"), "invalid choice"),
+        (("harvest", "nowhere"), "nowhere has no results.json"),
+        (("prepare", "nowhere.txt"), "no such text file: nowhere.txt"),
+    ],
+)
+def test_what_is_mistyped_is_said(tmp_path, words, error):
+    process = Session(tmp_path).start(*words)
+    assert error in process.communicate(timeout=120)[1] and process.returncode != 0
