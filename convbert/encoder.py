@@ -6,7 +6,8 @@ Docs: https://convbert.github.io/convbert/encoder.html.md"""
 
 # %% auto #0
 __all__ = ['ACTIVATION', 'IN_PLACE', 'Embeddings', 'GroupedLinear', 'untouched', 'FeedForward', 'Layer', 'Encoded', 'take_tokens',
-           'lay_out', 'as_given', 'first_as_given', 'Encoder', 'compiled_run', 'compiled_layers', 'init_weights']
+           'places', 'lay_out', 'as_given', 'first_as_given', 'Encoder', 'compiled_run', 'compiled_layers',
+           'init_weights']
 
 # %% ../nbs/04_encoder.ipynb #8d376118
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from .config import ConvBertConfig
 from .kernels.dropout import dropout
 from .kernels.graph import Boxed, box_up
 from .kernels.halves import as_narrow_as, call_widened, is_slow
-from .kernels.packing import Packed, openings, pack
+from .kernels.packing import Packed, first_place, openings, pack
 from .mixed_attention import MixedAttention, MixedMaps
 
 # %% ../nbs/04_encoder.ipynb #ae96b1ea
@@ -155,7 +156,8 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, MixedMaps | None]:
         "One step of the stack."
         mixed, maps = self.mixer(x, mask, head_mask, with_maps, packed, first_only)
-        x = openings(x, 1, packed) if first_only else x
+        lead = None if self.mixer.padding_leaks else mask
+        x = openings(x, 1, packed, lead) if first_only else x
         return self.think(self.mixer_norm(x + dropout(mixed, self.dropout, self.training))), maps
 
 # %% ../nbs/04_encoder.ipynb #9212af1b
@@ -189,6 +191,13 @@ def take_tokens(
     return [None if x is None else packed.take(x) for x in given]
 
 # %% ../nbs/04_encoder.ipynb #bd81d70e
+def places(
+    mask: Tensor,  # `(B, T)`, nonzero at real tokens
+) -> Tensor:  # `(B, T)`
+    "The position of each token in its text: 0 at the first real one, whichever side the padding is on."
+    return (torch.arange(mask.shape[1], device=mask.device) - first_place(mask)[:, None]).clamp(min=0)
+
+
 def lay_out(
     mask: Tensor | None,  # `(B, T)`, nonzero at real tokens
     window: int | None,  # K of the convolutions; None where padding takes part
@@ -227,12 +236,12 @@ def first_as_given(
     x: Tensor,  # `(B, 1, D)`, or `(S, 1, D)` when packed
     mask: Tensor | None,  # `(B, T)`; None where padding keeps what it has
     packed: Packed | None,
-) -> Tensor:  # `(B, 1, D)`, zero where a text begins with padding
+) -> Tensor:  # `(B, 1, D)`, zero where a row has no token
     "The first token of every text."
     if packed is None:
-        return x if mask is None else x * mask[:, :1, None]
+        return x if mask is None else x * mask.any(1)[:, None, None]
     (B, T), first = packed.shape, packed.tokens[packed.starts[:-1]]
-    return x.new_zeros(B, *x.shape[1:]).index_copy(0, first // T, x * (first % T == 0)[:, None, None])
+    return x.new_zeros(B, *x.shape[1:]).index_copy(0, first // T, x)
 
 # %% ../nbs/04_encoder.ipynb #e5f5810c
 class Encoder(nn.Module):
@@ -252,22 +261,27 @@ class Encoder(nn.Module):
         attention_mask: Tensor | None = None,  # `(B, T)`, nonzero at real tokens
         inputs_embeds: Tensor | None = None,  # `(B, T, E)`, instead of ids
         token_type_ids: Tensor | None = None,  # `(B, T)`
-        position_ids: Tensor | None = None,  # `(B, T)`
+        position_ids: Tensor | None = None,  # `(B, T)`, counted from each text's first real token when absent
         head_mask: Tensor | None = None,  # `(L, 2, H)`
         with_hidden: bool = False,  # keep every layer's output
         with_maps: bool = False,  # keep every layer's attention maps and convolution kernels
-        first_only: bool = False,  # let the last layer answer for the first tokens only, if nothing else is kept
+        first_only: bool = False,  # answer for the first real token of each text only
     ) -> Encoded:
         "Encode a batch."
         mask, packed = lay_out(attention_mask, self.window, with_maps, self.kernel)
+        if position_ids is None and self.window and (mask is not None or packed is not None):
+            position_ids = places(attention_mask)
         x = input_ids, inputs_embeds, token_type_ids, position_ids
         x = self.embeddings(*(x if packed is None else take_tokens(packed, *x)))
         masks = [None] * len(self.layers) if head_mask is None else head_mask.to(x)
-        first_only = first_only and not (with_hidden or with_maps or self.kernel == "graph" or not self.layers)
+        everything = with_hidden or with_maps or self.kernel == "graph" or not self.layers
+        alone = first_only and not everything  # the last layer computes nothing for the other tokens
         run_layers = Encoder.run_layers if self.backend is None else compiled_layers(self.backend, x, packed)
-        x, hidden, maps = run_layers(self, x, mask, masks, with_hidden, with_maps, packed, first_only)
+        x, hidden, maps = run_layers(self, x, mask, masks, with_hidden, with_maps, packed, alone)
         kept = mask if self.window else None
-        last = (first_as_given if first_only else as_given)(x, kept, packed)
+        last = (first_as_given if alone else as_given)(x, kept, packed)
+        if first_only and not alone:
+            last = openings(last, 1, None, attention_mask if self.window else None)
         hidden = [as_given(each, kept, packed) for each in hidden]
         return Encoded(last, hidden, maps).narrow(self.embeddings.word.weight)
 

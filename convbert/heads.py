@@ -9,7 +9,7 @@ __all__ = ['CONVBERT_KEYS', 'CHOICE_INPUTS', 'ModelOutput', 'EncoderOutput', 'Ta
            'check_ids', 'ConvBertPreTrainedModel', 'optional_outputs', 'ConvBertModel', 'MaskedLMHead',
            'ConvBertForMaskedLM', 'classifier_dropout', 'ClassificationHead', 'classification_loss',
            'ConvBertForSequenceClassification', 'ConvBertForTokenClassification', 'ConvBertForQuestionAnswering',
-           'ConvBertForMultipleChoice', 'silence']
+           'check_summary', 'summarise', 'ConvBertForMultipleChoice', 'silence']
 
 # %% ../nbs/06_heads.ipynb #02b54251
 from collections.abc import Iterable
@@ -23,6 +23,7 @@ from .checkpoints import KeyMap, PretrainedMixin
 from .config import ConvBertConfig
 from .encoder import ACTIVATION, Encoded, Encoder, init_weights
 from .kernels.halves import as_narrow_as, call_widened
+from .kernels.packing import first_place
 
 # %% ../nbs/06_heads.ipynb #7a885463
 @dataclass
@@ -361,8 +362,8 @@ class ConvBertForQuestionAnswering(ConvBertPreTrainedModel):
     "Find the first and the last token of an answer."
 
     def __init__(self, config: ConvBertConfig):
-        "Make a model with fresh weights; always two scores per token, whatever `num_labels` says."
-        super().__init__(config)
+        "Make a model with fresh weights; always two scores per token, whatever `num_labels` says, and so its file says two."
+        super().__init__(config if config.num_labels == 2 else config.replace(num_labels=2))
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         init_weights(self, config)
 
@@ -387,6 +388,33 @@ class ConvBertForQuestionAnswering(ConvBertPreTrainedModel):
         return SpanOutput(loss=loss, start_logits=start, end_logits=end, **optional_outputs(encoded))
 
 # %% ../nbs/06_heads.ipynb #5c0819f2
+def check_summary(
+    config: ConvBertConfig,
+) -> None:  # raises `ValueError` naming what there is not
+    "Refuse ways to sum up a text that transformers' class has and this one has not."
+    steps = "summary_use_proj", "summary_activation", "summary_first_dropout", "summary_last_dropout"
+    more = [f"{name}={config.extra[name]!r}" for name in steps if config.extra.get(name)]
+    if config.summary_type not in ("first", "last", "mean") or more:
+        said = ", ".join([f"summary_type={config.summary_type!r}", *more])
+        raise ValueError(f"multiple choice reads the first or last token or their mean, and nothing more; got {said}")
+
+
+def summarise(
+    x: Tensor,  # `(B, T, D)`, or `(B, 1, D)` of first tokens
+    kind: str,  # "first", "last" or "mean"
+    mask: Tensor | None,  # `(B, T)`, nonzero at real tokens; every column counts when None
+) -> Tensor:  # `(B, D)`
+    "One vector for each text."
+    if kind == "first":
+        return x[:, 0]
+    if mask is None:
+        return x[:, -1] if kind == "last" else x.mean(1)
+    if kind == "mean":
+        return (x * mask[..., None]).sum(1) / mask.sum(1).clamp(min=1)[:, None].to(x.dtype)
+    last = mask.shape[1] - 1 - first_place(mask.flip(1))
+    return x.gather(1, last[:, None, None].expand(-1, 1, x.shape[-1])).squeeze(1)
+
+# %% ../nbs/06_heads.ipynb #6b7c8d9e
 CHOICE_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 
 
@@ -395,6 +423,7 @@ class ConvBertForMultipleChoice(ConvBertPreTrainedModel):
 
     def __init__(self, config: ConvBertConfig):
         "Make a model with fresh weights."
+        check_summary(config)
         super().__init__(config)
         self.classifier = nn.Linear(config.hidden_size, 1)
         init_weights(self, config)
@@ -403,9 +432,11 @@ class ConvBertForMultipleChoice(ConvBertPreTrainedModel):
         "Logits `(B, C)` from inputs `(B, C, T)`; labels `(B,)`."
         given = dict(inputs, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
         flat = {k: v.flatten(0, 1) if k in CHOICE_INPUTS and v is not None else v for k, v in given.items()}
-        encoded = self.encode(**flat, first_only=True)
+        kind = self.config.summary_type
+        encoded = self.encode(**flat, first_only=kind == "first")
+        mask = flat["attention_mask"] if self.config.conv_padding == "mask" else None
         choices = next(v.shape[:2] for k, v in given.items() if k in ("input_ids", "inputs_embeds") and v is not None)
-        logits = self.classifier(encoded.last[:, 0]).view(choices)
+        logits = self.classifier(summarise(encoded.last, kind, mask)).view(choices)
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return TaskOutput(loss=loss, logits=logits, **optional_outputs(encoded))
 

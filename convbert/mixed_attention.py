@@ -169,7 +169,8 @@ class MixedAttention(nn.Module):
         if mask is not None and not self.padding_leaks:
             x, conv_value = x * mask[..., None], conv_value * mask[..., None]
         if first_only:  # whose windows reach no further
-            x, query, conv_value = (openings(part, self.reach, packed) for part in (x, query, conv_value))
+            lead = None if self.padding_leaks else mask  # transformers reads the first column, a pad or not
+            x, query, conv_value = (openings(part, self.reach, packed, lead) for part in (x, query, conv_value))
         near, scores = look_near(x, query, conv_value, self, None if first_only else packed)
         query, key, value = (split_heads(part, self.num_heads) for part in (query, key, value))
         query, near = (query[:, :1], near[:, :1]) if first_only else (query, near)

@@ -844,9 +844,9 @@ def transformers():
     return found
 
 
-def theirs(transformers, name):
+def theirs(transformers, name, **more):
     torch.manual_seed(0)
-    settings = transformers.ConvBertConfig(**SMALL, num_labels=2, pad_token_id=0, summary_type="first")
+    settings = transformers.ConvBertConfig(**SMALL, num_labels=2, pad_token_id=0, **more)
     made = getattr(transformers, name)(settings).eval()
     for parameter in made.parameters():
         parameter.data.normal_(0, 0.3)
@@ -900,11 +900,63 @@ def test_our_folder_loads_there(transformers, tmp_path, name, layout):
     made.save_pretrained(tmp_path, max_shard_size="3KB" if layout == "safetensors, sharded" else "5GB")
     if layout.startswith("bin"):
         LAYOUTS[layout](tmp_path)
-    edit(tmp_path / "config.json", lambda values: values.update(summary_type="first"))
     loaded, info = getattr(transformers, name).from_pretrained(tmp_path, output_loading_info=True)
     problems = {key: value for key, value in info.items() if value}
     assert not problems and next(loaded.parameters()).dtype == torch.float32
     assert_same_answers(made, loaded.eval(), name)
+
+
+@pytest.mark.parametrize("more", [{}, *({"summary_type": kind} for kind in ("first", "last", "mean"))])
+def test_what_a_choice_is_judged_by_stays_in_both_directions(transformers, tmp_path, more):
+    """Their default is the last token, ours the first: a folder says which, and both heed it."""
+    name = "ConvBertForMultipleChoice"
+    made = theirs(transformers, name, **more)
+    made.save_pretrained(tmp_path / "theirs")
+    loaded = silently(heads.ConvBertForMultipleChoice.from_pretrained, tmp_path / "theirs")
+    assert_same_answers(loaded, made, name)
+    loaded.save_pretrained(tmp_path / "ours")
+    assert_same_answers(loaded, getattr(transformers, name).from_pretrained(tmp_path / "ours").eval(), name)
+    again = silently(heads.ConvBertForMultipleChoice.from_pretrained, tmp_path / "ours")
+    assert_same_answers(again, made, name)
+
+
+@pytest.mark.parametrize(
+    "more", [{"summary_type": "cls_index"}, {"summary_use_proj": True}, {"summary_activation": "tanh"}]
+)
+def test_a_summary_that_we_have_not_is_refused_by_name(transformers, tmp_path, more):
+    made = theirs(transformers, "ConvBertForMultipleChoice", **more)
+    made.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="multiple choice reads the first or last token.*" + next(iter(more))):
+        heads.ConvBertForMultipleChoice.from_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        heads.ConvBertForMaskedLM.from_pretrained(tmp_path)  # no other head minds
+
+
+@pytest.mark.parametrize("kind", ["last", "mean"])
+def test_the_last_token_is_a_real_one(kind):
+    made = model(heads.ConvBertForMultipleChoice, summary_type=kind)
+    ids = torch.randint(1, 61, (1, 2, 9), generator=torch.Generator().manual_seed(0))
+    alone = made(ids).logits
+    for before, after in ((0, 4), (3, 0), (2, 2)):
+        padded = torch.nn.functional.pad(ids, (before, after))
+        torch.testing.assert_close(made(padded, (padded > 0).long()).logits, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_question_answering_has_two_labels_on_disk(transformers, tmp_path):
+    made = model(heads.ConvBertForQuestionAnswering, num_labels=3)
+    made.save_pretrained(tmp_path)
+    loaded = transformers.AutoModelForQuestionAnswering.from_pretrained(tmp_path).eval()
+    assert_same_answers(made, loaded, "ConvBertForQuestionAnswering")
+
+
+def test_other_labels_than_the_folder_has(tmp_path):
+    model(heads.ConvBertForSequenceClassification, num_labels=3).save_pretrained(tmp_path)
+    names = {0: "a", 1: "b", 2: "c", 3: "d"}
+    for change in (dict(id2label=names), dict(num_labels=4), dict(label2id={name: i for i, name in names.items()})):
+        assert ConvBertConfig.from_pretrained(tmp_path, **change).num_labels == 4
+    with pytest.raises(ValueError, match="ignore_mismatched_sizes=True"):
+        heads.ConvBertForSequenceClassification.from_pretrained(tmp_path, id2label=names)
 
 
 def test_their_half_precision_loads_here(transformers, tmp_path):
