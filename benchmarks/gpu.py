@@ -20,6 +20,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(os.environ.get("CONVBERT_GPU") or ROOT / "runs" / "gpu").absolute()  # which git ignores
+TOY = "-toy" if "--toy" in sys.argv else ""  # whose leavings must not be taken for a session's
+WORK, KEPT = HOME / f"work{TOY}", HOME / f"out{TOY}"  # what a part leaves for the next one; what comes back
 TRAVELS, COMES_BACK = 64 * 2**20, 16 * 2**20  # bytes in all; of a file
 PARTS = {"tests": 120.0, "speed": 180.0, "pretrain": float("inf")}  # seconds; the last one gets what is left
 SPARE = 10.0  # seconds at the end, for packing
@@ -63,7 +65,7 @@ def tokenise(files: list[Path], every: int) -> None:
 
     tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
     vocabulary = "\n".join(sorted(tokenizer.get_vocab()))
-    facts = {"made_of": fingerprint([Path(file) for file in check_files(files)], vocabulary)}
+    facts = {"made_of": fingerprint([Path(file) for file in check_files(files)], f"{every} {vocabulary}")}
     notes, packed = HOME / "data" / "tokens.json", HOME / "data" / "tokens.xz"
     if notes.exists() and packed.exists() and json.loads(notes.read_text())["made_of"] == facts["made_of"]:
         return print("the tokens are there already")
@@ -97,7 +99,7 @@ def task_models() -> list[Path]:
 def prepare(args: argparse.Namespace) -> None:
     """Tokenise, weigh what travels, and say what to do."""
     tokenise(args.files, args.hold_out_every)
-    asked = ["git", "describe", "--always", "--dirty", "--abbrev=10"]  # the card's machine has no history to ask
+    asked = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
     state = subprocess.run(asked, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
     write(HOME / "data" / "revision", state + "\n")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -123,7 +125,7 @@ def command(part: str, out: Path, seconds: float, args: argparse.Namespace) -> l
     """What a part runs."""
     if part == "tests":
         names = ["tests/test_fused.py", "tests/test_gpu.py"]
-        many = ["-k", "varlen or one_token"] if args.toy else ["-n", str(max(1, (os.cpu_count() or 1) // 3))]
+        many = ["-k", "packed_attention or one_token"] if args.toy else ["-n", str(max(1, (os.cpu_count() or 1) // 3))]
         return [sys.executable, "-m", "pytest", *names, "-q", "-p", "no:cacheprovider", "--durations=5", *many]
     toy = ["--toy"] if args.toy else []
     plans = {"pretrain": args.plan, "compile": args.trials or [",".join(args.plan)]}.get(part, args.trials)
@@ -146,9 +148,9 @@ def stop(process: subprocess.Popen, patience: float = 15.0) -> None:
 
 def start(part: str, out: Path, seconds: float, args: argparse.Namespace) -> tuple[subprocess.Popen, Path]:
     """A part as a process, and where it writes what it says."""
-    log = HOME / "work" / f"{part}.log"
+    log = WORK / f"{part}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    env = {**os.environ, "TQDM_MININTERVAL": "10", "TORCHINDUCTOR_CACHE_DIR": str(HOME / "work" / "cache")}
+    env = {**os.environ, "TQDM_MININTERVAL": "10", "TORCHINDUCTOR_CACHE_DIR": str(WORK / "cache")}
     env |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with log.open("w") as file:
         given = dict(cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
@@ -172,14 +174,14 @@ def finish(part: str, out: Path, started: tuple, box: float, began: float) -> No
         if how == "done" and process.returncode:
             how = f"failed with exit code {process.returncode}"
         said = log.read_text(errors="replace").replace("\r", "\n").splitlines()
-        row = dict(ended=how, seconds=round(time.monotonic() - began, 1), said=said[-40:])
+        row = dict(ended=how, seconds=round(time.monotonic() - began, 1), said=said[-40:], revision=revision())
         record(out, parts={part: row})
         print(f"{part}: {how} after {row['seconds']:.0f} of {box:.0f} s", *said[-12:], sep="\n    ", flush=True)
 
 
 def unpack(out: Path) -> None:
     """Bring back what an earlier run left: results and checkpoint."""
-    earlier, work = HOME / "out", HOME / "work"
+    earlier, work = KEPT, WORK
     if earlier.is_dir() and earlier != out:
         for file in earlier.iterdir():
             if file.is_file() and not (out / file.name).exists():
@@ -192,24 +194,41 @@ def unpack(out: Path) -> None:
 
 def pack(out: Path) -> None:
     """Lay out what comes back, in pieces that are small enough."""
-    work = HOME / "work"
+    work = WORK
     checkpoint = work / "pretrain" / "checkpoint.pt"
     if checkpoint.exists():
         whole = checkpoint.read_bytes()
         for number, at in enumerate(range(0, len(whole), COMES_BACK - 2**20)):
-            (out / f"checkpoint.pt.{number}").write_bytes(whole[at : at + COMES_BACK - 2**20])
+            (out / f"checkpoint.pt.{number:02}").write_bytes(whole[at : at + COMES_BACK - 2**20])
     logs = [f"== {log.stem}\n{log.read_text(errors='replace')[-200_000:]}" for log in sorted(work.glob("*.log"))]
     write(out / "log.txt", "\n".join(logs).replace("\r", "\n"))
     large = [file.name for file in out.iterdir() if file.stat().st_size > COMES_BACK]
     print("too large to come back:" if large else "ready to come back:", *(large or sorted(os.listdir(out))))
 
 
+def revision() -> str:
+    """Which state of the code this is, as `prepare` saw it: the card's machine has no history to ask."""
+    file = HOME / "data" / "revision"
+    return file.read_text().strip() if file.exists() else "unknown"
+
+
+def is_done(part: str, row: dict) -> bool:
+    """Whether a part need not run again: a model is one, whatever code made it; numbers belong to their code."""
+    return row["ended"] == "done" and (part == "pretrain" or row.get("revision") == revision())
+
+
+def end(number: int, frame: object) -> None:
+    """A polite end is a Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 def run(args: argparse.Namespace) -> None:
     """Every part that is not done yet, within the minutes."""
-    began, out = time.monotonic(), args.out or Path(os.environ.get("OUT") or HOME / "out")
+    began, out = time.monotonic(), args.out or Path(os.environ.get("OUT") or KEPT)
     out.mkdir(parents=True, exist_ok=True)
     unpack(out)
-    done = {part for part, row in read(out)["parts"].items() if row["ended"] == "done"}
+    done = {part for part, row in read(out)["parts"].items() if is_done(part, row)}
+    signal.signal(signal.SIGTERM, end)  # a machine that is taken back
     parts = [part for part in args.only or PARTS if part not in done]
     print("to do:", *parts, *([f"(done already: {', '.join(sorted(done))})"] if done else []), flush=True)
     beside = []

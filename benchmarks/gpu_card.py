@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from gpu import HOME, read, record
+from gpu import read, record
 from machine import flops
 from torch._subclasses import FakeTensorMode
 
@@ -49,9 +49,7 @@ def card(toy: bool) -> dict:
 
         versions |= {"triton": triton.__version__, "cuda": torch.version.cuda}
     rates = dict(peak_tflops=round(2 * n**3 / product / 1e12, 4), copy_tb_s=round(2 * whole.nbytes / copy / 1e12, 3))
-    state = HOME / "data" / "revision"
-    revision = state.read_text().strip() if state.exists() else "unknown"
-    return {"device": name, **rates, **versions, "python": sys.version.split()[0], "revision": revision}
+    return {"device": name, **rates, **versions, "python": sys.version.split()[0]}
 
 
 def card_of(out: Path, toy: bool) -> dict:

@@ -11,6 +11,7 @@ from convbert import ConvBertConfig, ConvBertTokenizerFast
 from convbert.training.pretraining import evaluate
 
 BUNDLED = ROOT / "convbert" / "models" / "convbert-tiny"
+SAME = "device", "torch", "transformers", "triton", "cuda"  # of a machine: numbers of another stand by themselves
 KEPT = "machine", "checks", "cases", "trials", "pretraining"  # of the results, for the repository
 
 
@@ -36,8 +37,9 @@ def bring_in(folder: Path, unseen: list[Path], results: Path, figures: Path) -> 
 def keep_numbers(found: dict, results: Path) -> None:
     """Add to the numbers in the repository; of another card or other software nothing stays."""
     known = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
-    if found.get("machine") and known.get("machine", found["machine"]) != found["machine"]:
-        print("measured on another machine than before: the earlier numbers go")
+    here, there = ([each.get("machine", {}).get(name) for name in SAME] for each in (found, known))
+    if known and here != there:
+        print(f"measured on {here}, where there was {there}: the earlier numbers go")
         known = {}
     for name in KEPT:
         if found.get(name):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import torch
-from gpu import HOME, load_tokens, record, write
+from gpu import WORK, load_tokens, record, revision, write
 from gpu_card import BEGAN, DEVICE, arguments, card_of, flops_per_token
 
 from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertTokenizerFast
@@ -42,7 +42,7 @@ def train(plan: dict, minutes: float | None, folder: Path, toy: bool) -> tuple[C
     steps = plan["steps"]
     schedule = dict(warmup=min(300, steps // 10), decay=round(0.45 * steps), save_every=1000, evaluate_every=2000)
     how = dict(optimizer="muon", weight_decay=0.1, compile=not toy, seed=plan["seed"])
-    recipe = Recipe(steps, minutes, plan["learning_rate"], **schedule, **how)
+    recipe = Recipe(steps, plan["learning_rate"], minutes=minutes, **schedule, **how)
     rows = Masking(plan["rate"], 1.0, 0.0), lengths, 1024 if toy else plan["tokens"], recipe.seed
     batches = MaskedBatches(text, tokenizer, *rows, device=DEVICE)
     torch.manual_seed(recipe.seed)
@@ -68,7 +68,7 @@ def told_of(plan: dict, log: list[dict], config: ConvBertConfig, peak: float) ->
     scores = next(row for row in reversed(log) if "top1" in row)
     tokens = sum(row.get("tokens", 0) for row in log)
     plan = PLAN | plan
-    return dict(plan=plan, tokens=tokens, **scores, **speed_of(log, config, plan["rate"], peak))
+    return dict(plan=plan, revision=revision(), tokens=tokens, **scores, **speed_of(log, config, plan["rate"], peak))
 
 
 def compile_batches(args: argparse.Namespace) -> None:
@@ -91,13 +91,14 @@ def trials(args: argparse.Namespace) -> None:
 
 def pretrain(args: argparse.Namespace) -> None:
     """The model, as long as there is time; what the first call plans, a later one ends."""
-    folder, kept = HOME / "work" / "pretrain", args.out / "plan.json"
-    if kept.exists():
-        plan, minutes = json.loads(kept.read_text())
-    else:
-        plan = plan_of(",".join(args.trials))
-        minutes = (args.seconds - (time.monotonic() - BEGAN) - (4 if args.toy else 11)) / 60
-        write(kept, json.dumps([plan, minutes]))
+    folder, kept, asked = WORK / "pretrain", args.out / "plan.json", plan_of(",".join(args.trials))
+    left = args.seconds - (time.monotonic() - BEGAN) - (4 if args.toy else 11)  # the rest is for a last evaluation
+    if left < 3:
+        raise SystemExit(f"{args.seconds:.0f} s are too few to train in: nothing was begun")
+    plan, minutes = json.loads(kept.read_text()) if kept.exists() else (asked, left / 60)
+    if asked != plan:
+        raise SystemExit(f"{kept} is of a run with the plan {plan}, not {asked}: move that folder away to start anew")
+    write(kept, json.dumps([plan, minutes]))
     model, log = train(plan, minutes, folder, args.toy)
     model.to("cpu", torch.float16).save_pretrained(folder)
     (folder / "model.safetensors").replace(args.out / "model.safetensors")

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import transformers
 from compare import batch_of, bert, ratios, same_outputs, twins
-from gpu import record
+from gpu import record, revision
 from gpu_card import BEGAN, DEVICE, arguments, card, flops_per_token, timed, wait
 
 import convbert
@@ -168,7 +168,8 @@ def compare(case: str, until: float, toy: bool, peak: float) -> dict:
             times[name].append(timed(programs[name], often[name]))
         rounds += 1
     seconds = {name: statistics.median(each) for name, each in times.items()}
-    told = dict(what=WHAT[training, fill], ratios=ratios(times) if len(times) > 1 else {}, rounds=rounds)
+    told = dict(what=WHAT[training, fill], revision=revision(), rounds=rounds)
+    told["ratios"] = ratios(times) if len(times) > 1 else {}
     told |= dict(seconds={name: round(each, 6) for name, each in seconds.items()}, troubles=troubles)
     told["tokens_per_second"] = {name: round(tokens / each) for name, each in seconds.items()}
     if DEVICE.type == "cuda":

@@ -222,7 +222,7 @@ def pretrain(args: argparse.Namespace) -> None:
     recipe = scale(pretraining.TINY_RECIPE, given)
     if args.mask_rate is not None:
         given["masking"] = replace(pretraining.Plan(args.files).masking, rate=args.mask_rate)
-    if args.mask_rate is not None or args.steps is not None:
+    if args.mask_rate is not None or args.steps is not None or args.minutes is not None:
         given["mask_rates"] = ()
     options = {k: given[k] for k in PLAN_OPTIONS if k in given}
     config = ConvBertConfig.preset(args.preset)
@@ -235,7 +235,8 @@ def scale(recipe: Any, given: dict[str, Any]) -> Any:
     from dataclasses import replace
 
     share = given.get("steps", recipe.steps) / recipe.steps
-    kept = dict(warmup=round(recipe.warmup * share), decay=round(recipe.decay * share))
+    warmup = recipe.warmup if "minutes" in given else round(recipe.warmup * share)  # the clock squeezes the rest
+    kept = dict(warmup=warmup, decay=round(recipe.decay * share))
     return replace(recipe, **(kept | {k: given[k] for k in (*RECIPE_OPTIONS, "compile") if k in given}))
 
 

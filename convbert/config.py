@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/config.html.md"""
 # %% auto #0
 __all__ = ['SUMMARIES', 'ACTIVATIONS', 'CHOICES', 'POSITIVE', 'PROBABILITIES', 'SMALL', 'MEDIUM_SMALL', 'TINY', 'PRESETS',
            'count_heads', 'size_heads', 'check_values', 'check_shapes', 'read_json', 'read_config_file', 'ConfigMixin',
-           'ConfigFilesMixin', 'MixedSizes', 'ConvBertConfig', 'set_labels']
+           'ConfigFilesMixin', 'MixedSizes', 'SummaryMixin', 'ConvBertConfig', 'set_labels']
 
 # %% ../nbs/01_config.ipynb #ee42e87d
 import json
@@ -223,9 +223,19 @@ class MixedSizes:
         "H times d: width of all attention heads together, and of all convolution heads."
         return self.mixed_num_heads * self.mixed_head_size
 
+# %% ../nbs/01_config.ipynb #2b3c4d5e
+class SummaryMixin:
+    "What multiple choice reads of a text, where a file does not say it."
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]):
+        "As any configuration; a multiple-choice file of transformers that is silent about it reads the last token."
+        theirs = "conv_padding" not in values and "ConvBertForMultipleChoice" in (values.get("architectures") or ())
+        return super().from_dict({"summary_type": "last", **values} if theirs else values)
+
 # %% ../nbs/01_config.ipynb #5449fde1
 @dataclass(frozen=True)
-class ConvBertConfig(MixedSizes, ConfigFilesMixin):
+class ConvBertConfig(MixedSizes, SummaryMixin, ConfigFilesMixin):
     "Shape and behaviour of a ConvBERT; field names as in the Hugging Face `config.json`."
 
     vocab_size: int = 30522
@@ -263,12 +273,6 @@ class ConvBertConfig(MixedSizes, ConfigFilesMixin):
         set_labels(self)
         check_values(self)
         check_shapes(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]):
-        "As any configuration; a multiple-choice file of transformers that is silent about it reads the last token."
-        theirs = "conv_padding" not in values and "ConvBertForMultipleChoice" in (values.get("architectures") or ())
-        return super().from_dict({"summary_type": "last", **values} if theirs else values)
 
 # %% ../nbs/01_config.ipynb #6e8d35a5
 def set_labels(

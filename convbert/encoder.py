@@ -6,13 +6,15 @@ Docs: https://convbert.github.io/convbert/encoder.html.md"""
 
 # %% auto #0
 __all__ = ['ACTIVATION', 'IN_PLACE', 'Embeddings', 'GroupedLinear', 'untouched', 'FeedForward', 'Layer', 'Encoded', 'take_tokens',
-           'places', 'lay_out', 'as_given', 'first_as_given', 'Encoder', 'compiled_run', 'compiled_layers',
-           'init_weights']
+           'places', 'lay_out', 'as_given', 'first_as_given', 'run_layers', 'compiled_run', 'compiled_layers',
+           'Encoder', 'init_weights']
 
 # %% ../nbs/04_encoder.ipynb #8d376118
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
+from types import FunctionType
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +127,8 @@ class FeedForward(nn.Module):
             return self.narrow(wide, untouched(self.up, nn.Linear, GroupedLinear))
         if not self.training:
             return self.narrow(wide)
-        return checkpoint(self.narrow, wide, use_reentrant=False, preserve_rng_state=False)  # nothing random in it
+        random = not untouched(self.down, nn.Linear, GroupedLinear)  # an adapter may forget
+        return checkpoint(self.narrow, wide, use_reentrant=False, preserve_rng_state=random)
 
 # %% ../nbs/04_encoder.ipynb #ad1f6f80
 class Layer(nn.Module):
@@ -243,6 +246,55 @@ def first_as_given(
     (B, T), first = packed.shape, packed.tokens[packed.starts[:-1]]
     return x.new_zeros(B, *x.shape[1:]).index_copy(0, first // T, x)
 
+# %% ../nbs/04_encoder.ipynb #7c8d9e0f
+def run_layers(
+    encoder: nn.Module,  # an `Encoder`
+    x: Tensor,  # `(B, T, D)`, or `(1, N, D)` when packed
+    mask: Tensor | None,  # `(B, T)`, true at real tokens
+    masks: Sequence[Tensor | None],  # L head masks `(2, H)`
+    with_hidden: bool,
+    with_maps: bool,
+    packed: Packed | Boxed | None,
+    first_only: bool,
+) -> tuple[Tensor, list[Tensor], list[MixedMaps]]:  # the last output, and what was asked for
+    "One layer after the other."
+    words, hidden, maps = encoder.embeddings.word.weight, [x], []
+    forget = encoder.gradient_checkpointing and encoder.training
+    run = partial(checkpoint, call_widened, use_reentrant=False) if forget else call_widened
+    for number, (layer, heads) in enumerate(zip(encoder.layers, masks, strict=True), 1):
+        last = first_only and number == len(encoder.layers)
+        x, seen = run(layer, words, x, mask, heads, with_maps, packed, last)
+        hidden, maps = hidden + [x] * with_hidden, maps + [seen] * with_maps
+    return x, hidden * with_hidden, maps
+
+# %% ../nbs/04_encoder.ipynb #8d9e0f1a
+_compiled = WeakKeyDictionary()  # encoder: backend, and what it made
+
+
+def compiled_run(
+    encoder: nn.Module,  # an `Encoder`
+) -> Callable:  # like `run_layers`
+    "`run_layers` compiled for an encoder, with a code object of its own: graphs are counted, and limited, for each."
+    backend, run = _compiled.get(encoder, (None, None))
+    if backend != encoder.backend:
+        own = FunctionType(run_layers.__code__.replace(), run_layers.__globals__, run_layers.__name__)
+        run = torch.compile(own, backend=encoder.backend)
+        _compiled[encoder] = encoder.backend, run
+    return run
+
+
+def compiled_layers(
+    encoder: nn.Module,  # an `Encoder`
+    x: Tensor,  # `(B, T, D)`, or `(1, N, D)` when packed
+    packed: Packed | None,
+) -> Callable:  # like `run_layers`
+    "The stack of layers as a graph for any number of sequences and tokens."
+    parts = [] if packed is None else [each for each in vars(packed).values() if isinstance(each, Tensor)]
+    for each in (x, *parts):
+        for axis in range(min(2, each.dim())):  # sequences and tokens; what is as large as a weight stays so
+            torch._dynamo.maybe_mark_dynamic(each, axis)
+    return compiled_run(encoder)
+
 # %% ../nbs/04_encoder.ipynb #e5f5810c
 class Encoder(nn.Module):
     "Embeddings and a stack of layers: the part that all heads and all families share."
@@ -271,58 +323,18 @@ class Encoder(nn.Module):
         mask, packed = lay_out(attention_mask, self.window, with_maps, self.kernel)
         if position_ids is None and self.window and (mask is not None or packed is not None):
             position_ids = places(attention_mask)
-        x = input_ids, inputs_embeds, token_type_ids, position_ids
-        x = self.embeddings(*(x if packed is None else take_tokens(packed, *x)))
+        given = input_ids, inputs_embeds, token_type_ids, position_ids
+        x = self.embeddings(*(given if packed is None else take_tokens(packed, *given)))
         masks = [None] * len(self.layers) if head_mask is None else head_mask.to(x)
-        everything = with_hidden or with_maps or self.kernel == "graph" or not self.layers
-        alone = first_only and not everything  # the last layer computes nothing for the other tokens
-        run_layers = Encoder.run_layers if self.backend is None else compiled_layers(self.backend, x, packed)
-        x, hidden, maps = run_layers(self, x, mask, masks, with_hidden, with_maps, packed, alone)
-        kept = mask if self.window else None
+        alone = first_only and not (with_hidden or with_maps or self.kernel == "graph" or not self.layers)
+        apart = self.backend is not None and not torch.compiler.is_compiling()
+        run = compiled_layers(self, x, packed) if apart else run_layers
+        x, hidden, maps = run(self, x, mask, masks, with_hidden, with_maps, packed, alone)
+        kept, lead = (mask, attention_mask) if self.window else (None, None)
         last = (first_as_given if alone else as_given)(x, kept, packed)
-        if first_only and not alone:
-            last = openings(last, 1, None, attention_mask if self.window else None)
+        last = openings(last, 1, None, lead) if first_only and not alone else last
         hidden = [as_given(each, kept, packed) for each in hidden]
         return Encoded(last, hidden, maps).narrow(self.embeddings.word.weight)
-
-    def run_layers(
-        self,
-        x: Tensor,  # `(B, T, D)`, or `(1, N, D)` when packed
-        mask: Tensor | None,  # `(B, T)`, true at real tokens
-        masks: Sequence[Tensor | None],  # L head masks `(2, H)`
-        with_hidden: bool,
-        with_maps: bool,
-        packed: Packed | Boxed | None,
-        first_only: bool,
-    ) -> tuple[Tensor, list[Tensor], list[MixedMaps]]:  # the last output, and what was asked for
-        "One layer after the other."
-        words, hidden, maps = self.embeddings.word.weight, [x], []
-        forget = self.gradient_checkpointing and self.training
-        run = partial(checkpoint, call_widened, use_reentrant=False) if forget else call_widened
-        for number, (layer, heads) in enumerate(zip(self.layers, masks, strict=True), 1):
-            last = first_only and number == len(self.layers)
-            x, seen = run(layer, words, x, mask, heads, with_maps, packed, last)
-            hidden, maps = hidden + [x] * with_hidden, maps + [seen] * with_maps
-        return x, hidden * with_hidden, maps
-
-
-@cache
-def compiled_run(backend: str) -> Callable:
-    "`Encoder.run_layers` for any encoder: a copy of a model shares nothing with the model."
-    return torch.compile(Encoder.run_layers, backend=backend)
-
-
-def compiled_layers(
-    backend: str,  # of `torch.compile`
-    x: Tensor,  # `(B, T, D)`, or `(1, N, D)` when packed
-    packed: Packed | None,
-) -> Callable:  # `Encoder.run_layers`
-    "The stack of layers as a graph for any number of sequences and tokens."
-    parts = [] if packed is None else [each for each in vars(packed).values() if isinstance(each, Tensor)]
-    for each in (x, *parts):
-        for axis in range(min(2, each.dim())):  # features and windows come last, and stay
-            torch._dynamo.maybe_mark_dynamic(each, axis)
-    return compiled_run(backend)
 
 # %% ../nbs/04_encoder.ipynb #05ef85ab
 @torch.no_grad()

@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/heads.html.md"""
 
 # %% auto #0
 __all__ = ['CONVBERT_KEYS', 'CHOICE_INPUTS', 'ModelOutput', 'EncoderOutput', 'TaskOutput', 'SpanOutput', 'check_inputs',
-           'check_ids', 'ConvBertPreTrainedModel', 'optional_outputs', 'ConvBertModel', 'MaskedLMHead',
+           'check_ids', 'SwitchesMixin', 'ConvBertPreTrainedModel', 'optional_outputs', 'ConvBertModel', 'MaskedLMHead',
            'ConvBertForMaskedLM', 'classifier_dropout', 'ClassificationHead', 'classification_loss',
            'ConvBertForSequenceClassification', 'ConvBertForTokenClassification', 'ConvBertForQuestionAnswering',
            'check_summary', 'summarise', 'ConvBertForMultipleChoice', 'silence']
@@ -159,8 +159,25 @@ def check_ids(
         bad, hint = (low if low < 0 else high), ": is this the model's own tokenizer?" if name == "token id" else ""
         raise ValueError(f"{name} {bad} is outside {table}={size}{hint}")
 
+# %% ../nbs/06_heads.ipynb #9e0f1a2b
+class SwitchesMixin:
+    "How a model with an encoder is run, and where it is."
+
+    @property
+    def device(self) -> torch.device:
+        "Where the parameters live."
+        return next(self.parameters()).device
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        "Compile the layers at the next call, and leave packing outside: on a GPU the fast way for padded batches."
+        self.encoder.backend = backend
+
+    def gradient_checkpointing_enable(self, on: bool = True) -> None:
+        "Trade time for memory in training: layers are recomputed in the backward pass."
+        self.encoder.gradient_checkpointing = on
+
 # %% ../nbs/06_heads.ipynb #d4b6b555
-class ConvBertPreTrainedModel(PretrainedMixin, nn.Module):
+class ConvBertPreTrainedModel(SwitchesMixin, PretrainedMixin, nn.Module):
     "What all ConvBERT models share: the encoder, its input checks, and loading and saving."
 
     config_class, key_map = ConvBertConfig, CONVBERT_KEYS
@@ -170,11 +187,6 @@ class ConvBertPreTrainedModel(PretrainedMixin, nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-
-    @property
-    def device(self) -> torch.device:
-        "Where the parameters live."
-        return next(self.parameters()).device
 
     def encode(
         self,
@@ -194,14 +206,6 @@ class ConvBertPreTrainedModel(PretrainedMixin, nn.Module):
         check_inputs(self.config, input_ids, inputs_embeds, {**others, "head_mask": head_mask})
         kept = (output_hidden_states, output_attentions, first_only)
         return self.encoder(input_ids, attention_mask, inputs_embeds, token_type_ids, position_ids, head_mask, *kept)
-
-    def compile_layers(self, backend: str = "inductor") -> None:
-        "Compile the layers at the next call, and leave packing outside: on a GPU the fast way for padded batches."
-        self.encoder.backend = backend
-
-    def gradient_checkpointing_enable(self, on: bool = True) -> None:
-        "Trade time for memory in training: layers are recomputed in the backward pass."
-        self.encoder.gradient_checkpointing = on
 
 # %% ../nbs/06_heads.ipynb #19e2ca6b
 def optional_outputs(encoded: Encoded) -> dict:
@@ -362,7 +366,7 @@ class ConvBertForQuestionAnswering(ConvBertPreTrainedModel):
     "Find the first and the last token of an answer."
 
     def __init__(self, config: ConvBertConfig):
-        "Make a model with fresh weights; always two scores per token, whatever `num_labels` says, and so its file says two."
+        "Make a model with fresh weights; always two scores per token, whatever `num_labels` says."
         super().__init__(config if config.num_labels == 2 else config.replace(num_labels=2))
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         init_weights(self, config)

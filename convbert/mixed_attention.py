@@ -169,14 +169,13 @@ class MixedAttention(nn.Module):
         if mask is not None and not self.padding_leaks:
             x, conv_value = x * mask[..., None], conv_value * mask[..., None]
         if first_only:  # whose windows reach no further
-            lead = None if self.padding_leaks else mask  # transformers reads the first column, a pad or not
-            x, query, conv_value = (openings(part, self.reach, packed, lead) for part in (x, query, conv_value))
+            lead = self.reach, packed, None if self.padding_leaks else mask  # transformers reads the first column
+            x, query, conv_value = (openings(part, *lead) for part in (x, query, conv_value))
         near, scores = look_near(x, query, conv_value, self, None if first_only else packed)
         query, key, value = (split_heads(part, self.num_heads) for part in (query, key, value))
         query, near = (query[:, :1], near[:, :1]) if first_only else (query, near)
         far, attention = look_far(query, key, value, mask, packed, self.dropout * self.training, with_maps)
         if head_mask is not None:
             far, near = far * head_mask[0, :, None], near * head_mask[1, :, None]
-        mixed = torch.cat([far, near], dim=2).flatten(2)
         maps = MixedMaps(attention, scores.softmax(-1).transpose(1, 2)) if with_maps else None
-        return self.output(mixed), maps
+        return self.output(torch.cat([far, near], dim=2).flatten(2)), maps

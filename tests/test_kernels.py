@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from convbert import ConvBertConfig, ConvBertModel
 from convbert.kernels import eager, graph, packing, reference
 from convbert.kernels.choose import use_kernel
-from convbert.kernels.packing import WORTH_A_CALL, attend_apart, pack, way_to_attend
+from convbert.kernels.packing import WORTH_A_CALL, attend_apart, openings, pack, way_to_attend
 from convbert.mixed_attention import attend
 
 SIZES = dict(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=48, vocab_size=50)
@@ -152,8 +152,15 @@ def test_flash_attention_is_not_looked_for_where_it_is_not(monkeypatch):
     for capability, known in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, known=capability: known)
         assert packing.has_flash(torch.device("cuda")) == known
-    monkeypatch.setattr(torch.backends.cuda, "flash_sdp_enabled", lambda: False)
-    assert not packing.has_flash(torch.device("cuda"))
+    assert packing.has_flash(torch.device("cuda"))
+    for where, name, value in (
+        (torch.backends.cuda, "flash_sdp_enabled", lambda: False),  # somebody's wish
+        (torch.backends.cuda, "is_flash_attention_available", lambda: False),  # a torch built without
+        (torch.version, "hip", "6.4"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, value)
+            assert not packing.has_flash(torch.device("cuda")), name
 
 
 @pytest.mark.parametrize(("dtype", "dropout"), [(torch.bfloat16, 0.0), (torch.float16, 0.1)])
@@ -188,7 +195,7 @@ def test_a_batch_equals_its_sentences(model, mask):
     for row in range(len(ids)):
         places = mask[row].nonzero()[:, 0]
         if len(places):
-            alone = model(ids[row : row + 1, places], position_ids=places[None]).last_hidden_state
+            alone = model(ids[row : row + 1, places], position_ids=places[None] - places[0]).last_hidden_state
             assert_close(out.last_hidden_state[row, places], alone[0], atol=1e-5, rtol=1e-4)
 
 
@@ -242,7 +249,8 @@ def test_first_tokens_alone_are_the_first_of_all(model, mask, masked):
     run = partial(model.encoder, ids, mask if masked else None)
     first, every = run(first_only=True).last, run().last
     assert first.shape[1] == 1
-    assert_close(first, every[:, :1], atol=1e-5, rtol=1e-4)
+    assert_close(first, openings(every, 1, None, mask if masked else None), atol=1e-5, rtol=1e-4)
+    assert_close(run(first_only=True, with_hidden=True).last, first, atol=1e-5, rtol=1e-4)
 
 
 @settings(deadline=None, max_examples=20)
@@ -254,7 +262,9 @@ def test_first_tokens_alone_have_the_gradients_of_all(mask, padding):
     slopes = []
     for first_only in (True, False):
         model.zero_grad()
-        model.encoder(ids, mask, first_only=first_only).last[:, 0].sin().sum().backward()
+        last = model.encoder(ids, mask, first_only=first_only).last
+        first = last if first_only else openings(last, 1, None, mask if padding == "mask" else None)
+        first.sin().sum().backward()
         slopes.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert slopes[0].keys() == slopes[1].keys()
     for name, slope in slopes[0].items():

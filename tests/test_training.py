@@ -6,19 +6,23 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
 from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertForTokenClassification
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.training.data import MaskedBatches, Masking
-from convbert.training.loop import fit, task_loss
+from convbert.training.loop import Meter, finish_step, fit, task_loss
 from convbert.training.optim import Recipe, layer_scale, make_optimizers, set_rates
 from convbert.training.pretraining import Plan, masked_scores, pretrain
+from convbert.training.runs import Run
 
 SCRIPT = textwrap.dedent(
     """
@@ -382,3 +386,102 @@ def test_masking_asks_the_share_that_it_should():
     assert batch["labels"].shape[1] / 126 == pytest.approx(0.15, abs=0.005)
     assert masked == pytest.approx(0.8, abs=0.03) and same == pytest.approx(0.1, abs=0.03)
     assert batch["predict_at"].min() >= 1 and batch["predict_at"].max() <= 126
+
+
+# -- by the clock
+
+
+class Clock:
+    """Every look at it takes a tenth of a second."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 0.1
+        return self.now
+
+
+def drop(steps_until_stop, folder, monkeypatch, evaluate=None, **plan):
+    """Fit a line by a clock of a minute; the number of steps that were done, and the rates that they had."""
+    monkeypatch.setattr("convbert.training.loop.time.perf_counter", Clock())
+    rates, model = [], torch.nn.Linear(2, 1)
+    recipe = Recipe(steps=10**6, minutes=0.5, warmup=3, decay=5 * 10**5, compile=False, save_every=5, **plan)
+
+    class Line(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.map = model
+
+        def forward(self, input_ids):
+            return type("Output", (), {"loss": self.map(input_ids).square().mean()})
+
+    def batches(step):
+        if step == steps_until_stop:
+            raise RuntimeError("the machine is taken away")
+        return {"input_ids": torch.ones(4, 2)}
+
+    def note(optimizers, rate):
+        rates.append(rate)
+        set_rates(optimizers, rate)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("convbert.training.loop.set_rates", note)
+        if steps_until_stop:
+            with pytest.raises(RuntimeError, match="taken away"):
+                fit(Line(), batches, recipe, folder, evaluate)
+            return rates
+        log = fit(Line(), batches, recipe, folder, evaluate)
+    return log[-1]["step"], rates, log
+
+
+def test_a_run_ends_by_the_clock_with_the_decay_inside(tmp_path, monkeypatch):
+    steps, rates, _ = drop(None, tmp_path, monkeypatch)
+    assert 200 < steps < 320  # thirty seconds, of which a step takes a tenth and a report some more
+    peak = max(rates)
+    flat = [step for step, rate in enumerate(rates) if rate > 0.999 * peak]
+    assert flat[0] == 2 and 0.4 < len(flat) / steps < 0.6 and rates[-1] < 0.02 * peak
+    assert all(a > b for a, b in pairwise(rates[flat[-1] :]))
+
+
+def test_the_clock_goes_on_where_a_run_was_stopped(tmp_path, monkeypatch):
+    whole, *_ = drop(None, tmp_path / "whole", monkeypatch)
+    drop(101, tmp_path / "parts", monkeypatch)
+    steps, rates, _ = drop(None, tmp_path / "parts", monkeypatch)
+    assert abs(steps - whole) < 0.05 * whole
+    assert len(rates) < whole - 90  # it went on from step 100, with the time that was left
+
+
+def test_evaluations_are_on_the_clock_and_the_last_one_is_the_end(tmp_path, monkeypatch):
+    clock = []
+
+    def slow(model):
+        for _ in range(50):  # five seconds
+            clock.append(time.perf_counter())
+        return {"score": 1.0}
+
+    steps, _, log = drop(None, tmp_path, monkeypatch, slow, evaluate_every=10)
+    scored = [row["step"] for row in log if "score" in row]
+    assert len(scored) <= 7 and len(set(scored)) == len(scored) and scored[-1] == steps
+
+
+def test_weights_that_are_not_finite_never_become_the_best(tmp_path):
+    """Also where numbers are looked at only between reports, as on a GPU."""
+    model = torch.nn.Linear(2, 1)
+    run = Run(model, [], Recipe(steps=100, evaluate_every=7, watch="score"), tmp_path, step=7)
+    meter = Meter()
+    meter.add(torch.tensor([float("nan"), 1.0]), {"input_ids": torch.ones(1)})
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 6"):
+        finish_step(run, meter, tqdm(disable=True), lambda model: {"score": 1.0})
+    assert not run.best.exists()
+
+
+def test_text_of_any_memory_layout_is_read():
+    tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+    tokens = np.arange(5, 205).repeat(5).astype(np.uint16)
+    frozen = tokens.copy()
+    frozen.flags.writeable = False
+    layouts = tokens, tokens.astype(">u2"), tokens[::-1].copy()[::-1], frozen, tokens.astype(np.int32)
+    plain, *others = (MaskedBatches(each, tokenizer, lengths=(16,), tokens_per_batch=64)(3) for each in layouts)
+    for other in others:
+        assert all(torch.equal(plain[name], other[name]) for name in plain)

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.library import CustomOpDef, custom_op
+from torch.nn import Parameter
 
 from .packing import Packed
 
@@ -277,8 +278,9 @@ def lead_back(
         backward = staticmethod(once_differentiable(partial(go_back, back[1])))
 
     def run(*inputs: Tensor | None) -> Tensor | tuple[Tensor, ...]:
-        "An operator where a compiler looks on; elsewhere no more than is needed."
-        if torch.compiler.is_compiling():
+        "The operator for compilers and for tensors without numbers; the function itself for all others."
+        real = all(x is None or (type(x) in (Tensor, Parameter) and not x.is_meta) for x in inputs)
+        if torch.compiler.is_compiling() or not real:
             return step[0](*inputs)
         return Step.apply(*inputs) if torch.is_grad_enabled() else step[1](*inputs)
 
@@ -296,7 +298,7 @@ def depthwise(
     packed: Packed | None = None,  # where sequences begin and end; each row is one sequence when None
 ) -> Tensor:  # `(B, T, D)`
     "Equation 2 in one pass."
-    if torch.is_autocast_enabled(x.device.type):  # the linear map that follows would round as well
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # as the linear map that follows does
         x = x.to(torch.get_autocast_dtype(x.device.type))
     return run_slide(x, filters, None if packed is None else packed.inside)
 

@@ -6,10 +6,11 @@ Docs: https://convbert.github.io/convbert/pipelines/question_answering.html.md""
 
 # %% auto #0
 __all__ = ['as_asked', 'pair_up', 'gather_inputs', 'Layout', 'plan_layout', 'Context', 'read_context', 'ContextPart', 'cut_rows',
-           'Spans', 'best_spans', 'join_spans', 'SpanAnswer', 'SpanAnswers', 'choose_answers', 'read_contexts',
-           'stack_logits', 'find_answers', 'QuestionAnsweringPipeline']
+           'Spans', 'best_spans', 'log_total', 'join_spans', 'SpanAnswer', 'SpanAnswers', 'choose_answers',
+           'read_contexts', 'stack_logits', 'find_answers', 'QuestionAnsweringPipeline']
 
 # %% ../../nbs/pipelines/07_question_answering.ipynb #597acdf8
+import math
 from collections.abc import Callable
 from functools import partial
 from html import escape
@@ -156,10 +157,11 @@ def cut_rows(
 
 # %% ../../nbs/pipelines/07_question_answering.ipynb #ce5bea71
 class Spans(NamedTuple):
-    "What is kept of a row's scores."
+    "What is kept of a row's logits, each less that of no answer in the same row."
 
-    null: float  # the score of there being no answer
-    found: list[tuple[float, int, int]]  # score, first and last token in the row's part of the context; best first
+    start: Tensor  # `(N,)`: of the answer beginning at each token of the row's part of the context
+    end: Tensor  # `(N,)`: of its ending there
+    found: list[tuple[float, int, int]]  # the sum for a span, and its first and last token in that part; best first
 
 
 def best_spans(
@@ -170,15 +172,26 @@ def best_spans(
 ) -> Spans:
     "The best spans of a row."
     N, at = row.note.end - row.note.begin, row.note.at
-    start, end = torch.cat((scores[:, :1], scores[:, at : at + N]), 1).softmax(-1)  # each `(1 + N,)`
+    start, end = (scores[:, at : at + N] - scores[:, :1]).double()
     W = min(longest, N)
-    ends = F.pad(end[1:], (0, W - 1), value=-1.0).unfold(0, W, 1)  # `(N, W)`, -1 beyond the text
-    products = (start[1:, None] * ends).masked_fill(ends < 0, -1.0).flatten()
+    ends = F.pad(end, (0, W - 1), value=-torch.inf).unfold(0, W, 1)  # `(N, W)`, none beyond the text
     allowed = N * W - W * (W - 1) // 2
-    best, where = products.topk(allowed if count is None else min(count, allowed))
+    best, where = (start[:, None] + ends).flatten().topk(allowed if count is None else min(count, allowed))
     first = where // W
     found = zip(best.tolist(), first.tolist(), (first + where % W).tolist(), strict=True)
-    return Spans((start[0] * end[0]).item(), list(found))
+    return Spans(start, end, list(found))
+
+
+def log_total(
+    rows: list[Row],  # of one context; their notes are `ContextPart`s
+    kept: list[Spans],  # of each row
+) -> float:
+    "The logarithm of what all spans and no answer weigh together, if no answer weighs 1."
+    best = torch.full((2, len(rows[0].note.context.ids)), -torch.inf, dtype=torch.float64)
+    for row, spans in zip(rows, kept, strict=True):
+        part = best[:, row.note.begin : row.note.end]
+        torch.maximum(part, torch.stack((spans.start, spans.end)), out=part)
+    return F.pad(best, (1, 0)).logsumexp(1).sum().item()
 
 # %% ../../nbs/pipelines/07_question_answering.ipynb #6305947d
 def join_spans(
@@ -186,19 +199,20 @@ def join_spans(
     rows: list[Row],  # their notes are `ContextPart`s
     kept: list[Spans],  # of each row
     align_to_words: bool = True,
-    merge: bool = True,  # equal texts are one answer, with the sum of their scores
+    merge: bool = True,  # equal texts are one answer, with the probability of any of their places
 ) -> list[Answer]:  # as they were met
-    "The answers that all rows of a context found."
-    answers: dict[Any, Answer] = {}
+    "The answers that all rows of a context found, with their probabilities."
+    total, places, answers = log_total(rows, kept), {}, {}
     for row, spans in zip(rows, kept, strict=True):
-        for score, first, last in spans.found:
-            start, end = row.note.characters(first, last, align_to_words)
-            text = context[start:end]
-            key = text.lower() if merge else (start, end)
-            if key not in answers:
-                answers[key] = Answer(score=score, start=start, end=end, answer=text)
-            else:
-                answers[key]["score"] = answers[key]["score"] + score if merge else max(answers[key]["score"], score)
+        for score, first, last in spans.found:  # rows overlap: the one that is surest of a place speaks for it
+            place = first + row.note.begin, last + row.note.begin
+            if place not in places or score > places[place][0]:
+                places[place] = score, row.note.characters(first, last, align_to_words)
+    for score, (start, end) in places.values():
+        text = context[start:end]
+        key = text.lower() if merge else (start, end)
+        found = answers.setdefault(key, Answer(score=0.0, start=start, end=end, answer=text))
+        found["score"] += math.exp(score - total)
     return list(answers.values())
 
 # %% ../../nbs/pipelines/07_question_answering.ipynb #d3266707
@@ -268,8 +282,8 @@ def find_answers(
 ) -> SpanAnswer | SpanAnswers:
     "The answers to one question."
     answers = join(item[1], rows, kept)
-    if null:  # it must be in no row, so the row that believes this least decides
-        answers.append(Answer(score=min(spans.null for spans in kept), start=0, end=0, answer=""))
+    if null:
+        answers.append(Answer(score=math.exp(-log_total(rows, kept)), start=0, end=0, answer=""))
     return choose_answers(answers, top_k, *item)
 
 # %% ../../nbs/pipelines/07_question_answering.ipynb #15c40035
@@ -291,7 +305,7 @@ class QuestionAnsweringPipeline(Pipeline):
         max_question_len: int = 64,  # most tokens of a question
         handle_impossible_answer: bool = False,  # whether there being no answer is one: "", from 0 to 0
         align_to_words: bool = True,  # widen answers to whole words
-        merge: bool = True,  # equal texts are one answer, their scores added; else every place by itself
+        merge: bool = True,  # equal texts are one answer, with the probability of any place; else each by itself
         batch_size: int | None = None,  # most rows per batch
         batch_tokens: int = 8192,  # most tokens at work at a time, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work

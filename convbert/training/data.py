@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/training/data.html.md"""
 
 # %% auto #0
 __all__ = ['check_files', 'load_documents', 'hold_out', 'encode_documents', 'Masking', 'mask_tokens', 'shuffle_pieces',
-           'choose_pieces', 'MaskedBatches', 'per_epoch']
+           'choose_pieces', 'as_text', 'as_ids', 'MaskedBatches', 'per_epoch']
 
 # %% ../../nbs/training/data.ipynb #1de4f850
 from collections.abc import Sequence
@@ -146,6 +146,21 @@ def choose_pieces(
     return offset + order[(place * count + np.arange(count)) % pieces] * size
 
 # %% ../../nbs/training/data.ipynb #665cab93
+def as_text(
+    tokens: np.ndarray,  # `(N,)` ids
+) -> Tensor:  # `(N,)`, on the same memory if that can be written to
+    "Ids as torch can index them: it has no 16 bits without a sign."
+    tokens = np.require(tokens, tokens.dtype.newbyteorder("="), ["C", "W"])
+    return torch.from_numpy(tokens.view(np.int16) if tokens.dtype == np.uint16 else tokens)
+
+
+def as_ids(
+    text: Tensor,  # a part of `as_text`
+) -> Tensor:  # int64, like text
+    "The ids that they stand for."
+    return text.long() & 0xFFFF if text.dtype == torch.int16 else text.long()
+
+# %% ../../nbs/training/data.ipynb #0f1a2b3c
 @dataclass
 class MaskedBatches:
     "Batches of masked text, each a pure function of the seed and the step, so that training can resume anywhere."
@@ -162,13 +177,11 @@ class MaskedBatches:
     def __post_init__(self):
         "Refuse lengths that no row can have, and text that is too short for one row; bring the text to its device."
         if min(self.lengths) < 3 or self.tokens_per_batch < max(self.lengths):
-            raise ValueError(
-                f"lengths={self.lengths} must be at least 3 and at most tokens_per_batch={self.tokens_per_batch}"
-            )
+            most = self.tokens_per_batch
+            raise ValueError(f"lengths={self.lengths} must be at least 3 and at most tokens_per_batch={most}")
         if len(self.tokens) < max(self.lengths):
             raise ValueError(f"the text has {len(self.tokens)} tokens, fewer than one row of {max(self.lengths)}")
-        signed = self.tokens.view(np.int16) if self.tokens.dtype == np.uint16 else self.tokens  # torch's own 16 bits
-        self.text = torch.from_numpy(signed).to(self.device)
+        self.text = as_text(self.tokens).to(self.device)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         "The batch of that step: input_ids `(B, T)`, predict_at and labels `(B, M)`."
@@ -176,18 +189,16 @@ class MaskedBatches:
         first = max(self.tokenizer.all_special_ids) + 1
         vocab = (first if first < len(self.tokenizer) else 0, len(self.tokenizer))
         generator = torch.Generator(self.device).manual_seed((self.seed << 32) + step)
-        masking = self.masking
-        for since, rate in self.rates:
-            masking = replace(masking, rate=rate) if step >= since else masking
-        return mask_tokens(ids, masking, self.tokenizer.mask_token_id, vocab, generator)
+        rate = next((rate for since, rate in reversed(self.rates) if step >= since), self.masking.rate)
+        return mask_tokens(ids, replace(self.masking, rate=rate), self.tokenizer.mask_token_id, vocab, generator)
 
     def rows(self, T: int, step: int) -> Tensor:
         "Rows `(B, T)` of text that no other step of the same pass over the data sees."
         size, count = max(self.lengths) - 2, self.tokens_per_batch // max(self.lengths)
         starts = torch.from_numpy(choose_pieces(len(self.tokens), size, count, step, self.seed))
-        places = starts.to(self.device, non_blocking=True)[:, None] + torch.arange(size, device=self.device)
-        ids = self.text[places].long()[:, : size // (T - 2) * (T - 2)].reshape(-1, T - 2)
-        ids = ids & 0xFFFF if self.text.dtype == torch.int16 else ids
+        starts = starts.to(self.device, non_blocking=self.text.is_cuda)
+        places = starts[:, None] + torch.arange(size, device=self.device)
+        ids = as_ids(self.text[places])[:, : size // (T - 2) * (T - 2)].reshape(-1, T - 2)
         return F.pad(F.pad(ids, (1, 0), value=self.tokenizer.cls_token_id), (0, 1), value=self.tokenizer.sep_token_id)
 
 # %% ../../nbs/training/data.ipynb #2ae2ec1f

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -105,9 +106,7 @@ class Team:
 
     def mean(self, value: Tensor) -> Tensor:
         "The mean of a number over processes, where the number is: nobody waits for a GPU to know it."
-        from accelerate.utils import reduce
-
-        return reduce(value, "mean")
+        return import_module("accelerate.utils").reduce(value, "mean")
 
     def agree(self, value: float) -> float:
         "The same mean, known here: every process goes by the same clock."
@@ -119,9 +118,7 @@ class Team:
 
     def ask(self, question: Callable[[], Any]) -> Any:
         "What the first process answers, while the others wait for it."
-        from accelerate.utils import broadcast_object_list
-
-        return broadcast_object_list([question() if self.first else None])[0]
+        return import_module("accelerate.utils").broadcast_object_list([question() if self.first else None])[0]
 
     def wait(self) -> None:
         "Go on when all processes are here."

@@ -36,7 +36,8 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict)  # what makes this run this run
     team: Team = Team()
     step: int = 0  # steps done
-    seconds: float = 0.0  # of wall clock that they took
+    seconds: float = 0.0  # of wall clock that they took, evaluations included
+    began: float = 0.0  # when the clock would have started, had the run never stopped
     log: list[dict[str, float]] = field(default_factory=list)  # loss, speed and scores along the way
 
     @property
