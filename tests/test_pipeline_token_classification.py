@@ -11,12 +11,19 @@ from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertForTokenClassification
 from convbert.pipelines.batches import Row
 from convbert.pipelines.reading import plan_rows
-from convbert.pipelines.token_classification import STRATEGIES, RowPart, TokenClassificationPipeline, keep_own
+from convbert.pipelines.token_classification import (
+    STRATEGIES,
+    RowPart,
+    TokenClassificationPipeline,
+    as_bio,
+    join_units,
+    keep_own,
+    split_label,
+)
 from convbert.tokenization import ConvBertTokenizerFast
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-creative-work", "I-creative-work"]
 PLAIN = ["NOUN", "VERB", "PUNCT", "O"]
-BIOES = ["O", "B-LOC", "I-LOC", "E-LOC", "S-LOC"]
 TEXTS = [
     "Zoë Müller's café in São Paulo opened on 3.10.2021, didn't it?",
     "Internationalization of straightforward counterrevolutionaries: O'Neill-Smith e-mailed j.doe@example.com!",
@@ -63,7 +70,7 @@ def open_theirs(ours, folder):
     return transformers.pipeline("token-classification", str(folder), device="cpu")
 
 
-@pytest.fixture(scope="module", params=[BIO, PLAIN, BIOES], ids=["BIO", "plain", "BIOES"])
+@pytest.fixture(scope="module", params=[BIO, PLAIN], ids=["BIO", "plain"])  # theirs reads no other scheme
 def pair(request, tokenizer, tmp_path_factory):
     ours = TokenClassificationPipeline(make_model(request.param, seed=3), tokenizer)
     return ours, open_theirs(ours, tmp_path_factory.mktemp("model"))
@@ -86,7 +93,7 @@ def test_answers_equal_transformers(pair, strategy, ignored):
     if ignored == ():
         key = "entity" if strategy == "none" else "entity_group"
         kinds = {row[key] for rows in answers for row in rows}
-        assert len(kinds) >= (2 if ours.model.config.id2label[3] == "E-LOC" else 3)  # the model's answers vary
+        assert len(kinds) >= 3  # the model's answers vary
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -299,3 +306,78 @@ def test_bad_input_is_named(tag, call, error, words):
     with pytest.raises(error) as caught:
         call(tag)
     assert words in str(caught.value)
+
+
+# -- schemes of tags
+
+SPANS = st.lists(st.tuples(st.sampled_from(["PER", "LOC", "creative-work", None]), st.integers(1, 4)), max_size=8)
+PLACED = {"BIOES": "BIES", "BILOU": "BILU", "BMEOW": "BMEW"}
+
+
+def write_tags(spans, scheme):
+    """The tags of entities, one after another; None stands for words outside."""
+    tags, before = [], None
+    for name, size in spans:
+        if name is None:
+            tags += ["O"] * size
+        elif scheme == "BIO":
+            tags += [f"B-{name}", *[f"I-{name}"] * (size - 1)]
+        elif scheme == "IOB1":
+            tags += [f"{'B' if before == name else 'I'}-{name}", *[f"I-{name}"] * (size - 1)]
+        else:
+            begin, inside, end, alone = PLACED[scheme]
+            tags += [f"{alone}-{name}"] if size == 1 else [
+                f"{begin}-{name}", *[f"{inside}-{name}"] * (size - 2), f"{end}-{name}"
+            ]  # fmt: skip
+        before = name
+    return tags
+
+
+@settings(deadline=None, max_examples=200)
+@given(SPANS, st.sampled_from(["BIO", "IOB1", *PLACED]))
+def test_entities_come_back_from_any_scheme(spans, scheme):
+    tags, at, expected = write_tags(spans, scheme), 0, []
+    for name, size in spans:
+        expected += [(name, range(at, at + size))] if name else []
+        at += size
+    found = [(split_label(tags[run[0]])[1], run) for run in join_units(tags)]
+    assert [each for each in found if each[0] != "O"] == expected
+    assert as_bio(tags) == write_tags(spans, "BIO")
+
+
+@settings(deadline=None, max_examples=50)
+@given(SPANS, SPANS, st.sampled_from(list(PLACED)))
+def test_the_score_of_entities_reads_the_same(first, second, scheme):
+    metrics = pytest.importorskip("convbert.training.metrics")
+    pytest.importorskip("seqeval")
+    rows = [[write_tags(spans, kind) for spans in (first, second)] for kind in (scheme, "BIO")]
+    size = min(map(len, rows[0]))
+    scores = [metrics.entity_f1([as_bio(a)[:size]], [as_bio(b)[:size]]) for a, b in rows]
+    assert scores[0] == scores[1]
+    assert metrics.entity_f1([rows[0][0]], [rows[0][0]]) == float(any(name for name, _ in first))
+
+
+def test_a_tagger_with_another_scheme(tag):
+    """Six words, of which the first two are a person, and the next two one each."""
+    labels = ["B-PER", "E-PER", "S-PER", "S-PER", "O", "U-LOC"]
+    config = tag.model.config.replace(id2label=dict(enumerate(labels)))
+
+    class Teller(torch.nn.Module):
+        """Says the labels in their order."""
+
+        device = torch.device("cpu")
+
+        def __init__(self):
+            super().__init__()
+            self.config = config
+
+        def forward(self, input_ids, **inputs):
+            place = torch.arange(input_ids.shape[1]) - 1
+            logits = (place[:, None] == torch.arange(6)).float() * 9
+            return type("Output", (), {"logits": logits.expand(len(input_ids), -1, -1)})
+
+    find = TokenClassificationPipeline(Teller(), tag.tokenizer)
+    rows = find({"tokens": ["the", "man", "of", "a", "new", "city"]}, aggregation_strategy="first")
+    assert [(row["entity_group"], row["word"]) for row in rows] == [
+        ("PER", "the man"), ("PER", "of"), ("PER", "a"), ("LOC", "city")
+    ]  # fmt: skip

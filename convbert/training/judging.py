@@ -19,6 +19,7 @@ import numpy as np
 from torch import nn
 
 from ..pipelines.tasks import TASKS
+from ..pipelines.token_classification import PLACES
 from ..tokenization import ConvBertTokenizerFast
 from .data import MaskedBatches, Masking, encode_documents
 from .examples import Reading
@@ -52,7 +53,7 @@ def metrics_for(
     if task in ("question-answering", "fill-mask"):
         return ("squad_f1", "exact_match") if task == "question-answering" else ("top1", "top5", "perplexity")
     if task == "token-classification":
-        entities = "O" in labels.names and all(re.fullmatch("O|[BIES]-.*", name) for name in labels.names)
+        entities = "O" in labels.names and all(re.fullmatch(f"O|[{PLACES}]-.*", name) for name in labels.names)
         return ("entity_f1", "tag_accuracy") if entities else ("tag_accuracy",)
     if labels.problem_type == "regression":
         return ("spearman", "pearson")

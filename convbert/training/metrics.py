@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from ..hub import suggest
+from ..pipelines.token_classification import PLACES, as_bio
 
 # %% ../../nbs/training/metrics.ipynb #947f4599
 def _library(
@@ -128,14 +129,16 @@ def spearman(
 
 # %% ../../nbs/training/metrics.ipynb #f8e2b7d9
 def entity_f1(
-    predictions: list[list[str]],  # of a sentence: "O", "B-PER", "I-PER", ...; "E-" and "S-" as well
+    predictions: list[list[str]],  # of a sentence: "O", "B-PER", "I-PER", ...; or BIOES, BILOU
     references: list[list[str]],
 ) -> float:  # 0 where there is no entity
     "F1 over the entities of all sentences: right where type, start and end are."
+    given = references, predictions
     for tag in chain(*predictions, *references):
-        if not re.fullmatch(r"O|[BIES](-.*)?", tag, re.DOTALL):
+        if not re.fullmatch(rf"O|[{PLACES}](-.*)?", tag, re.DOTALL):
             raise ValueError(f"entity_f1 needs tags like 'O', 'B-PER', 'I-PER', and {tag!r} is none: use tag_accuracy")
-    return float(_library("seqeval.metrics").f1_score(references, predictions, zero_division=0))
+    sides = [[as_bio([f"{tag}-" if tag in PLACES else tag for tag in row]) for row in side] for side in given]
+    return float(_library("seqeval.metrics").f1_score(*sides, zero_division=0))
 
 
 def tag_accuracy(
