@@ -2,7 +2,7 @@
 # Fifteen minutes of a GPU, used well. Three steps, each of which goes on where it was stopped:
 #
 #   bash benchmarks/gpu.sh prepare CORPUS/*.txt.xz   here: one small file of tokens, and what to carry there
-#   bash benchmarks/gpu.sh run                       there: tests, speed, pretraining, each in a box of time
+#   bash benchmarks/gpu.sh run                       there: tests, speed, pretraining, each within its own minutes
 #   bash benchmarks/gpu.sh harvest FOLDER            here: numbers, figures, and the new model beside the old one
 #
 # `bash benchmarks/gpu.sh STEP --help` lists what each takes. PYTHON names the interpreter.

@@ -6,14 +6,16 @@ Docs: https://convbert.github.io/convbert/heads.html.md"""
 
 # %% auto #0
 __all__ = ['CONVBERT_KEYS', 'CHOICE_INPUTS', 'ModelOutput', 'EncoderOutput', 'TaskOutput', 'SpanOutput', 'check_inputs',
-           'check_ids', 'SwitchesMixin', 'ConvBertPreTrainedModel', 'optional_outputs', 'ConvBertModel', 'MaskedLMHead',
-           'ConvBertForMaskedLM', 'classifier_dropout', 'ClassificationHead', 'classification_loss',
-           'ConvBertForSequenceClassification', 'ConvBertForTokenClassification', 'ConvBertForQuestionAnswering',
-           'check_summary', 'summarise', 'ConvBertForMultipleChoice', 'silence']
+           'check_ids', 'as_dictionary_or_tuple', 'SwitchesMixin', 'HabitsMixin', 'GrowingMixin',
+           'ConvBertPreTrainedModel', 'optional_outputs', 'ConvBertModel', 'MaskedLMHead', 'ConvBertForMaskedLM',
+           'classifier_dropout', 'ClassificationHead', 'classification_loss', 'ConvBertForSequenceClassification',
+           'ConvBertForTokenClassification', 'ConvBertForQuestionAnswering', 'check_summary', 'summarise',
+           'ConvBertForMultipleChoice', 'silence']
 
 # %% ../nbs/06_heads.ipynb #02b54251
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from functools import wraps
 
 import torch
 import torch.nn.functional as F
@@ -26,54 +28,59 @@ from .kernels.halves import as_narrow_as, call_widened
 from .kernels.packing import first_place
 
 # %% ../nbs/06_heads.ipynb #7a885463
-@dataclass
-class ModelOutput:
-    "What a model returns: fields by name, by key or by position among those that are set."
+@dataclass(eq=False)
+class ModelOutput(dict):
+    "What a model returns: a dictionary of the fields that are set, which are attributes and have an order as well."
 
     loss: Tensor | None = None  # scalar, when labels were given
     hidden_states: tuple[Tensor, ...] | None = None  # embeddings and each layer: L+1 of `(B, T, D)`
     attentions: tuple[Tensor, ...] | None = None  # L of `(B, H, T, T)`
     conv_kernels: tuple[Tensor, ...] | None = None  # L of `(B, H, T, K)`
 
-    def keys(self) -> list[str]:
-        "Names of the fields that are set, the loss first, then the task's own."
+    def __post_init__(self):
+        "Take pairs of names and values too: so others put outputs together again."
+        if self.loss is not None and not isinstance(self.loss, Tensor):
+            pairs, self.loss = dict(self.loss), None
+            for name, value in pairs.items():
+                setattr(self, name, value)
         names = [f.name for f in fields(self)]
-        order = names[:1] + names[4:] + names[1:4]
-        return [name for name in order if getattr(self, name) is not None]
+        for name in names[:1] + names[4:] + names[1:4]:  # the loss, then the task's own
+            if getattr(self, name) is not None:
+                super().__setitem__(name, getattr(self, name))
 
-    def __contains__(self, name: str) -> bool:
-        "Whether that field is set."
-        return name in self.keys()
-
-    def __iter__(self):
-        "The fields that are set, as a tuple would give them."
-        return (getattr(self, name) for name in self.keys())
+    def to_tuple(self) -> tuple:
+        "The fields that are set."
+        return tuple(self.values())
 
     def __getitem__(self, key: str | int | slice) -> Tensor | tuple:
         "The field of that name, the n-th one that is set, or several of them."
-        if isinstance(key, slice):
-            return tuple(self)[key]
-        name = key if isinstance(key, str) else self.keys()[key]
-        if name not in self.keys():
-            raise KeyError(f"{name!r} is not in this output; it has {', '.join(self.keys())}")
-        return getattr(self, name)
+        if isinstance(key, int | slice):
+            return self.to_tuple()[key]
+        if key not in self:
+            raise KeyError(f"{key!r} is not in this output; it has {', '.join(self)}")
+        return super().__getitem__(key)
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        "Set a field."
+        setattr(self, name, value)
+        super().__setitem__(name, value)
 
 # %% ../nbs/06_heads.ipynb #3244c940
-@dataclass
+@dataclass(eq=False)
 class EncoderOutput(ModelOutput):
     "Output of `ConvBertModel`."
 
     last_hidden_state: Tensor | None = None  # `(B, T, D)`
 
 
-@dataclass
+@dataclass(eq=False)
 class TaskOutput(ModelOutput):
     "Output of every head with one set of scores."
 
     logits: Tensor | None = None  # shape named by the head
 
 
-@dataclass
+@dataclass(eq=False)
 class SpanOutput(ModelOutput):
     "Output of `ConvBertForQuestionAnswering`."
 
@@ -160,24 +167,102 @@ def check_ids(
         raise ValueError(f"{name} {bad} is outside {table}={size}{hint}")
 
 # %% ../nbs/06_heads.ipynb #9e0f1a2b
+def as_dictionary_or_tuple(
+    forward: Callable,  # of a model
+) -> Callable:  # that takes `return_dict` as well
+    "Let a forward pass give a tuple on request."
+
+    @wraps(forward)
+    def run(self, *args, return_dict: bool | None = None, **inputs):
+        output = forward(self, *args, **inputs)
+        return output.to_tuple() if return_dict is False else output
+
+    run.__code__ = run.__code__.replace(co_name=forward.__name__)  # its own: compilers count graphs for each code
+    return run
+
+
 class SwitchesMixin:
     "How a model with an encoder is run, and where it is."
+
+    accepts_loss_kwargs = False  # for transformers' Trainer: the loss is a mean, whatever the batch is a part of
+
+    def __init_subclass__(cls, **options):
+        "Let every head's forward pass take `return_dict`."
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls):
+            cls.forward = as_dictionary_or_tuple(cls.forward)
 
     @property
     def device(self) -> torch.device:
         "Where the parameters live."
         return next(self.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        "The number type of the parameters."
+        return next(self.parameters()).dtype
+
     def compile_layers(self, backend: str = "inductor") -> None:
         "Compile the layers at the next call, and leave packing outside: on a GPU the fast way for padded batches."
         self.encoder.backend = backend
 
-    def gradient_checkpointing_enable(self, on: bool = True) -> None:
+# %% ../nbs/06_heads.ipynb #4d5e6f7a
+class HabitsMixin:
+    "What users of transformers type."
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        "How many numbers there are to learn."
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        "The word table."
+        return self.encoder.embeddings.word
+
+    def get_output_embeddings(self) -> nn.Embedding | None:
+        "The table that scores words are made with: the word table itself, where there are such scores."
+        return self.get_input_embeddings() if hasattr(self, "predictions") else None
+
+    def gradient_checkpointing_enable(
+        self,
+        on: bool | dict = True,  # transformers gives its options here; only one way of keeping less is known
+        gradient_checkpointing_kwargs: dict | None = None,  # the same
+    ) -> None:
         "Trade time for memory in training: layers are recomputed in the backward pass."
-        self.encoder.gradient_checkpointing = on
+        self.encoder.gradient_checkpointing = on is not False
+
+    def gradient_checkpointing_disable(self) -> None:
+        "Keep everything again."
+        self.encoder.gradient_checkpointing = False
+
+# %% ../nbs/06_heads.ipynb #6f7a8b9c
+class GrowingMixin:
+    "A vocabulary that grows or shrinks."
+
+    @torch.no_grad()
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int,  # rows wanted: `len(tokenizer)`
+    ) -> nn.Embedding:  # the new word table
+        "Keep all rows and append the mean of them, or cut the last ones; scores of words follow."
+        if not isinstance(new_num_tokens, int) or new_num_tokens < 1:
+            raise ValueError(f"new_num_tokens={new_num_tokens!r} must be a whole number of at least 1: len(tokenizer)")
+        pad = self.config.pad_token_id
+        if pad is not None and pad >= new_num_tokens:
+            raise ValueError(f"new_num_tokens={new_num_tokens} would cut off pad_token_id={pad}")
+        old = self.encoder.embeddings.word
+        kept, new = old.weight[:new_num_tokens], max(0, new_num_tokens - old.num_embeddings)
+        word = nn.Embedding(new_num_tokens, old.embedding_dim, padding_idx=pad).to(kept)
+        word.weight.copy_(torch.cat([kept, old.weight.mean(0, keepdim=True).expand(new, -1)]))
+        self.encoder.embeddings.word = word.requires_grad_(old.weight.requires_grad)
+        if hasattr(self, "predictions"):
+            bias = self.predictions.bias
+            grown = torch.cat([bias[:new_num_tokens], bias.mean().expand(new)])
+            self.predictions.bias = nn.Parameter(grown, requires_grad=bias.requires_grad)
+        self.config = self.config.replace(vocab_size=new_num_tokens)
+        return word
 
 # %% ../nbs/06_heads.ipynb #d4b6b555
-class ConvBertPreTrainedModel(SwitchesMixin, PretrainedMixin, nn.Module):
+class ConvBertPreTrainedModel(SwitchesMixin, HabitsMixin, GrowingMixin, PretrainedMixin, nn.Module):
     "What all ConvBERT models share: the encoder, its input checks, and loading and saving."
 
     config_class, key_map = ConvBertConfig, CONVBERT_KEYS
@@ -197,14 +282,14 @@ class ConvBertPreTrainedModel(SwitchesMixin, PretrainedMixin, nn.Module):
         position_ids: Tensor | None = None,  # `(B, T)`
         inputs_embeds: Tensor | None = None,  # `(B, T, E)`, instead of ids
         head_mask: Tensor | None = None,  # `(L, 2, H)`: factors for attention heads [:, 0] and convolution heads [:, 1]
-        output_hidden_states: bool = False,  # return every layer's output
-        output_attentions: bool = False,  # return attention maps and convolution kernels
+        output_hidden_states: bool | None = False,  # return every layer's output
+        output_attentions: bool | None = False,  # return attention maps and convolution kernels
         first_only: bool = False,  # only the first token of each text is going to be read
     ) -> Encoded:
         "Check the inputs and run the encoder."
         others = dict(attention_mask=attention_mask, token_type_ids=token_type_ids, position_ids=position_ids)
         check_inputs(self.config, input_ids, inputs_embeds, {**others, "head_mask": head_mask})
-        kept = (output_hidden_states, output_attentions, first_only)
+        kept = (bool(output_hidden_states), bool(output_attentions), first_only)
         return self.encoder(input_ids, attention_mask, inputs_embeds, token_type_ids, position_ids, head_mask, *kept)
 
 # %% ../nbs/06_heads.ipynb #19e2ca6b

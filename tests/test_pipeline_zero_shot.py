@@ -152,7 +152,7 @@ def test_poison_in_a_stream_costs_one_answer_each(classify):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = list(classify(iter(inputs), LABELS))
-    assert [set(row) == {"error"} for row in results] == [False, True, True, False, False, False, True, False]
+    assert [set(row) == {"error"} for row in results] == [False, True, True, True, False, False, True, False]
     same(results[0], results[-1])
     with pytest.raises(TypeError, match=r"inputs\[1\]: expected a text or a dictionary"):
         classify(inputs, LABELS)

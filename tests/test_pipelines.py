@@ -89,7 +89,7 @@ def test_answers_equal_the_transformers_pipeline(fill_mask, tmp_path):
 def test_targets_keep_their_order_and_can_be_normalised(fill_mask):
     words = ["window", "door", "book", "door"]
     plain = fill_mask("She opened the [MASK].", targets=words)
-    assert [row["token_str"] for row in plain] == words
+    assert [row["token_str"] for row in plain] == words[:3]  # each word once
     normal = fill_mask("She opened the [MASK].", targets=words[:3], normalize_targets=True)
     assert sum(row["score"] for row in normal) == pytest.approx(1)
     two = fill_mask("She opened the [MASK].", targets=words[:3], top_k=2)

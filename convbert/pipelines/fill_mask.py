@@ -88,7 +88,7 @@ def choose_words(
 def target_ids(
     targets: str | list[str],  # words
     tokenizer: ConvBertTokenizerFast,
-) -> list[int]:  # one id per word
+) -> list[int]:  # one id per word, each once
     "Ids of the target words; a word that is not one token cannot stand behind one mask."
     words = [targets] if isinstance(targets, str) else list(targets)
     if not words:
@@ -104,7 +104,7 @@ def target_ids(
                 f"target {word!r} is not one token of this vocabulary (it is read as {pieces}), "
                 "so it cannot fill one mask"
             )
-    return ids
+    return list(dict.fromkeys(ids))  # a word that is named twice counts once
 
 # %% ../../nbs/pipelines/04_fill_mask.ipynb #67a94e6a
 def fill(
