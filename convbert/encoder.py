@@ -141,7 +141,7 @@ class Layer(nn.Module):
         self.mixer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = config.hidden_dropout_prob
+        self.dropout, self.legacy = config.hidden_dropout_prob, config.conv_padding == "legacy"
 
     def think(self, x: Tensor) -> Tensor:
         "What each token makes of `(B, T, D)` by itself, added and normalised."
@@ -159,8 +159,7 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, MixedMaps | None]:
         "One step of the stack."
         mixed, maps = self.mixer(x, mask, head_mask, with_maps, packed, first_only)
-        lead = None if self.mixer.padding_leaks else mask
-        x = openings(x, 1, packed, lead) if first_only else x
+        x = openings(x, 1, packed, None if self.legacy else mask) if first_only else x
         return self.think(self.mixer_norm(x + dropout(mixed, self.dropout, self.training))), maps
 
 # %% ../nbs/04_encoder.ipynb #9212af1b

@@ -82,7 +82,7 @@ def test_ctrl_c_costs_nothing_even_on_a_bare_machine(session):
     """What comes back holds the checkpoint in pieces; a machine that has nothing else goes on from it."""
     only = "--only", "pretrain", "--plan", "steps=9000", "--minutes", 0.5
     first = session.start("run", "--toy", "--out", session.out, *only)
-    log = session.home / "work" / "pretrain.log"
+    log = session.home / "work-toy" / "pretrain.log"
     log.parent.mkdir(parents=True)
     log.touch()
     follow = f"tail -n +1 -F {log} 2>/dev/null | stdbuf -o0 tr '\\r' '\\n' | grep -q -m1 loss="
@@ -91,10 +91,10 @@ def test_ctrl_c_costs_nothing_even_on_a_bare_machine(session):
     _, said = first.communicate(timeout=60)
     assert first.returncode != 0 and "the same command goes on" in said and "Traceback" not in said, said
     assert session.results["parts"]["pretrain"]["ended"] == "interrupted"
-    state = torch.load(session.home / "work" / "pretrain" / "checkpoint.pt", weights_only=True)
+    state = torch.load(session.home / "work-toy" / "pretrain" / "checkpoint.pt", weights_only=True)
     pieces = list(session.out.glob("checkpoint.pt.*"))
     assert state["step"] >= 20 and pieces and all(file.stat().st_size <= 16 * 2**20 for file in pieces)
-    shutil.rmtree(session.home / "work")
+    shutil.rmtree(session.home / "work-toy")
     session.call("run", "--toy", "--out", session.out, *only)
     run = session.results["pretraining"]
     assert session.results["parts"]["pretrain"]["ended"] == "done" and run["step"] > state["step"]

@@ -65,7 +65,7 @@ def assert_same(found, expected, items):
             assert [row["start"], row["end"]] in near if len(near) > 1 else [row["start"], row["end"]] == place
 
 
-def rows_of(qa, item, top_k, max_seq_len=384, doc_stride=None, max_answer_len=15, **_):
+def rows_of(qa, item, top_k, max_seq_len=384, doc_stride=None, max_answer_len=15, align_to_words=True, **_):
     """The rows of a question, and what is kept of each."""
     layout = plan_layout(qa.limit, doc_stride, max_seq_len, 64)
     (rows,) = read_contexts([(item["question"], item["context"])], qa.tokenizer, layout)
@@ -73,7 +73,8 @@ def rows_of(qa, item, top_k, max_seq_len=384, doc_stride=None, max_answer_len=15
     for row in rows:
         with torch.inference_mode():
             output = qa.model(torch.tensor([row.ids]), token_type_ids=torch.tensor([row.types]))
-        kept.append(best_spans(stack_logits(output)[0], row, 2 * top_k + 10, max_answer_len))
+        count = 2 * top_k + 10 if align_to_words else top_k
+        kept.append(best_spans(stack_logits(output)[0], row, count, max_answer_len))
     return rows, kept
 
 
