@@ -113,7 +113,8 @@ def prepare(args: argparse.Namespace) -> None:
     print(f"without the task models {total / 2**20:.1f} MiB travel, of {TRAVELS / 2**20:.0f} that may")
     if total > TRAVELS:
         raise SystemExit("too much: take a smaller corpus")
-    print(f"\ncarry data and out of {HOME}; leave out {', '.join(stay)}")
+    place = HOME.relative_to(ROOT) if HOME.is_relative_to(ROOT) else HOME
+    print(f"\ncarry {place}/data, and {place}/out if it is there; leave out {', '.join(stay)}")
     print("there: bash benchmarks/gpu.sh run")
     print("here, when its files are back: bash benchmarks/gpu.sh harvest FOLDER")
 

@@ -232,7 +232,10 @@ def _check(report: LoadReport, loaded: Mapping[str, Tensor], base: str, ignore_m
     if report.mismatched and not ignore_mismatched_sizes:
         some, more = report.mismatched[:8], len(report.mismatched) - 8
         sizes = "; ".join(map(str, some)) + (f"; and {more} more" if more > 0 else "")
-        raise ValueError(f"{sizes}. Change the config, or pass ignore_mismatched_sizes=True to start these afresh.")
+        way = "Change the config, or pass ignore_mismatched_sizes=True to start these afresh."
+        if any(item.name.endswith("embeddings.word.weight") for item in report.mismatched):
+            way += " For a vocabulary that has grown: load, then model.resize_token_embeddings(len(tokenizer))."
+        raise ValueError(f"{sizes}. {way}")
     if not any(name.startswith(base) for name in loaded):
         raise ValueError(f"no parameter of the encoder is in it; it holds {_compact(report.unexpected) or 'nothing'}")
 

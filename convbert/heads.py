@@ -163,7 +163,8 @@ def check_ids(
         return
     low, high = (int(x) for x in ids.aminmax())
     if low < 0 or high >= size:
-        bad, hint = (low if low < 0 else high), ": is this the model's own tokenizer?" if name == "token id" else ""
+        grown = ": is this the model's own tokenizer? After add_tokens: model.resize_token_embeddings(len(tokenizer))"
+        bad, hint = (low if low < 0 else high), grown if name == "token id" else ""
         raise ValueError(f"{name} {bad} is outside {table}={size}{hint}")
 
 # %% ../nbs/06_heads.ipynb #9e0f1a2b

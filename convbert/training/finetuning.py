@@ -37,6 +37,7 @@ from .judging import Judgement, check_judging, judge, metrics_for
 from .loop import fit
 from .machine import join_team
 from .optim import Recipe
+from .pretraining import make_room
 from .reports import mistakes, plot_confusions, plot_learning, write_card
 from .rows import Labels, choose_columns, find_labels, load_rows, load_source
 from .runs import check_facts
@@ -325,7 +326,7 @@ def finetune(
     network.load_report = None  # what was fresh is about to be trained
     if not isinstance(tokenizer, ConvBertTokenizerFast):
         tokenizer = ConvBertTokenizerFast.from_pretrained(model if tokenizer is None else tokenizer)
-    network.to(choose_device(device))
+    make_room(network, tokenizer).to(choose_device(device))
     tokenizer = limit_length(tokenizer, network, tuning.max_length)
     log, judgement = learn(network, tokenizer, work, tuning, folder / "training", facts)
     join_team(network).ask(lambda: save_result(network, tokenizer, work, log, judgement, facts, folder))
