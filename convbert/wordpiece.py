@@ -315,7 +315,7 @@ def first_pieces(
     kept = sorted(sorted(counts, key=lambda char: (-counts[char], char))[:limit])
     return kept, [f"{prefix}{char}" for char in kept if char in within]
 
-
+# %% ../nbs/02_wordpiece.ipynb #0d1e2f3a
 def train_vocab(
     iterator: Iterable,  # of texts or of lists of texts
     vocab_size: int,  # tokens wanted, special ones included
