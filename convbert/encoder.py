@@ -7,9 +7,10 @@ Docs: https://convbert.github.io/convbert/encoder.html.md"""
 # %% auto #0
 __all__ = ['ACTIVATION', 'IN_PLACE', 'Embeddings', 'GroupedLinear', 'untouched', 'FeedForward', 'Layer', 'Encoded', 'take_tokens',
            'places', 'lay_out', 'as_given', 'first_as_given', 'run_layers', 'compiled_run', 'compiled_layers',
-           'Encoder', 'init_weights']
+           'Encoder', 'leave_the_team', 'init_weights']
 
 # %% ../nbs/04_encoder.ipynb #8d376118
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -334,6 +335,16 @@ class Encoder(nn.Module):
         last = openings(last, 1, None, lead) if first_only and not alone else last
         hidden = [as_given(each, kept, packed) for each in hidden]
         return Encoded(last, hidden, maps).narrow(self.embeddings.word.weight)
+
+# %% ../nbs/04_encoder.ipynb #2f3a4b5c
+def leave_the_team() -> None:
+    "In a process that was forked, let torch compute in one thread: the others stayed behind."
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):  # Windows cannot fork
+    os.register_at_fork(after_in_child=leave_the_team)
 
 # %% ../nbs/04_encoder.ipynb #05ef85ab
 @torch.no_grad()
