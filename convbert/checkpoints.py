@@ -216,8 +216,9 @@ class SkipRandomFills(TorchFunctionMode):
 def check_numbers(
     state: Mapping[str, Tensor],  # what is about to be a model
 ) -> None:  # raises `ValueError` naming the parameters
-    "Refuse weights that are not numbers: every answer would be one that is not."
-    wrong = {name: int((~x.isfinite()).sum()) for name, x in state.items() if x.is_floating_point()}
+    "Refuse weights that are not finite: answers would not be, either."
+    known = {name: x for name, x in state.items() if x.is_floating_point() and x.element_size() > 1}  # not float8
+    wrong = {name: int((~x.isfinite()).sum()) for name, x in known.items()}
     named = [f"{name} ({count} of {state[name].numel()})" for name, count in wrong.items() if count]
     if named:
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""

@@ -166,7 +166,8 @@ class ConfigMixin:
             if name not in names:
                 raise TypeError(f"{type(self).__name__} has no field {name!r}. {suggest(name, names)}")
         if {"num_labels", "id2label", "label2id"} & set(overrides):
-            overrides = {"num_labels": 2, "id2label": None, "label2id": None, **overrides}  # names bring their number
+            named = {"num_labels": 2} if overrides.get("id2label") or overrides.get("label2id") else {}
+            overrides = {**named, "id2label": None, "label2id": None, **overrides}  # names bring their number
         return replace(self, **overrides)
 
 # %% ../nbs/01_config.ipynb #fce2ff66

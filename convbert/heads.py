@@ -13,7 +13,8 @@ __all__ = ['CONVBERT_KEYS', 'CHOICE_INPUTS', 'ModelOutput', 'EncoderOutput', 'Ta
            'ConvBertForMultipleChoice', 'silence']
 
 # %% ../nbs/06_heads.ipynb #02b54251
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import wraps
 
@@ -39,10 +40,8 @@ class ModelOutput(dict):
 
     def __post_init__(self):
         "Take pairs of names and values too: so others put outputs together again."
-        if self.loss is not None and not isinstance(self.loss, Tensor):
-            pairs, self.loss = dict(self.loss), None
-            for name, value in pairs.items():
-                setattr(self, name, value)
+        if isinstance(self.loss, dict | Iterator):
+            vars(self).update({"loss": None, **dict(self.loss)})
         names = [f.name for f in fields(self)]
         for name in names[:1] + names[4:] + names[1:4]:  # the loss, then the task's own
             if getattr(self, name) is not None:
@@ -62,8 +61,14 @@ class ModelOutput(dict):
 
     def __setitem__(self, name: str, value: Tensor) -> None:
         "Set a field."
-        setattr(self, name, value)
         super().__setitem__(name, value)
+        super().__setattr__(name, value)
+
+    def __setattr__(self, name: str, value: Tensor) -> None:
+        "Set a field that is set already; one that is not has no place in the order."
+        super().__setattr__(name, value)
+        if name in self:
+            super().__setitem__(name, value)
 
 # %% ../nbs/06_heads.ipynb #3244c940
 @dataclass(eq=False)
@@ -176,7 +181,7 @@ def as_dictionary_or_tuple(
     @wraps(forward)
     def run(self, *args, return_dict: bool | None = None, **inputs):
         output = forward(self, *args, **inputs)
-        return output.to_tuple() if return_dict is False else output
+        return output.to_tuple() if return_dict is False and isinstance(output, ModelOutput) else output
 
     run.__code__ = run.__code__.replace(co_name=forward.__name__)  # its own: compilers count graphs for each code
     return run
@@ -190,7 +195,7 @@ class SwitchesMixin:
     def __init_subclass__(cls, **options):
         "Let every head's forward pass take `return_dict`."
         super().__init_subclass__(**options)
-        if "forward" in vars(cls):
+        if "forward" in vars(cls) and "return_dict" not in inspect.signature(cls.forward).parameters:
             cls.forward = as_dictionary_or_tuple(cls.forward)
 
     @property
@@ -242,11 +247,14 @@ class GrowingMixin:
     @torch.no_grad()
     def resize_token_embeddings(
         self,
-        new_num_tokens: int,  # rows wanted: `len(tokenizer)`
+        new_num_tokens: int | None = None,  # rows wanted: `len(tokenizer)`; as many as there are when None
+        pad_to_multiple_of: int = 1,  # more rows, until their number divides by this
     ) -> nn.Embedding:  # the new word table
         "Keep all rows and append the mean of them, or cut the last ones; scores of words follow."
+        new_num_tokens = self.config.vocab_size if new_num_tokens is None else new_num_tokens
         if not isinstance(new_num_tokens, int) or new_num_tokens < 1:
             raise ValueError(f"new_num_tokens={new_num_tokens!r} must be a whole number of at least 1: len(tokenizer)")
+        new_num_tokens += -new_num_tokens % (pad_to_multiple_of or 1)
         pad = self.config.pad_token_id
         if pad is not None and pad >= new_num_tokens:
             raise ValueError(f"new_num_tokens={new_num_tokens} would cut off pad_token_id={pad}")

@@ -7,8 +7,8 @@ Docs: https://convbert.github.io/convbert/wordpiece.html.md"""
 # %% auto #0
 __all__ = ['NO_LIMIT', 'SPECIAL', 'SURROGATES', 'LONGEST', 'choose', 'check_count', 'TokenizerOptions', 'make_options', 'takes',
            'read_lines', 'read_vocab', 'build_pipeline', 'added_token', 'fixed_tokens', 'build_backend', 'is_list',
-           'as_text', 'texts_of', 'count_words', 'repeat_words', 'number_tokens', 'first_pieces', 'train_vocab',
-           'read_json', 'read_pipeline', 'read_options', 'read_added', 'read_folder']
+           'as_text', 'texts_of', 'split_parts', 'count_words', 'repeat_words', 'number_tokens', 'first_pieces',
+           'train_vocab', 'read_json', 'read_pipeline', 'read_options', 'read_added', 'read_folder']
 
 # %% ../nbs/02_wordpiece.ipynb #e1028017
 import inspect
@@ -17,7 +17,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -255,8 +255,22 @@ def texts_of(
     for i, text in enumerate(iterator):
         yield [as_text(one, f"a text of batch {i}") for one in text] if is_list(text) else as_text(text, f"text {i}")
 
-
+# %% ../nbs/02_wordpiece.ipynb #1f2a3b4c
 LONGEST = 100  # characters of a word that WordPiece still spells; a longer one is unknown, so nothing is learnt from it
+
+
+def split_parts(
+    parts: Counter[str],  # of texts, between spaces
+    backend: Any,  # `tokenizers.Tokenizer` that splits words
+    normalise: Callable[[str], str],
+) -> Counter[str]:
+    "How often each word stands in them."
+    words = Counter()
+    for part, count in parts.items():
+        for word, _ in backend.pre_tokenizer.pre_tokenize_str(normalise(part)):
+            if len(word) <= LONGEST:
+                words[word] += count
+    return words
 
 
 def count_words(
@@ -269,10 +283,11 @@ def count_words(
     for text in texts:
         for one in [text] if isinstance(text, str) else text:
             parts.update(one.replace("\n", " ").split(" "))  # no word goes across these, and most parts come again
-    for part, count in parts.items():
-        for word, _ in backend.pre_tokenizer.pre_tokenize_str(normalise(part)):
-            words[word] += count * (len(word) <= LONGEST)
-    return +words  # those that were counted
+        if len(parts) > 10**6:
+            words.update(split_parts(parts, backend, normalise))
+            parts.clear()
+    words.update(split_parts(parts, backend, normalise))
+    return words
 
 
 def repeat_words(

@@ -125,3 +125,9 @@ def test_bad_values_are_named(changes, error, words):
 def test_a_config_cannot_be_changed_in_place():
     with pytest.raises(AttributeError):
         ConvBertConfig().hidden_size = 3
+
+
+def test_names_bring_their_number_and_no_names_keep_it():
+    five = ConvBertConfig(num_labels=5)
+    assert five.replace(id2label=None).num_labels == five.replace(label2id=None, hidden_size=768).num_labels == 5
+    assert five.replace(id2label={0: "a", 1: "b", 2: "c"}).num_labels == 3

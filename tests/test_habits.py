@@ -42,6 +42,10 @@ def test_outputs_are_mappings(head):
         out["pooled"]
     out["loss"] = torch.tensor(1.0)
     assert out.loss == 1 and "loss" in out
+    out.loss = torch.tensor(2.0)
+    assert out["loss"] == 2 and out.get("loss") == 2
+    shapes = torch.utils._pytree.tree_map(lambda x: x.shape, out)
+    assert shapes.loss == () and type(shapes) is type(out)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -51,6 +55,20 @@ def test_a_tuple_on_request(head):
     assert type(as_tuple) is tuple and not isinstance(as_mapping, tuple)
     for a, b in zip(as_tuple, as_mapping.values(), strict=True):
         assert_close(a, b)
+
+
+def test_a_class_of_ones_own_returns_what_it_likes():
+    class Plain(convbert.ConvBertForMaskedLM):
+        def forward(self, *args, **inputs):
+            return super().forward(*args, **inputs).logits
+
+    class Own(convbert.ConvBertForMaskedLM):
+        def forward(self, input_ids, return_dict=None, **inputs):
+            return return_dict
+
+    config = make("ForMaskedLM").config
+    ids = torch.ones(1, 3, dtype=torch.long)
+    assert Plain(config)(ids, return_dict=False).shape == (1, 3, 30) and Own(config)(ids, return_dict="mine") == "mine"
 
 
 def test_outputs_are_put_together_as_data_parallel_does():
@@ -110,6 +128,8 @@ def test_tokens_that_were_added_can_be_learnt(tmp_path):
     ("count", "words"), [(0, "at least 1"), (2.5, "whole number"), (4, "would cut off pad_token_id=5")]
 )
 def test_a_table_that_cannot_be_is_refused(count, words):
+    assert make("Model").resize_token_embeddings().num_embeddings == 30
+    assert make("Model").resize_token_embeddings(31, pad_to_multiple_of=8).num_embeddings == 32
     with pytest.raises(ValueError, match=words):
         make("Model", pad_token_id=5).resize_token_embeddings(count)
 

@@ -6,9 +6,9 @@ Docs: https://convbert.github.io/convbert/pipelines/token_classification.html.md
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'BEGINS', 'ENDS', 'PLACES', 'Tokenized', 'read_tokens', 'as_text_or_words', 'wrap_words',
-           'check_strategy', 'cut_at', 'find_units', 'unit_scores', 'split_label', 'join_units', 'as_bio', 'Found',
-           'label_units', 'list_tokens', 'list_entities', 'label_words', 'RowPart', 'keep_own', 'cover_text',
-           'read_items', 'token_job', 'WordTagging', 'TokenClassificationPipeline']
+           'check_strategy', 'cut_at', 'find_units', 'unit_scores', 'split_label', 'place_letters', 'join_units',
+           'as_bio', 'Found', 'label_units', 'list_tokens', 'list_entities', 'label_words', 'RowPart', 'keep_own',
+           'cover_text', 'read_items', 'token_job', 'WordTagging', 'TokenClassificationPipeline']
 
 # %% ../../nbs/pipelines/06_token_classification.ipynb #8f35e79f
 from collections.abc import Callable, Iterable
@@ -127,16 +127,27 @@ def unit_scores(
 BEGINS, ENDS, PLACES = "BSUW", "ELSUW", "BIELMSUW"  # letters before a hyphen
 
 
-def split_label(label: str) -> tuple[str, str]:  # the letter for the place in an entity, if any, and the entity's name
+def split_label(
+    label: str,
+    letters: str = PLACES,  # that stand for places
+) -> tuple[str, str]:  # the letter for the place in an entity, if any, and the entity's name
     "`B-LOC` as `B` and `LOC`; `creative-work` as it is."
-    return (label[0], label[2:]) if label[1:2] == "-" and label[0] in PLACES else ("", label)
+    return (label[0], label[2:]) if label[1:2] == "-" and label[0] in letters else ("", label)
+
+
+def place_letters(
+    known: Iterable[str],  # all labels of a model
+) -> str:
+    "All letters where every label has one; else `B` and `I`: `E-commerce` beside `books` is the name of a kind."
+    return PLACES if all(label == "O" or split_label(label)[0] for label in known) else "BI"
 
 
 def join_units(
     labels: list[str],  # of U units, in order
+    letters: str = PLACES,  # that stand for places
 ) -> list[range]:  # ranges of units
     "The runs of units that are one entity, in whatever scheme the labels are."
-    parts = [split_label(label) for label in labels]
+    parts = [("", "") if label == "O" else split_label(label, letters) for label in labels]
     pairs = enumerate(zip([("", None), *parts], parts, strict=False))
     starts = [i for i, (a, b) in pairs if a[1] != b[1] or (b[0] and (b[0] in BEGINS or (a[0] and a[0] in ENDS)))]
     return cut_at(starts, len(labels))
@@ -146,8 +157,12 @@ def as_bio(
     labels: list[str],  # of a sentence, in whatever scheme
 ) -> list[str]:
     "The same entities in the scheme BIO."
-    runs = [(split_label(labels[run[0]])[1], len(run)) for run in join_units(labels)]
-    return [tag for name, n in runs for tag in (["O"] * n if name == "O" else [f"B-{name}"] + [f"I-{name}"] * (n - 1))]
+    runs = [(labels[run[0]], len(run)) for run in join_units(labels)]
+    tags = []
+    for label, n in runs:
+        name = split_label(label)[1]
+        tags += ["O"] * n if label == "O" else [f"B-{name}", *[f"I-{name}"] * (n - 1)]
+    return tags
 
 # %% ../../nbs/pipelines/06_token_classification.ipynb #aa9d8b94
 class Found(NamedTuple):
@@ -186,12 +201,14 @@ def list_entities(
     found: Found,
     ignored: set[str],  # names that are left out
     spell: Callable[[list[str]], str],  # tokens to text
+    letters: str = PLACES,  # of labels, that stand for places
 ) -> Marked:
     "One result per entity."
     answers = Marked(text=reading.text, label="entity_group")
-    for run in join_units(found.labels):
-        name, units = split_label(found.labels[run[0]])[1], [found.units[i] for i in run]
-        if name not in ignored:
+    for run in join_units(found.labels, letters):
+        label, units = found.labels[run[0]], [found.units[i] for i in run]
+        name = split_label(label, letters)[1]
+        if name not in ignored or name == "O" != label:  # an entity may be called so
             score = sum(found.scores[i] for i in run) / len(run)
             word = spell([spell(reading.tokens[unit.start : unit.stop]) for unit in units])
             start, stop = units[0].start, units[-1].stop
@@ -330,7 +347,7 @@ class TokenClassificationPipeline(WordTagging):
             found = label_units(reading, torch.cat(kept), names, aggregation_strategy)
             if aggregation_strategy == "none":
                 return list_tokens(reading, found, ignored)
-            return list_entities(reading, found, ignored, spell)
+            return list_entities(reading, found, ignored, spell, place_letters(names.values()))
 
         inputs = wrap_words(texts) if is_split_into_words else texts
         job = token_job(self, is_split_into_words, stride, answer)

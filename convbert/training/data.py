@@ -9,6 +9,7 @@ __all__ = ['check_files', 'load_documents', 'hold_out', 'encode_documents', 'Mas
            'choose_pieces', 'as_text', 'as_ids', 'MaskedBatches', 'per_epoch']
 
 # %% ../../nbs/training/data.ipynb #1de4f850
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -148,10 +149,12 @@ def choose_pieces(
 # %% ../../nbs/training/data.ipynb #665cab93
 def as_text(
     tokens: np.ndarray,  # `(N,)` ids
-) -> Tensor:  # `(N,)`, on the same memory if that can be written to
+) -> Tensor:  # `(N,)`, on the same memory
     "Ids as torch can index them: it has no 16 bits without a sign."
-    tokens = np.require(tokens, tokens.dtype.newbyteorder("="), ["C", "W"])
-    return torch.from_numpy(tokens.view(np.int16) if tokens.dtype == np.uint16 else tokens)
+    tokens = np.require(tokens, tokens.dtype.newbyteorder("="), ["C"])
+    with warnings.catch_warnings():  # of memory that cannot be written to, a file's for example: nobody writes here
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(tokens.view(np.int16) if tokens.dtype == np.uint16 else tokens)
 
 
 def as_ids(
