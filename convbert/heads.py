@@ -53,8 +53,7 @@ class ModelOutput(dict):
 
     def __getitem__(self, key: str | int | slice) -> Tensor | tuple:
         "The field of that name, the n-th one that is set, or several of them."
-        if isinstance(key, int | slice):
-            return self.to_tuple()[key]
+        if isinstance(key, int | slice): return self.to_tuple()[key]
         if key not in self:
             raise KeyError(f"{key!r} is not in this output; it has {', '.join(self)}")
         return super().__getitem__(key)

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/wordpiece.html.md"""
 # %% auto #0
 __all__ = ['NO_LIMIT', 'SPECIAL', 'SURROGATES', 'LONGEST', 'choose', 'check_count', 'TokenizerOptions', 'make_options', 'takes',
            'read_lines', 'read_vocab', 'build_pipeline', 'added_token', 'fixed_tokens', 'build_backend', 'is_list',
-           'as_text', 'texts_of', 'split_parts', 'count_words', 'repeat_words', 'number_tokens', 'first_pieces',
+           'as_text', 'texts_of', 'split_parts', 'count_words', 'number_tokens', 'first_pieces', 'repeat_words',
            'train_vocab', 'read_json', 'read_pipeline', 'read_options', 'read_added', 'read_folder']
 
 # %% ../nbs/02_wordpiece.ipynb #e1028017
@@ -289,16 +289,6 @@ def count_words(
     words.update(split_parts(parts, backend, normalise))
     return words
 
-
-def repeat_words(
-    words: Counter[str],
-    most: int = 1000,  # words of a text
-) -> Iterator[str]:
-    "Texts with so many of each word."
-    for word in sorted(words):
-        for done in range(0, words[word], most):
-            yield " ".join([word] * min(most, words[word] - done))
-
 # %% ../nbs/02_wordpiece.ipynb #9c0d1e2f
 def number_tokens(
     vocab: Iterable[str],  # what was learnt
@@ -329,6 +319,16 @@ def first_pieces(
             counts[char] += count
     kept = sorted(sorted(counts, key=lambda char: (-counts[char], char))[:limit])
     return kept, [f"{prefix}{char}" for char in kept if char in within]
+
+
+def repeat_words(
+    words: Counter[str],
+    most: int = 1000,  # words of a text
+) -> Iterator[str]:
+    "Texts with so many of each word."
+    for word in sorted(words):
+        for done in range(0, words[word], most):
+            yield " ".join([word] * min(most, words[word] - done))
 
 # %% ../nbs/02_wordpiece.ipynb #0d1e2f3a
 def train_vocab(
