@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/mixed_attention.html.md"""
 
 # %% auto #0
 __all__ = ['split_heads', 'attend', 'attend_fused', 'attention_bias', 'span_key', 'span_scores', 'MixedMaps', 'near_scores',
-           'look_near', 'look_far', 'MixedAttention']
+           'look_near', 'look_far', 'Rows', 'Projection', 'MixedAttention']
 
 # %% ../nbs/03_mixed_attention.ipynb #cabaa9af
 from dataclasses import dataclass
@@ -139,6 +139,43 @@ def look_far(
         return attend(query, key, value, bias, dropout)
     return attend_fused(query, key, value, bias, dropout), None
 
+# %% ../nbs/03_mixed_attention.ipynb #6c7d8e9f
+class Rows(nn.Linear):
+    "Some rows of a larger linear map as a layer by itself, with no weights of its own."
+
+    def __init__(self, whole: nn.Module, rows: slice):
+        "Refer to the rows of `whole`."
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = whole.weight.shape[1], rows.stop - rows.start
+        self._whole, self._rows = (whole,), rows  # in a tuple, for it is no part of this one
+
+    weight = property(lambda self: self._whole[0].weight[self._rows], doc="`(out_features, in_features)`")
+    bias = property(lambda self: self._whole[0].bias[self._rows], doc="`(out_features,)`")
+
+
+class Projection(nn.Module):
+    "Linear maps of the same input: one product, unless one of them was replaced."
+
+    def __init__(
+        self,
+        in_features: int,  # D
+        out_features: int,  # of each map
+        names: tuple[str, ...],  # of the maps, which are attributes
+    ):
+        "Make the weights of all maps, one below the other."
+        super().__init__()
+        whole, self.names = nn.Linear(in_features, len(names) * out_features), names
+        self.weight, self.bias = whole.weight, whole.bias
+        for i, name in enumerate(names):
+            self.add_module(name, Rows(self, slice(i * out_features, (i + 1) * out_features)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # of each map, `(B, T, out_features)`
+        "What each map makes of `(B, T, in_features)`."
+        maps = [getattr(self, name) for name in self.names]
+        if all(type(each) is Rows for each in maps):
+            return F.linear(x, self.weight, self.bias).chunk(len(maps), -1)
+        return tuple(each(x) for each in maps)
+
 # %% ../nbs/03_mixed_attention.ipynb #1b2aed87
 class MixedAttention(nn.Module):
     "Self-attention heads beside span-based dynamic convolution heads, joined by one output projection."
@@ -149,7 +186,7 @@ class MixedAttention(nn.Module):
         D, A, H, K = config.hidden_size, config.mixed_width, config.mixed_num_heads, config.conv_kernel_size
         self.num_heads, self.width, self.dropout = H, A, config.attention_probs_dropout_prob
         self.padding_leaks, self.kernel, self.reach = config.conv_padding == "legacy", "auto", K // 2 + 1
-        self.project = nn.Linear(D, 4 * A)  # query, key, value, conv_value
+        self.project = Projection(D, A, ("query", "key", "value", "conv_out_layer"))  # as they are called on disk
         self.span_depthwise = nn.Parameter(torch.empty(D, 1, K).normal_(std=1 / K))
         self.span_pointwise = nn.Linear(D, A)
         self.conv_kernel = nn.Linear(A, H * K)
@@ -165,7 +202,7 @@ class MixedAttention(nn.Module):
         first_only: bool = False,  # the first token of each sequence alone is asked for, without maps
     ) -> tuple[Tensor, MixedMaps | None]:  # `(B, T, D)`, or `(B, 1, D)`, `(S, 1, D)` when packed; before the residual
         "Equation 6."
-        query, key, value, conv_value = self.project(x).split(self.width, dim=-1)
+        query, key, value, conv_value = self.project(x)
         if mask is not None and not self.padding_leaks:
             x, conv_value = x * mask[..., None], conv_value * mask[..., None]
         if first_only:  # whose windows reach no further
