@@ -6,9 +6,10 @@ Docs: https://convbert.github.io/convbert/wordpiece.html.md"""
 
 # %% auto #0
 __all__ = ['NO_LIMIT', 'SPECIAL', 'SURROGATES', 'LONGEST', 'choose', 'check_count', 'TokenizerOptions', 'make_options', 'takes',
-           'read_lines', 'read_vocab', 'build_pipeline', 'added_token', 'fixed_tokens', 'build_backend', 'is_list',
-           'as_text', 'texts_of', 'split_parts', 'count_words', 'number_tokens', 'first_pieces', 'repeat_words',
-           'train_vocab', 'read_json', 'read_pipeline', 'read_options', 'read_added', 'read_folder']
+           'read_lines', 'read_vocab', 'build_pipeline', 'added_token', 'fixed_tokens', 'make_template',
+           'build_backend', 'is_list', 'as_text', 'texts_of', 'split_parts', 'count_words', 'number_tokens',
+           'first_pieces', 'repeat_words', 'train_vocab', 'read_json', 'read_pipeline', 'read_options', 'read_added',
+           'read_folder']
 
 # %% ../nbs/02_wordpiece.ipynb #e1028017
 import inspect
@@ -191,6 +192,10 @@ def fixed_tokens(
     found = {entry["content"]: {"id": vocab.get(entry["content"]), **entry} for entry in added}
     wanted = [("never_split", word) for word in options.never_split]
     wanted += [(name, getattr(options, name)) for name in SPECIAL if getattr(options, name) is not None]
+    fresh = [entry for entry in found.values() if entry["id"] is None]
+    following = max([*vocab.values(), *(entry["id"] for entry in found.values() if entry["id"] is not None)]) + 1
+    for i, entry in enumerate(fresh, following):
+        entry["id"] = i
     for name, token in wanted:
         if token not in vocab and token not in found:
             near = suggest(token, [t for t in vocab if t[0] in "[<" and not t.startswith("[unused")][:20])
@@ -201,24 +206,32 @@ def fixed_tokens(
     return sorted(found.values(), key=lambda entry: entry["id"])
 
 # %% ../nbs/02_wordpiece.ipynb #fde089cd
+def make_template(
+    backend,  # `tokenizers.Tokenizer` that knows the special tokens
+    options: TokenizerOptions,
+):  # `tokenizers.processors.TemplateProcessing`
+    "The form of an input: `[CLS] A [SEP]`, or `[CLS] A [SEP] B [SEP]`."
+    from tokenizers import processors
+
+    cls, sep = ([token] if token is not None else [] for token in (options.cls_token, options.sep_token))
+    first = [f"{token}:0" for token in (*cls, "$A", *sep)]
+    second = [f"{token}:1" for token in ("$B", *sep)]
+    ids = [(token, backend.token_to_id(token)) for token in {*cls, *sep}]
+    return processors.TemplateProcessing(single=first, pair=first + second, special_tokens=ids)
+
+
 def build_backend(
     vocab: Mapping[str, int],  # token -> id
     options: TokenizerOptions,
     added: Iterable[Mapping[str, Any]] = (),  # tokens added to the vocabulary, as in a tokenizer.json
 ):  # `tokenizers.Tokenizer`
     "The pipeline with its special and added tokens and the form of its inputs."
-    from tokenizers import processors
-
     backend, fixed = build_pipeline(vocab, options), fixed_tokens(vocab, options, added)
     backend.add_tokens([added_token(entry) for entry in fixed])
     for entry in fixed:
         if backend.token_to_id(entry["content"]) != entry["id"]:
             raise ValueError(f"the added token {entry['content']!r} cannot have the id {entry['id']}")
-    cls, sep = ([token] if token is not None else [] for token in (options.cls_token, options.sep_token))
-    first = [f"{token}:0" for token in (*cls, "$A", *sep)]
-    second = [f"{token}:1" for token in ("$B", *sep)]
-    ids = [(token, backend.token_to_id(token)) for token in {*cls, *sep}]
-    backend.post_processor = processors.TemplateProcessing(single=first, pair=first + second, special_tokens=ids)
+    backend.post_processor = make_template(backend, options)
     return backend
 
 # %% ../nbs/02_wordpiece.ipynb #5c58eba9
