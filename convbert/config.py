@@ -144,7 +144,8 @@ NOTED = (  # what other libraries note on a configuration
 
 def nearest(name: str, names: list[str]) -> str:
     "The field that was meant, if one is near: nobody wants to read the names of all."
-    return suggest(name, names) if suggest(name, names).startswith("Did you mean") else "Its fields: help(ConvBertConfig)"
+    said = suggest(name, names)
+    return said if said.startswith("Did you mean") else "Its fields: help(ConvBertConfig)"
 
 
 class ConfigMixin:

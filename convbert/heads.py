@@ -215,9 +215,14 @@ class SwitchesMixin:
 class HabitsMixin:
     "What users of transformers type."
 
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        "How many numbers there are to learn."
-        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        "How many numbers there are to learn; the three tables can be left out."
+        tables = {id(p) for p in self.parameters()} & {
+            id(part.weight) for part in self.modules() if isinstance(part, nn.Embedding) and exclude_embeddings
+        }
+        return sum(
+            p.numel() for p in self.parameters() if id(p) not in tables and (p.requires_grad or not only_trainable)
+        )
 
     def get_input_embeddings(self) -> nn.Embedding:
         "The word table."

@@ -20,15 +20,21 @@ from typing import Any
 from weakref import WeakSet
 
 from .batching import BatchEncoding, CallOptions, encode_examples, gather, make_columns
+from .compat import TOKENIZER_HABITS, translate
 from .hub import atomic_folder, resolve
+from .padding import PaddingMixin
 from convbert.wordpiece import (
+    NO_LIMIT,
     SPECIAL,
+    SPECIAL_LISTS,
     TokenizerOptions,
     added_token,
     as_text,
     build_backend,
+    choose,
     is_list,
     make_options,
+    make_template,
     read_folder,
     read_vocab,
     takes,
@@ -65,6 +71,14 @@ class SpecialMixin:
     def extra_special_tokens(self) -> list[str]:
         "The special tokens that have no name."
         return [token for token in self.all_special_tokens if token not in asdict(self.options).values()]
+
+    additional_special_tokens = extra_special_tokens  # their name in transformers 4
+
+    @property
+    def special_tokens_map(self) -> dict[str, Any]:
+        "The named special tokens by their names, and the list of the others if there are any."
+        named = {name: getattr(self.options, name) for name in SPECIAL if getattr(self.options, name)}
+        return named | ({"additional_special_tokens": self.extra_special_tokens} if self.extra_special_tokens else {})
 
 # %% ../nbs/02_tokenization.ipynb #9d940730
 def new_token(
@@ -110,6 +124,21 @@ class VocabularyMixin:
         if token is None:
             raise ValueError(f"id {ids!r} is not in the vocabulary, whose ids go from 0 to {len(self) - 1}")
         return token
+
+    def get_added_vocab(self) -> dict[str, int]:
+        "The tokens that are looked for in the text as they stand, special ones among them, and their ids."
+        return {token.content: i for i, token in sorted(self.backend_tokenizer.get_added_tokens_decoder().items())}
+
+    def add_special_tokens(self, special_tokens_dict: Mapping[str, Any]) -> int:
+        "Append special tokens by their names or in a list, `additional_special_tokens`, and count the new ones."
+        given = dict(special_tokens_dict)
+        more = [token for name in SPECIAL_LISTS for token in given.pop(name, None) or ()]
+        for name in given:
+            choose("the name of a special token", name, (*SPECIAL, *SPECIAL_LISTS))
+        added = self.add_tokens([*given.values(), *more], special_tokens=True)
+        self.options = replace(self.options, **{name: getattr(t, "content", t) for name, t in given.items()})
+        self.backend_tokenizer.post_processor = make_template(self.backend_tokenizer, self.options)
+        return added
 
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
         "Append tokens to the vocabulary and count the new ones. The model must then be given rows for them."
@@ -165,6 +194,12 @@ class TextMixin:
         "The ids of a text, as in the column `input_ids`; `options` as in a call."
         return self(text, text_pair, **options)["input_ids"]
 
+    def encode_plus(self, text: Any, text_pair: Any = None, **options) -> BatchEncoding:
+        "A call, under the name it has in older code."
+        return self(text, text_pair, **options)
+
+    batch_encode_plus = encode_plus
+
     def convert_tokens_to_string(self, tokens: list[str], clean_up_tokenization_spaces: bool | None = None) -> str:
         "Join pieces to words and words to text."
         from tokenizers import decoders
@@ -194,7 +229,7 @@ def saved_config(
 ) -> dict[str, Any]:  # the content of tokenizer_config.json
     "The options of a tokenizer, and what transformers needs to know beside them."
     plain, options = TokenizerOptions(), asdict(tokenizer.options)
-    ours = ("do_basic_tokenize", "clean_text", "wordpieces_prefix", "never_split")  # unknown to transformers
+    ours = ("do_basic_tokenize clean_text wordpieces_prefix max_input_chars_per_word never_split").split()  # not theirs
     same = all(options[name] == getattr(plain, name) for name in ours)
     added, extra = json.loads(tokenizer.backend_tokenizer.to_str())["added_tokens"], tokenizer.extra_special_tokens
     return options | {
@@ -217,12 +252,17 @@ class FilesMixin:
         cache_dir: str | os.PathLike | None = None,  # hub only: where downloads are kept
         local_files_only: bool = False,  # hub only: use what is cached and ask nobody
         token: str | bool | None = None,  # hub only: for private repositories
-        **overrides,  # options of `TokenizerOptions` that win over the files
+        **overrides,  # options of `TokenizerOptions` that win over the files, and what transformers would take
     ):
         "The tokenizer of that name."
+        overrides = translate(overrides, TOKENIZER_HABITS, {"token": token})
+        token = overrides.pop("token")
+        special = {name: overrides.pop(name) for name in SPECIAL_LISTS if name in overrides}
         where = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         vocab, added, options = read_folder(resolve(name, weights=False, **where))
-        return cls(vocab, added_tokens=added, **options | overrides)
+        tokenizer = cls(vocab, added_tokens=added, **options | overrides)
+        tokenizer.add_special_tokens(special)
+        return tokenizer
 
     def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:
         "Write `vocab.txt`, one token per line in the order of the ids; returns the path."
@@ -294,7 +334,8 @@ class OptionsMixin:
         elif name in ADJUSTABLE:
             self.options = replace(self.options, **{name: value})
         else:
-            raise AttributeError(f"{name} is fixed when the tokenizer is built: pass {name}={value!r} there")
+            way = f"; or add_special_tokens({{{name!r}: {value!r}}})" if name in SPECIAL else ""
+            raise AttributeError(f"{name} is fixed when the tokenizer is built: pass {name}={value!r} there{way}")
 
     def __repr__(self):
         changed = [f.name for f in fields(self.options) if getattr(self, f.name) != f.default]
@@ -319,7 +360,11 @@ class CallMixin:
         options = make_options(CallOptions, options)
         examples, batched = gather(text, text_pair, options.is_split_into_words)
         encodings = encode_examples(self, examples, options)
-        longest = max(map(len, encodings))
+        longest, unlimited = max(map(len, encodings)), options.max_length is None and self.model_max_length >= NO_LIMIT
+        if options.truncation and unlimited and options.verbose and self not in _warned:
+            _warned.add(self)
+            said = "cuts nothing, for the tokenizer does not know how many tokens the model takes: pass max_length=..."
+            warnings.warn(f"truncation={options.truncation!r} {said}", stacklevel=2)
         if longest > self.model_max_length and options.verbose and self not in _warned:
             _warned.add(self)
             warnings.warn(
@@ -334,7 +379,15 @@ class CallMixin:
 
 # %% ../nbs/02_tokenization.ipynb #aa2312b6
 class ConvBertTokenizer(
-    OptionsMixin, CallMixin, SpecialMixin, VocabularyMixin, FormMixin, TextMixin, FilesMixin, TrainingMixin
+    OptionsMixin,
+    CallMixin,
+    PaddingMixin,
+    SpecialMixin,
+    VocabularyMixin,
+    FormMixin,
+    TextMixin,
+    FilesMixin,
+    TrainingMixin,
 ):
     "Text to ids and back with a WordPiece vocabulary, as BERT and ConvBERT do it."
 
