@@ -114,14 +114,19 @@ def windows(
     count: int = 1024,  # most inputs in a window
     characters: int = 2**19,  # so much text ends a window
 ) -> Iterator[list]:
-    "Cut a stream into lists."
+    "Cut a stream into lists; where it breaks off, what was read comes first, then its error."
     window, size = [], 0
-    for item in items:
-        window.append(item)
-        size += size_of(item)
-        if len(window) == count or size >= characters:
+    try:
+        for item in items:
+            window.append(item)
+            size += size_of(item)
+            if len(window) == count or size >= characters:
+                yield window
+                window, size = [], 0
+    except Exception:
+        if window:
             yield window
-            window, size = [], 0
+        raise
     if window:
         yield window
 
