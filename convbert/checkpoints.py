@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .hub import atomic_folder, resolve
+from .hub import Origin, atomic_folder, resolve, trace
 from .weights import WEIGHT_PATTERNS, parse_size, read_state, write_weights
 
 # %% ../nbs/05_checkpoints.ipynb #53ae1373
@@ -293,6 +293,7 @@ class PretrainedMixin(SavingMixin):
     "Gives a model class `from_pretrained` and `save_pretrained`; it needs `config_class`, `key_map` and `self.config`."
 
     load_report: LoadReport | None = None  # set by `from_pretrained`; a model that was never loaded has none
+    origin: Origin | None = None  # the same
 
     @classmethod
     def from_pretrained(
@@ -318,6 +319,8 @@ class PretrainedMixin(SavingMixin):
             model = build(cls, config, disk, **options)
         except ValueError as error:
             raise ValueError(f"cannot load {cls.__name__} from {folder}: {error}") from None
+        more = dict(ignore_mismatched_sizes=ignore_mismatched_sizes, **config_overrides)
+        model.origin = trace(name, folder, hub, **more)
         if model.load_report != LoadReport():
             warnings.warn(f"{cls.__name__} from {os.fspath(name)!r}:\n{model.load_report}", stacklevel=2)
         return model

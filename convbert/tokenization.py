@@ -20,7 +20,7 @@ from typing import Any
 from weakref import WeakSet
 
 from .batching import BatchEncoding, CallOptions, encode_examples, gather, make_columns
-from .hub import atomic_folder, resolve
+from .hub import Origin, atomic_folder, resolve, trace
 from convbert.wordpiece import (
     SPECIAL,
     TokenizerOptions,
@@ -208,6 +208,8 @@ def saved_config(
 class FilesMixin:
     "Reading a tokenizer from a folder and writing it there."
 
+    origin: Origin | None = None  # set by `from_pretrained`
+
     @classmethod
     def from_pretrained(
         cls,
@@ -221,8 +223,11 @@ class FilesMixin:
     ):
         "The tokenizer of that name."
         where = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
-        vocab, added, options = read_folder(resolve(name, weights=False, **where))
-        return cls(vocab, added_tokens=added, **options | overrides)
+        folder = resolve(name, weights=False, **where)
+        vocab, added, options = read_folder(folder)
+        tokenizer = cls(vocab, added_tokens=added, **options | overrides)
+        tokenizer.origin = trace(name, folder, where)
+        return tokenizer
 
     def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:
         "Write `vocab.txt`, one token per line in the order of the ids; returns the path."
