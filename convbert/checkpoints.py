@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .compat import MODEL_HABITS, translate
-from .hub import atomic_folder, resolve
+from .hub import Origin, atomic_folder, resolve, trace
 from .weights import WEIGHT_PATTERNS, parse_size, read_state, weight_files, write_weights
 
 # %% ../nbs/05_checkpoints.ipynb #53ae1373
@@ -338,6 +338,7 @@ class PretrainedMixin(SavingMixin):
     "Gives a model class `from_pretrained` and `save_pretrained`; it needs `config_class`, `key_map` and `self.config`."
 
     load_report: LoadReport | None = None  # set by `from_pretrained`; a model that was never loaded has none
+    origin: Origin | None = None  # the same
 
     @classmethod
     def sizes_of(cls, disk: Mapping[str, Tensor]) -> dict[str, int]:
@@ -371,6 +372,7 @@ class PretrainedMixin(SavingMixin):
             model = build(cls, config, disk, ignore_mismatched_sizes=ignore_mismatched_sizes, **options)
         except ValueError as error:
             raise ValueError(f"cannot load {cls.__name__} from {folder}: {error}") from None
+        model.origin = trace(name, folder, hub, config=config, ignore_mismatched_sizes=ignore_mismatched_sizes)
         if model.load_report != LoadReport():
             warnings.warn(f"{cls.__name__} from {os.fspath(name)!r}:\n{model.load_report}", stacklevel=2)
         return (model, model.load_report.as_dictionary()) if output_loading_info else model

@@ -6,8 +6,8 @@ Docs: https://convbert.github.io/convbert/encoder.html.md"""
 
 # %% auto #0
 __all__ = ['ACTIVATION', 'IN_PLACE', 'Embeddings', 'GroupedLinear', 'untouched', 'FeedForward', 'Layer', 'Encoded', 'take_tokens',
-           'places', 'lay_out', 'as_given', 'first_as_given', 'run_layers', 'compiled_run', 'compiled_layers',
-           'Encoder', 'leave_the_team', 'init_weights']
+           'places', 'lay_out', 'as_given', 'record_hidden', 'first_as_given', 'run_layers', 'compiled_run',
+           'compiled_layers', 'Encoder', 'leave_the_team', 'init_weights']
 
 # %% ../nbs/04_encoder.ipynb #8d376118
 import os
@@ -67,8 +67,8 @@ class Embeddings(nn.Module):
         words = self.word(input_ids) if inputs_embeds is None else inputs_embeds
         if position_ids is None:
             position_ids = torch.arange(words.shape[1], device=words.device)[None]
-        types = self.token_type.weight[0] if token_type_ids is None else self.token_type(token_type_ids)
-        x = self.norm(words + self.position(position_ids) + types)
+        token_type_ids = torch.zeros_like(position_ids[:1, :1]) if token_type_ids is None else token_type_ids
+        x = self.norm(words + self.position(position_ids) + self.token_type(token_type_ids))
         return call_widened(self.project, self.word.weight, dropout(x, self.dropout, self.training))
 
 # %% ../nbs/04_encoder.ipynb #700cf29b
@@ -234,6 +234,20 @@ def as_given(
         return packed.put_back(x)
     return x if mask is None else x * mask[..., None]
 
+
+def record_hidden(
+    x: Tensor,  # `(B, T, D)`, or `(1, N, D)` when packed
+    hidden: list[Tensor],  # `(B, T, D)` each: what the caller is given of earlier layers
+    mask: Tensor | None,  # `(B, T)`; None where padding keeps what it has
+    packed: Packed | None,
+    parameter: Tensor,  # whose precision the caller's tensors have
+) -> tuple[Tensor, list[Tensor]]:  # like x, and one output more
+    "Give the caller a layer's output; where there is a way back, the next layer reads it from there."
+    shown = as_narrow_as(parameter, as_given(x, mask, packed))
+    if shown.requires_grad:
+        x = shown if packed is None else packed.take(shown)
+    return x, [*hidden, shown]
+
 # %% ../nbs/04_encoder.ipynb #2d727b0b
 def first_as_given(
     x: Tensor,  # `(B, 1, D)`, or `(S, 1, D)` when packed
@@ -258,14 +272,17 @@ def run_layers(
     first_only: bool,
 ) -> tuple[Tensor, list[Tensor], list[MixedMaps]]:  # the last output, and what was asked for
     "One layer after the other."
-    words, hidden, maps = encoder.embeddings.word.weight, [x], []
+    words, maps, kept = encoder.embeddings.word.weight, [], mask if encoder.window else None
+    record = partial(record_hidden, mask=kept, packed=packed, parameter=words)
     forget = encoder.gradient_checkpointing and encoder.training
     run = partial(checkpoint, call_widened, use_reentrant=False) if forget else call_widened
+    x, hidden = record(x, []) if with_hidden else (x, [])
     for number, (layer, heads) in enumerate(zip(encoder.layers, masks, strict=True), 1):
         last = first_only and number == len(encoder.layers)
         x, seen = run(layer, words, x, mask, heads, with_maps, packed, last)
-        hidden, maps = hidden + [x] * with_hidden, maps + [seen] * with_maps
-    return x, hidden * with_hidden, maps
+        x, hidden = record(x, hidden) if with_hidden else (x, hidden)
+        maps = maps + [seen] * with_maps
+    return x, hidden, maps
 
 # %% ../nbs/04_encoder.ipynb #8d9e0f1a
 _compiled = WeakKeyDictionary()  # encoder: backend, and what it made
@@ -331,9 +348,8 @@ class Encoder(nn.Module):
         run = compiled_layers(self, x, packed) if apart else run_layers
         x, hidden, maps = run(self, x, mask, masks, with_hidden, with_maps, packed, alone)
         kept, lead = (mask, attention_mask) if self.window else (None, None)
-        last = (first_as_given if alone else as_given)(x, kept, packed)
+        last = hidden[-1] if hidden else (first_as_given if alone else as_given)(x, kept, packed)
         last = openings(last, 1, None, lead) if first_only and not alone else last
-        hidden = [as_given(each, kept, packed) for each in hidden]
         return Encoded(last, hidden, maps).narrow(self.embeddings.word.weight)
 
 # %% ../nbs/04_encoder.ipynb #2f3a4b5c

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/heads.html.md"""
 # %% auto #0
 __all__ = ['CONVBERT_KEYS', 'LABEL_TENSORS', 'CHOICE_INPUTS', 'ModelOutput', 'EncoderOutput', 'TaskOutput', 'SpanOutput',
            'convbert_sizes', 'check_inputs', 'check_ids', 'as_dictionary_or_tuple', 'SwitchesMixin', 'HabitsMixin',
-           'GrowingMixin', 'ConvBertPreTrainedModel', 'optional_outputs', 'ConvBertModel', 'MaskedLMHead',
+           'GrowingMixin', 'ConvBertPreTrainedModel', 'optional_outputs', 'ConvBertModel', 'MaskedLMHead', 'word_table',
            'ConvBertForMaskedLM', 'classifier_dropout', 'ClassificationHead', 'classification_loss',
            'ConvBertForSequenceClassification', 'ConvBertForTokenClassification', 'ConvBertForQuestionAnswering',
            'check_summary', 'summarise', 'ConvBertForMultipleChoice', 'silence']
@@ -225,8 +225,9 @@ class SwitchesMixin:
 
     @property
     def device(self) -> torch.device:
-        "Where the parameters live."
-        return next(self.parameters()).device
+        "Where the parameters live; the CPU, when accelerate has put them away and fetches them layer by layer."
+        found = next(self.parameters()).device
+        return torch.device("cpu") if found.type == "meta" and hasattr(self, "_hf_hook") else found
 
     @property
     def dtype(self) -> torch.dtype:
@@ -367,6 +368,16 @@ class MaskedLMHead(nn.Module):
         "Map `(…, D)` to `(…, V)` with the word table `(V, E)`."
         return F.linear(self.norm(F.gelu(self.dense(x))), words, self.bias)
 
+
+def word_table(
+    word: nn.Embedding,
+    device: torch.device,  # where it is needed
+) -> Tensor:  # `(V, E)`
+    "The weights of a word table; one that is kept elsewhere is asked for every word, and whoever keeps it fetches it."
+    if word.weight.device == device:
+        return word.weight
+    return word(torch.arange(word.num_embeddings, device=device)).to(device)
+
 # %% ../nbs/06_heads.ipynb #fc8d1168
 class ConvBertForMaskedLM(ConvBertPreTrainedModel):
     "Fill in masked tokens."
@@ -392,7 +403,7 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         x = encoded.last
         if predict_at is not None:
             x = x.gather(1, predict_at[..., None].expand(-1, -1, x.shape[-1]))
-        words = self.encoder.embeddings.word.weight
+        words = word_table(self.encoder.embeddings.word, x.device)
         logits = call_widened(self.predictions, words, x, words)
         chosen = predict_at is not None
         loss = None if labels is None else self.loss(x, words, logits, labels, chosen)

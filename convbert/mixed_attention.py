@@ -114,10 +114,14 @@ def look_near(
     conv_value: Tensor,  # `(B, T, H*d)`, zero at padding
     mixer: nn.Module,  # a `MixedAttention`, whose parameters are used
     packed: Packed | None = None,  # where sequences begin and end
-) -> tuple[Tensor, Tensor]:  # mixed values `(B, T, H, d)`, and scores `(B, T, H, K)` before the softmax over K
+    with_kernel: bool = False,  # and then without `packed`
+) -> tuple[Tensor, Tensor | None]:  # mixed values `(B, T, H, d)`, and kernels `(B, H, T, K)` if they were asked for
     "Equation 5 with a layer's own parameters."
     scores, value = near_scores(x, query, mixer, packed), split_heads(conv_value, mixer.num_heads)
-    return choose(mixer.kernel, value).span_conv(value, scores, packed), scores
+    if with_kernel:
+        kernel = scores.softmax(-1).transpose(1, 2)
+        return reference.shift_sum(value, kernel.transpose(1, 2)[..., None, :]), kernel
+    return choose(mixer.kernel, value).span_conv(value, scores, packed), None
 
 # %% ../nbs/03_mixed_attention.ipynb #648a131b
 def look_far(
@@ -208,11 +212,11 @@ class MixedAttention(nn.Module):
         if first_only:  # whose windows reach no further
             lead = self.reach, packed, None if self.padding_leaks else mask  # transformers reads the first column
             x, query, conv_value = (openings(part, *lead) for part in (x, query, conv_value))
-        near, scores = look_near(x, query, conv_value, self, None if first_only else packed)
+        near, kernel = look_near(x, query, conv_value, self, None if first_only else packed, with_maps)
         query, key, value = (split_heads(part, self.num_heads) for part in (query, key, value))
         query, near = (query[:, :1], near[:, :1]) if first_only else (query, near)
         far, attention = look_far(query, key, value, mask, packed, self.dropout * self.training, with_maps)
         if head_mask is not None:
             far, near = far * head_mask[0, :, None], near * head_mask[1, :, None]
-        maps = MixedMaps(attention, scores.softmax(-1).transpose(1, 2)) if with_maps else None
+        maps = MixedMaps(attention, kernel) if with_maps else None
         return self.output(torch.cat([far, near], dim=2).flatten(2)), maps

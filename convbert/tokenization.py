@@ -21,7 +21,7 @@ from weakref import WeakSet
 
 from .batching import BatchEncoding, CallOptions, encode_examples, gather, make_columns
 from .compat import TOKENIZER_HABITS, translate
-from .hub import atomic_folder, resolve
+from .hub import Origin, atomic_folder, resolve, trace
 from .padding import PaddingMixin
 from convbert.wordpiece import (
     NO_LIMIT,
@@ -243,6 +243,8 @@ def saved_config(
 class FilesMixin:
     "Reading a tokenizer from a folder and writing it there."
 
+    origin: Origin | None = None  # set by `from_pretrained`
+
     @classmethod
     def from_pretrained(
         cls,
@@ -259,9 +261,11 @@ class FilesMixin:
         token = overrides.pop("token")
         special = {name: overrides.pop(name) for name in SPECIAL_LISTS if name in overrides}
         where = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
-        vocab, added, options = read_folder(resolve(name, weights=False, **where))
+        folder = resolve(name, weights=False, **where)
+        vocab, added, options = read_folder(folder)
         tokenizer = cls(vocab, added_tokens=added, **options | overrides)
         tokenizer.add_special_tokens(special)
+        tokenizer.origin = trace(name, folder, where)
         return tokenizer
 
     def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:

@@ -7,13 +7,14 @@ Docs: https://convbert.github.io/convbert/pipelines/running.html.md"""
 # %% auto #0
 __all__ = ['Job', 'Limits', 'check_counts', 'check_top_k', 'ask_rows', 'run_rows', 'size_of', 'windows', 'attempt', 'read_window',
            'Told', 'answer_window', 'stream', 'progress_bar', 'choose_device', 'refuse_untrained', 'Pipeline',
-           'refuse_it', 'refuse_place']
+           'refuse_it', 'refuse_place', 'revive']
 
 # %% ../../nbs/pipelines/02_running.ipynb #1f033a8b
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -25,6 +26,7 @@ from tqdm.auto import tqdm
 
 from .answers import Answers
 from .batches import Row, make_batch, plan_work, side_by_side
+from .pickling import Reference, by_reference
 from ..tokenization import ConvBertTokenizerFast
 
 # %% ../../nbs/pipelines/02_running.ipynb #542fd6b5
@@ -114,14 +116,19 @@ def windows(
     count: int = 1024,  # most inputs in a window
     characters: int = 2**19,  # so much text ends a window
 ) -> Iterator[list]:
-    "Cut a stream into lists."
+    "Cut a stream into lists; where it breaks off, what was read comes first, then its error."
     window, size = [], 0
-    for item in items:
-        window.append(item)
-        size += size_of(item)
-        if len(window) == count or size >= characters:
+    try:
+        for item in items:
+            window.append(item)
+            size += size_of(item)
+            if len(window) == count or size >= characters:
+                yield window
+                window, size = [], 0
+    except Exception:
+        if window:
             yield window
-            window, size = [], 0
+        raise
     if window:
         yield window
 
@@ -263,6 +270,18 @@ class Pipeline:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.limit = min(model.config.max_position_embeddings, tokenizer.model_max_length)
 
+    def __reduce__(self) -> tuple:
+        "Pickle what can be loaded again by where it came from, and the rest whole."
+        return revive, (type(self), {name: by_reference(value) for name, value in vars(self).items()})
+
+    def __copy__(self):
+        "A pipeline with the same model."
+        return revive(type(self), vars(self))
+
+    def __deepcopy__(self, memo: dict):
+        "A pipeline with a model of its own."
+        return revive(type(self), deepcopy(vars(self), memo))
+
     def run(
         self,
         inputs: Any,  # one input, a list or tuple of them, a table, or anything else that can be iterated over
@@ -297,3 +316,17 @@ def refuse_place(place: int, error: Exception) -> None:  # raises it
     "Raise what is wrong with an input of a list, and say which."
     kind = TypeError if isinstance(error, TypeError) else ValueError
     raise kind(f"inputs[{place}]: {error}") from None
+
+
+def revive(
+    kind: type,  # of pipeline
+    state: dict[str, Any],  # its attributes, or references to them
+):  # a pipeline
+    "A pipeline from its pickle, on the device where it was."
+    pipe = object.__new__(kind)
+    for name, value in state.items():
+        if isinstance(value, Reference):
+            device, value = value.device, value.load()
+            value = value if device is None else value.to(choose_device(device))
+        vars(pipe)[name] = value
+    return pipe
