@@ -151,10 +151,10 @@ class Rows(nn.Linear):
         "Refer to the rows of `whole`."
         nn.Module.__init__(self)
         self.in_features, self.out_features = whole.weight.shape[1], rows.stop - rows.start
-        self._whole, self._rows = (whole,), rows  # in a tuple, for it is no part of this one
+        self._part = whole, rows  # in a tuple, or torch would take the whole for a part of this one
 
-    weight = property(lambda self: self._whole[0].weight[self._rows], doc="`(out_features, in_features)`")
-    bias = property(lambda self: self._whole[0].bias[self._rows], doc="`(out_features,)`")
+    weight = property(lambda self: self._part[0].weight[self._part[1]], doc="`(out_features, in_features)`")
+    bias = property(lambda self: self._part[0].bias[self._part[1]], doc="`(out_features,)`")
 
 
 class Projection(nn.Module):

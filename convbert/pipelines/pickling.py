@@ -34,7 +34,7 @@ def fingerprint(
 
 # %% ../../nbs/pipelines/02_pickling.ipynb #5e0d0009
 SWITCH = str, int, float, bool, type(None), ConvBertConfig
-APART = "_parameters", "_buffers", "_modules", "training", "origin", "load_report"  # compared, or of no account
+APART = "_parameters _buffers _modules _part training origin load_report".split()  # compared, or of no account
 
 
 def traits(
