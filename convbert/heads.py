@@ -206,7 +206,8 @@ def as_dictionary_or_tuple(
     @wraps(forward)
     def run(self, *args, return_dict: bool | None = None, **inputs):
         output = forward(self, *args, **inputs)
-        return output.to_tuple() if return_dict is False and isinstance(output, ModelOutput) else output
+        wanted = self.config.extra.get("return_dict") if return_dict is None else return_dict
+        return output.to_tuple() if wanted is False and isinstance(output, ModelOutput) else output
 
     run.__code__ = run.__code__.replace(co_name=forward.__name__)  # its own: compilers count graphs for each code
     return run
@@ -320,14 +321,16 @@ class ConvBertPreTrainedModel(SwitchesMixin, HabitsMixin, GrowingMixin, Pretrain
         position_ids: Tensor | None = None,  # `(B, T)`
         inputs_embeds: Tensor | None = None,  # `(B, T, E)`, instead of ids
         head_mask: Tensor | None = None,  # `(L, 2, H)`: factors for attention heads [:, 0] and convolution heads [:, 1]
-        output_hidden_states: bool | None = False,  # return every layer's output
-        output_attentions: bool | None = False,  # return attention maps and convolution kernels
+        output_hidden_states: bool | None = None,  # return every layer's output; None: as noted on the config
+        output_attentions: bool | None = None,  # return attention maps and convolution kernels; None: the same
         first_only: bool = False,  # only the first token of each text is going to be read
     ) -> Encoded:
         "Check the inputs and run the encoder."
         others = dict(attention_mask=attention_mask, token_type_ids=token_type_ids, position_ids=position_ids)
         check_inputs(self.config, input_ids, inputs_embeds, {**others, "head_mask": head_mask})
-        kept = (bool(output_hidden_states), bool(output_attentions), first_only)
+        noted = [self.config.extra.get(name) for name in ("output_hidden_states", "output_attentions")]
+        asked = zip((output_hidden_states, output_attentions), noted, strict=True)
+        kept = (*(bool(note if given is None else given) for given, note in asked), first_only)
         return self.encoder(input_ids, attention_mask, inputs_embeds, token_type_ids, position_ids, head_mask, *kept)
 
 # %% ../nbs/06_heads.ipynb #19e2ca6b

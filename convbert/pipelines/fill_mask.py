@@ -158,7 +158,7 @@ class MaskAnswers(Pipeline):
     def together(self, text: str, rows: list[Row], kept: list, job: Job, limits: Limits, top_k: int, beams: int):
         "Answers that fill every mask."
         ids, row = rows[0].note, rows[0]
-        score = partial(run_rows, self.model, pad_id=self.tokenizer.pad_token_id, job=job, limits=limits)
+        score = partial(run_rows, self.model, pad_id=self.pad_id, job=job, limits=limits)
         places = find_masks(ids, self.tokenizer)
         found = fill_together(score, row, kept[0][0], beams)[:top_k]
         return Answers(

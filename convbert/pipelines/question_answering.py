@@ -294,10 +294,10 @@ class QuestionAnsweringPipeline(Pipeline):
 
     def __call__(
         self,
-        inputs: Any = None,  # `{"question": …, "context": …}`, a list of these, or a stream
+        inputs: Any = None,  # `{"question": …, "context": …}`, a list of these, or a stream; with `context`, questions
+        context: str | list[str] | None = None,  # one for all questions, or one for each
         *,
         question: str | list[str] | None = None,  # instead of `inputs`, with `context`
-        context: str | list[str] | None = None,  # one for all questions, or one for each
         top_k: int | str | None = "best",  # "best": one answer; a number: a list of so many; None: of all
         doc_stride: int | None = None,  # tokens that rows of a long text share; None: half a row, at most 128
         max_answer_len: int = 15,  # most tokens in an answer
@@ -322,4 +322,6 @@ class QuestionAnsweringPipeline(Pipeline):
         keep = partial(best_spans, count=count, longest=max_answer_len)
         advice = f"of a question only the first {layout.question} tokens were read"
         job = Job(as_asked, read, answer, select=stack_logits, keep=keep, advice=advice)
+        if context is not None and question is None:
+            inputs, question = None, inputs
         return self.run(gather_inputs(inputs, question, context), job, Limits(batch_size, batch_tokens, progress))
