@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .compat import MODEL_HABITS, translate
+from .compat import MODEL_HABITS, SAVE_HABITS, refuse_others, translate
 from .hub import Origin, atomic_folder, resolve, trace
 from .weights import WEIGHT_PATTERNS, parse_size, read_state, weight_files, write_weights
 
@@ -322,9 +322,16 @@ class SavingMixin:
         folder: str | os.PathLike,  # made if it does not exist; its other files stay
         *,
         max_shard_size: int | str = "5GB",  # a larger checkpoint is cut into files of this size
+        state_dict: Mapping[str, Tensor] | None = None,  # to write instead of the model's own, under its names
+        is_main_process: bool = True,  # False: leave it to another process
+        **others,  # what transformers would take
     ) -> None:  # raises `OSError` and leaves the folder as it was when something goes wrong
         "Write `config.json` and the weights, all or nothing."
-        limit, state = parse_size(max_shard_size), self.key_map.to_disk(self.state_dict())
+        refuse_others("save_pretrained", translate(others, SAVE_HABITS))
+        if not is_main_process:
+            return
+        state = self.key_map.to_disk(self.state_dict() if state_dict is None else state_dict)
+        limit = parse_size(max_shard_size)
         kinds = [str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()]
         config = {**self.config.to_dict(), "architectures": [type(self).__name__], "dtype": kinds[0]}
         config.pop("torch_dtype", None)  # the older name of "dtype", which would now contradict it

@@ -172,6 +172,10 @@ class ConfigMixin:
         values.pop("num_labels")  # written as `id2label`
         return {**extra, **values, "model_type": self.model_type}
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None):
+        "Itself: there is no part that does not read text."
+        return self
+
     def replace(self, **overrides: Any):
         "A changed copy, checked again; unknown fields are refused with the nearest known name."
         names = [f.name for f in fields(self)]

@@ -189,7 +189,8 @@ def check_ids(
     table: str,  # its name
 ) -> None:  # raises `ValueError` naming the first id outside
     "Check that ids index a table; on the CPU only, and not while compiling."
-    if ids is None or ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
+    drawn = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if ids is None or ids.device.type != "cpu" or drawn or not ids.numel():
         return
     low, high = (int(x) for x in ids.aminmax())
     if low < 0 or high >= size:

@@ -20,7 +20,7 @@ from typing import Any
 from weakref import WeakSet
 
 from .batching import BatchEncoding, CallOptions, encode_examples, gather, make_columns
-from .compat import TOKENIZER_HABITS, translate
+from .compat import SAVE_HABITS, TOKENIZER_HABITS, refuse_others, translate
 from .hub import Origin, atomic_folder, resolve, trace
 from .padding import PaddingMixin
 from convbert.wordpiece import (
@@ -275,8 +275,9 @@ class FilesMixin:
         file.write_bytes("".join(f"{token}\n" for token in sorted(vocab, key=vocab.get)).encode())
         return (str(file),)
 
-    def save_pretrained(self, save_directory: str | os.PathLike) -> tuple[str, ...]:
+    def save_pretrained(self, save_directory: str | os.PathLike, **others) -> tuple[str, ...]:
         "Write the tokenizer's files into a folder, all or none; returns their paths."
+        refuse_others("save_pretrained", translate(others, SAVE_HABITS))
         config = saved_config(self)
         special = {name: config[name] for name in SPECIAL if config[name] is not None}
         whole = json.loads(self.backend_tokenizer.to_str())

@@ -113,9 +113,9 @@ class ZeroShotClassificationPipeline(Pipeline):
 
     task, model_class = "zero-shot-classification", ConvBertForSequenceClassification
 
-    def __init__(self, model: nn.Module, tokenizer: ConvBertTokenizerFast):
+    def __init__(self, model: nn.Module, tokenizer: ConvBertTokenizerFast, **options: Any):
         "Join a model that knows entailment and its tokenizer."
-        super().__init__(model, tokenizer)
+        super().__init__(model, tokenizer, **options)
         self.entailment, self.against = find_entailment(model.config.id2label)
 
     def __call__(

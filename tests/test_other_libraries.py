@@ -1,0 +1,152 @@
+"""Our models in transformers' Trainer, in PEFT and in sentence-transformers: the real libraries, nothing replaced."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+import convbert
+from convbert import ConvBertConfig, ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizerFast, pipeline
+
+transformers = pytest.importorskip("transformers", reason="pip install transformers")
+TEXTS = ["a good film", "an awful, far too long film that nobody needs", "nice", "bad"]
+SMALL = dict(hidden_size=16, embedding_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20)
+HEADS = {
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+    "Model": "FEATURE_EXTRACTION",
+    "ForMaskedLM": None,
+    "ForMultipleChoice": None,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+
+
+def small(head="ForSequenceClassification", **changes):
+    torch.manual_seed(0)
+    config = ConvBertConfig(vocab_size=8192, **{**SMALL, "hidden_dropout_prob": 0.0, **changes})
+    return getattr(convbert, f"ConvBert{head}")(config)
+
+
+def trainer(model, tokenizer, folder, rows, collator=None, **arguments):
+    args = dict(num_train_epochs=1, per_device_train_batch_size=2, report_to=[], use_cpu=True, disable_tqdm=True)
+    return transformers.Trainer(
+        model=model,
+        args=transformers.TrainingArguments(str(folder), **{**args, **arguments}),
+        train_dataset=rows,
+        eval_dataset=rows,
+        processing_class=tokenizer,
+        data_collator=collator or transformers.DataCollatorWithPadding(tokenizer),
+    )
+
+
+# -- transformers' Trainer
+
+
+def test_trainer_trains_evaluates_goes_on_and_saves(tokenizer, tmp_path):
+    rows = [dict(tokenizer(text), label=i % 2) for i, text in enumerate(TEXTS)]
+    model = small(num_labels=2)
+    before = model.encoder.layers[0].mixer.output.weight.clone()
+    run = trainer(model, tokenizer, tmp_path, rows, eval_strategy="epoch", save_strategy="epoch", num_train_epochs=2)
+    run.train()
+    assert not model.encoder.layers[0].mixer.output.weight.equal(before) and run.evaluate()["eval_loss"] > 0
+    again = trainer(small(num_labels=2), tokenizer, tmp_path, rows, save_strategy="epoch", num_train_epochs=2)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    for (name, ours), theirs in zip(model.named_parameters(), again.model.parameters(), strict=True):
+        assert_close(ours, theirs, msg=name)
+    run.save_model(tmp_path / "saved")
+    with pytest.warns(UserWarning, match="has no config.json. The weights say .*hidden_size"):
+        loaded = ConvBertForSequenceClassification.from_pretrained(tmp_path / "saved")
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    assert_close(loaded(**batch).logits, model.eval()(**batch).logits)
+    model.config.save_pretrained(tmp_path / "saved")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        answers = pipeline("text-classification", tmp_path / "saved", top_k=None)(TEXTS)
+    scores = torch.tensor([[row["score"] for row in sorted(each, key=lambda row: row["label"])] for each in answers])
+    assert_close(scores, model(**batch).logits.softmax(-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("head", ["ForMaskedLM", "ForTokenClassification"])
+def test_collators_of_transformers(tokenizer, tmp_path, head):
+    rows = [dict(tokenizer(text)) for text in TEXTS]
+    if head == "ForTokenClassification":
+        rows = [{**row, "labels": [i % 2 for i in row["input_ids"]]} for row in rows]
+        collator = transformers.DataCollatorForTokenClassification(tokenizer)
+    else:
+        collator = transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.5)
+    run = trainer(small(head), tokenizer, tmp_path, rows, collator, save_strategy="no")
+    assert run.train().training_loss > 0
+
+
+def test_padding_is_transformers_padding(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    theirs = transformers.ConvBertTokenizerFast.from_pretrained(tmp_path)
+    rows = [dict(tokenizer(text, return_special_tokens_mask=True)) for text in TEXTS]
+    for how in ({}, {"pad_to_multiple_of": 8}, {"padding": "max_length", "max_length": 20}, {"padding_side": "left"}):
+        ours, expected = tokenizer.pad(rows, return_tensors="np", **how), theirs.pad(rows, return_tensors="np", **how)
+        assert ours.keys() == expected.keys()
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], expected[name], err_msg=f"{how} {name}")
+
+
+# -- PEFT
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_lora_on_query_and_value(head, tmp_path):
+    peft = pytest.importorskip("peft", reason="pip install peft")
+    model = small(head).eval()
+    ids = torch.randint(5, 99, (2, 3, 6) if head == "ForMultipleChoice" else (2, 6))
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    given["attention_mask"][1, ..., 4:] = 0
+    before = model(**given)[0]
+    settings = peft.LoraConfig(task_type=HEADS[head], target_modules=["query", "value"], r=2)
+    adapted = peft.get_peft_model(model, settings).eval()
+    assert_close(adapted(**given)[0], before)  # LoRA begins with nothing
+    adapted.train()(**given)[0].square().sum().backward()
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad and p.grad is not None]
+    assert sum(".query.lora_B" in name for name in trained) == sum(".value.lora_B" in name for name in trained) == 2
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(len(name)))
+    after = adapted.eval()(**given)[0]
+    assert (after - before).abs().max() > 1e-4
+    adapted.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(small(head).eval(), tmp_path).eval()
+    assert_close(again(**given)[0], after)
+    merged = adapted.merge_and_unload()
+    assert type(merged) is type(model)
+    assert_close(merged(**given)[0], after, atol=1e-5, rtol=1e-4)
+    merged.save_pretrained(tmp_path / "merged")
+    assert_close(type(model).from_pretrained(tmp_path / "merged")(**given)[0], after, atol=1e-5, rtol=1e-4)
+
+
+# -- sentence-transformers
+
+
+def test_sentence_transformers_encodes_trains_and_saves(tokenizer, tmp_path):
+    library = pytest.importorskip("sentence_transformers", reason="pip install sentence-transformers")
+    modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    model = small("Model").eval()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    words = modules.Transformer(str(tmp_path / "model"))
+    words.model = ConvBertModel.from_pretrained(tmp_path / "model")
+    sentences = library.SentenceTransformer(modules=[words, modules.Pooling(16)], device="cpu")
+    ours = pipeline("feature-extraction", tmp_path / "model", pooling="mean", return_tensors=True)
+    assert_close(torch.tensor(sentences.encode(TEXTS)), torch.stack(list(ours(TEXTS))), atol=1e-5, rtol=1e-4)
+    loss = library.sentence_transformer.losses.MultipleNegativesRankingLoss(sentences)
+    pairs = [words.preprocess(TEXTS), words.preprocess(TEXTS[::-1])]
+    loss(pairs, None).backward()
+    assert words.model.encoder.layers[0].mixer.output.weight.grad.abs().sum() > 0
+    sentences.save(str(tmp_path / "sentences"))
+    loaded = ConvBertModel.from_pretrained(tmp_path / "sentences")
+    assert loaded.encoder.layers[0].mixer.output.weight.equal(words.model.encoder.layers[0].mixer.output.weight)
