@@ -19,7 +19,7 @@ SIZES = dict(hidden_size=16, embedding_size=8, num_hidden_layers=1, num_attentio
 
 def make(head, **changes):
     torch.manual_seed(0)
-    return getattr(convbert, f"ConvBert{head}")(ConvBertConfig(vocab_size=30, **{**SIZES, **changes})).eval()
+    return getattr(convbert, f"ConvBert{head}")(ConvBertConfig(**{"vocab_size": 30, **SIZES, **changes})).eval()
 
 
 def inputs(head):
@@ -193,3 +193,263 @@ def test_contractions_are_joined_on_request():
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=True) == said.replace(" ,", ",").replace(" !", "!")
     assert tokenizer.decode(ids).startswith("you shouldn ' t, we ' ve, ")
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=False).startswith("you shouldn ' t , we ' ve , ")
+
+
+# -- configurations
+
+
+def test_notes_of_other_libraries_on_a_config(tmp_path):
+    config = ConvBertConfig(**SIZES)
+    config.use_cache = False
+    config._private = object()
+    assert config.use_cache is False and config.to_dict()["use_cache"] is False and "_private" not in config.to_dict()
+    assert not hasattr(config, "quantization_config") and config == pickle.loads(pickle.dumps(config))
+    other = config.replace(num_labels=3)
+    other.use_cache = True
+    assert config.use_cache is False and other.num_labels == 3
+    (tmp_path / "config.json").write_text(config.to_json_string())
+    assert ConvBertConfig.from_pretrained(tmp_path) == config
+    for name in ("num_labels", "id2label", "hidden_size"):
+        with pytest.raises(AttributeError, match=rf"model.config = model.config.replace\({name}=...\)"):
+            setattr(config, name, 4)
+    with pytest.raises(AttributeError, match="Did you mean 'num_labels'"):
+        config.num_label = 3
+
+
+@pytest.mark.parametrize("given", [{"nonsense": 1}, {"num_hidden_layer": 3}])
+def test_no_list_of_all_fields(given):
+    with pytest.raises(TypeError) as raised:
+        ConvBertConfig(**SIZES).replace(**given)
+    assert len(str(raised.value)) < 150 and next(iter(given)) in str(raised.value)
+
+
+def test_outputs_that_a_config_asks_for(tmp_path):
+    make("ForMaskedLM").save_pretrained(tmp_path)
+    model = ConvBertForMaskedLM.from_pretrained(tmp_path, output_hidden_states=True, output_attentions=True)
+    given = inputs("ForMaskedLM")
+    assert {"hidden_states", "attentions"} <= set(model(**given))
+    assert set(model(**given, output_hidden_states=False, output_attentions=False)) == {"logits"}
+    model.config.return_dict = False
+    assert type(model(**given)) is tuple and "logits" in model(**given, return_dict=True)
+
+
+# -- arguments of from_pretrained
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    make("ForSequenceClassification", vocab_size=8192).save_pretrained(folder)
+    ConvBertTokenizerFast.from_pretrained("convbert-tiny").save_pretrained(folder)
+    return folder
+
+
+def load(folder, **arguments):
+    return convbert.ConvBertForSequenceClassification.from_pretrained(folder, **arguments)
+
+
+def test_arguments_under_the_names_of_transformers(folder):
+    assert (
+        load(folder, torch_dtype="bfloat16").dtype == load(folder, torch_dtype=torch.bfloat16).dtype == torch.bfloat16
+    )
+    for where in ("cpu", {"": "cpu"}, torch.device("cpu")):
+        assert load(folder, device_map=where).device.type == "cpu"
+    assert load(folder, device_map="auto").device.type in ("cpu", "cuda", "mps", "xpu")
+    harmless = dict(low_cpu_mem_usage=True, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa")
+    assert load(folder, **harmless, from_tf=False, resume_download=None).num_parameters() > 0
+    model, info = load(folder, output_loading_info=True)
+    assert not any(info.values()) and isinstance(model, convbert.ConvBertForSequenceClassification)
+    bare = convbert.ConvBertForTokenClassification.from_pretrained
+    with pytest.warns(UserWarning, match="freshly initialised"):
+        _, info = bare(folder, output_loading_info=True)
+    assert "classifier.weight" in info["missing_keys"] and info["unexpected_keys"] and info["error_msgs"] == []
+
+
+def test_a_configuration_instead_of_the_folders(folder):
+    transformers = pytest.importorskip("transformers")
+    expected = load(folder).config
+    given = [expected, folder, str(folder), transformers.ConvBertConfig.from_pretrained(folder)]
+    for config in given:
+        model = load(folder, config=config)
+        assert (model.config.hidden_size, model.config.id2label) == (expected.hidden_size, expected.id2label)
+    assert load(folder, config=expected.replace(id2label={0: "bad", 1: "good"})).config.id2label[1] == "good"
+    with pytest.raises(TypeError, match="config=3 must be a ConvBertConfig"):
+        load(folder, config=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"load_in_8bit": True}, "--precision int8"),
+        ({"from_tf": True}, "save_pretrained"),
+        ({"device_map": {"encoder": 0, "classifier": 1}}, "accelerate.dispatch_model"),
+        ({"attn_implementation": "flash_attention_2"}, "by itself"),
+        ({"torch_dtype": "float16", "dtype": "float32"}, "one option"),
+        ({"force_download": True}, "cache"),
+        ({"nonsense": True}, "no field 'nonsense'"),
+    ],
+)
+def test_arguments_that_are_answered(folder, arguments, words):
+    with pytest.raises(TypeError, match=words) as raised:
+        load(folder, **arguments)
+    assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", ""])
+@pytest.mark.parametrize("config", [True, False])
+def test_a_state_that_was_saved_as_it_is(folder, tmp_path, wrapper, config):
+    model = load(folder)
+    state = {wrapper + name: tensor for name, tensor in model.state_dict().items()}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    if config:
+        model.config.save_pretrained(tmp_path)
+        loaded = load(tmp_path)
+    else:
+        with pytest.warns(UserWarning, match="has no config.json. The weights say"):
+            loaded = load(tmp_path)
+    given = inputs("ForSequenceClassification")
+    assert_close(loaded(**given).logits, model(**given).logits)
+    assert loaded.load_report == type(loaded.load_report)()
+
+
+# -- tokenizers
+
+
+def test_what_is_typed_at_a_tokenizer(folder):
+    tokenizer = ConvBertTokenizerFast.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+    assert tokenizer.encode_plus("a ship") == tokenizer("a ship") == tokenizer.batch_encode_plus("a ship")
+    size = len(tokenizer)
+    assert tokenizer.add_special_tokens({"additional_special_tokens": ["<a>", "<b>"], "sep_token": "<end>"}) == 3
+    assert tokenizer.tokenize("<a> ship<b>") == ["<a>", "ship", "<b>"] and len(tokenizer) == size + 3
+    assert tokenizer("a ship")["input_ids"][-1] == tokenizer.sep_token_id >= size
+    assert tokenizer.special_tokens_map["additional_special_tokens"][-2:] == ["<a>", "<b>"]
+    assert set(tokenizer.get_added_vocab()) >= {"<a>", "<b>", "<end>", "[PAD]"}
+    other = ConvBertTokenizerFast.from_pretrained(folder, additional_special_tokens=["<c>"])
+    assert other.tokenize("x<c>") == ["x", "<c>"]
+    with pytest.raises(ValueError, match="'masc_token'.*Did you mean 'mask_token'"):
+        tokenizer.add_special_tokens({"masc_token": "<m>"})
+    with pytest.raises(TypeError, match="add_prefix_space"):
+        ConvBertTokenizerFast.from_pretrained(folder, add_prefix_space=True)
+
+
+def test_words_tokens_and_characters_of_a_batch():
+    tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+    words = [["the", "unmaskable", "ship"], ["sails"]]
+    batch = tokenizer(words, is_split_into_words=True, padding=True)
+    for row, each in enumerate(words):
+        for i, word in enumerate(each):
+            start, end = batch.word_to_tokens(row, i)
+            assert [batch.token_to_word(row, t) for t in range(start, end)] == [i] * (end - start)
+            assert "".join(batch.tokens(row)[start:end]).replace("##", "") == word
+            assert batch.word_to_chars(row, i) == (0, len(word)) and batch.token_to_sequence(row, start) == 0
+    assert batch.char_to_word(0, 0) == 0 and batch.word_to_tokens(1) == batch.word_to_tokens(0, 1)
+    assert batch[1].tokens == batch.tokens(1)
+
+
+# -- pipelines
+
+
+@pytest.fixture(scope="module")
+def fill():
+    return pipeline("fill-mask", top_k=2, batch_size=4, num_workers=2, device=-1)
+
+
+def test_options_when_a_pipeline_is_made(fill):
+    assert len(fill("The [MASK] sailed.")) == 2 and len(fill("The [MASK] sailed.", top_k=3)) == 3
+    assert len(pickle.loads(pickle.dumps(fill))("The [MASK] sailed.")) == 2
+    qa = pipeline("question-answering", max_answer_length=3, torch_dtype="float32")
+    asked = "Who sailed?", "The old man sailed home."
+    assert qa(*asked) == qa(question=asked[0], context=asked[1]) == qa({"question": asked[0], "context": asked[1]})
+    assert [one["answer"] for one in qa([asked[0]] * 2, asked[1])] == [qa(*asked)["answer"]] * 2
+    classify = pipeline("sentiment-analysis", return_all_scores=True, truncation=True)
+    assert len(classify("fine")) == 2 and "label" in classify("fine", top_k="best")
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "words"),
+    [
+        ("fill-mask", {"topk": 2, "top_q": 1}, "fill-mask has no option 'top_q'. Did you mean 'top_k'"),
+        ("fill-mask", {"aggregation_strategy": "simple"}, "fill-mask has no option 'aggregation_strategy'"),
+        ("text-classification", {"truncation": False}, "always cut"),
+        ("text-classification", {"framework": "tf"}, "PyTorch"),
+    ],
+)
+def test_options_that_are_answered(task, options, words):
+    with pytest.raises(TypeError, match=words):
+        pipeline(task, **options)
+
+
+def test_an_unknown_option_of_a_call_is_named(fill):
+    with pytest.raises(TypeError, match="fill-mask has no option 'tok_k'. Did you mean 'top_k'"):
+        fill("The [MASK] sailed.", tok_k=1)
+
+
+@pytest.mark.parametrize("device", ["cpu", -1, torch.device("cpu")])
+def test_devices(device):
+    assert pipeline("fill-mask", device=device).model.device.type == "cpu"
+
+
+def test_compiled_and_wrapped_models_answer(fill):
+    model, tokenizer = fill.model, fill.tokenizer
+    expected = fill("The [MASK] sailed.")
+    for other in (torch.compile(model, backend="eager"), torch.nn.DataParallel(model)):
+        found = pipeline("fill-mask", other, tokenizer=tokenizer)("The [MASK] sailed.", top_k=2)
+        assert [row["token"] for row in found] == [row["token"] for row in expected]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_traced_model_is_right_for_other_batches(head):
+    model = make(head, num_hidden_layers=2)
+    shape = (2, 1) if head == "ForMultipleChoice" else (2,)
+
+    def batch(lengths, width):
+        ids = torch.randint(1, 30, (len(lengths), width))
+        mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+        return [x.view(len(lengths), *shape[1:], width) for x in (ids * mask, mask)]
+
+    with torch.no_grad():
+        traced = torch.jit.trace(model, batch([3, 7], 7), strict=False)
+        for lengths in ([3, 7], [7, 7], [1], [2, 9, 4]):
+            given = batch(lengths, max(lengths))
+            for name, value in model(*given).items():
+                assert_close(traced(*given)[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_a_tokenizer_without_a_pad_token():
+    tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+    bare = ConvBertTokenizerFast(vocab=tokenizer.get_vocab(), pad_token=None)
+    texts = ["The [MASK] sailed.", "The old man who sold us the [MASK] has gone to sea."]
+    model = ConvBertForMaskedLM.from_pretrained("convbert-tiny")
+    answers = pipeline("fill-mask", model, tokenizer=bare, top_k=1)(texts)
+    for (found,), (expected,) in zip(answers, pipeline("fill-mask", top_k=1)(texts), strict=True):
+        assert found == expected | {"score": pytest.approx(expected["score"], abs=1e-5)}
+
+
+class Numbered(torch.utils.data.Dataset):
+    """A map-style data set: it can only be asked for a row."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, place):
+        return self.rows[place]
+
+
+def test_whatever_holds_texts(fill):
+    datasets, pandas = pytest.importorskip("datasets"), pytest.importorskip("pandas")
+    texts = ["The [MASK] sailed.", "A [MASK].", "The old [MASK] has gone."]
+    expected = fill(texts)
+    table = datasets.Dataset.from_dict({"text": texts})
+    for column in (table["text"], pandas.Series(texts), tuple(texts)):
+        found = fill(column)
+        assert found == expected and found[0] == expected[0] and len(found) == 3
+    for stream in (fill(Numbered(texts)), fill(text for text in texts)):
+        with pytest.raises(TypeError, match="come one by one"):
+            stream[0]
+        assert list(stream) == expected
+    assert len(fill(Numbered(texts))) == 3
+    with pytest.raises(TypeError, match=r"list\(answers\)"):
+        len(fill(text for text in texts))
