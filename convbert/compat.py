@@ -78,6 +78,8 @@ FILE_HABITS = {
     "proxies": Habit(instead="set the environment variable HTTPS_PROXY"),
     "mirror": Habit(instead="set the environment variable HF_ENDPOINT"),
 }
+
+# %% ../nbs/00_compat.ipynb #c0000109
 ROUND = "`convbert export MODEL FOLDER --precision int8` makes a graph that pipeline(task, FOLDER) answers with"
 RESAVE = "load it with transformers and save_pretrained it"
 MODEL_HABITS = FILE_HABITS | {
@@ -94,6 +96,8 @@ MODEL_HABITS = FILE_HABITS | {
     "state_dict": Habit(instead="make the model from its config, then model.load_state_dict(...)"),
     "variant": Habit(instead="rename the files, or name a revision that holds the variant"),
 }
+
+# %% ../nbs/00_compat.ipynb #c0000209
 SAVE_HABITS = {
     "safe_serialization": Habit(fine=(True,), instead="weights are written as safetensors, which run no code"),
     "push_to_hub": Habit(fine=(False,), instead="save first, then huggingface_hub.upload_folder(...)"),
