@@ -6,7 +6,8 @@ Docs: https://convbert.github.io/convbert/tokenization.html.md"""
 
 # %% auto #0
 __all__ = ['CONTRACTION', 'ADJUSTABLE', 'ConvBertTokenizerFast', 'SpecialMixin', 'new_token', 'VocabularyMixin', 'FormMixin',
-           'TextMixin', 'saved_config', 'FilesMixin', 'TrainingMixin', 'OptionsMixin', 'CallMixin', 'ConvBertTokenizer']
+           'TextMixin', 'saved_config', 'SavingMixin', 'FilesMixin', 'TrainingMixin', 'OptionsMixin', 'CallMixin',
+           'ConvBertTokenizer']
 
 # %% ../nbs/02_tokenization.ipynb #f73b070a
 import json
@@ -204,8 +205,32 @@ def saved_config(
         **({"extra_special_tokens": extra} if extra else {}),  # transformers 4 cannot read an empty list
     }
 
+# %% ../nbs/02_tokenization.ipynb #2f536a6a
+class SavingMixin:
+    "Writing a tokenizer into a folder."
+
+    def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:
+        "Write `vocab.txt`, one token per line in the order of the ids; returns the path."
+        file = Path(save_directory) / f"{filename_prefix + '-' if filename_prefix else ''}vocab.txt"
+        vocab = self.backend_tokenizer.get_vocab(with_added_tokens=False)
+        file.write_bytes("".join(f"{token}\n" for token in sorted(vocab, key=vocab.get)).encode())
+        return (str(file),)
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> tuple[str, ...]:
+        "Write the tokenizer's files into a folder, all or none; returns their paths."
+        config = saved_config(self)
+        special = {name: config[name] for name in SPECIAL if config[name] is not None}
+        whole = json.loads(self.backend_tokenizer.to_str())
+        files = {"tokenizer.json": whole, "tokenizer_config.json": config, "special_tokens_map.json": special}
+        with atomic_folder(save_directory, replaces=("added_tokens.json",)) as folder:
+            self.save_vocabulary(folder)
+            for name, content in files.items():
+                text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+                (folder / name).write_text(text, encoding="utf-8")
+        return tuple(str(Path(save_directory) / name) for name in ("vocab.txt", *files))
+
 # %% ../nbs/02_tokenization.ipynb #2f536a6b
-class FilesMixin:
+class FilesMixin(SavingMixin):
     "Reading a tokenizer from a folder and writing it there."
 
     origin: Origin | None = None  # set by `from_pretrained`
@@ -228,26 +253,6 @@ class FilesMixin:
         tokenizer = cls(vocab, added_tokens=added, **options | overrides)
         tokenizer.origin = trace(name, folder, where)
         return tokenizer
-
-    def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:
-        "Write `vocab.txt`, one token per line in the order of the ids; returns the path."
-        file = Path(save_directory) / f"{filename_prefix + '-' if filename_prefix else ''}vocab.txt"
-        vocab = self.backend_tokenizer.get_vocab(with_added_tokens=False)
-        file.write_bytes("".join(f"{token}\n" for token in sorted(vocab, key=vocab.get)).encode())
-        return (str(file),)
-
-    def save_pretrained(self, save_directory: str | os.PathLike) -> tuple[str, ...]:
-        "Write the tokenizer's files into a folder, all or none; returns their paths."
-        config = saved_config(self)
-        special = {name: config[name] for name in SPECIAL if config[name] is not None}
-        whole = json.loads(self.backend_tokenizer.to_str())
-        files = {"tokenizer.json": whole, "tokenizer_config.json": config, "special_tokens_map.json": special}
-        with atomic_folder(save_directory, replaces=("added_tokens.json",)) as folder:
-            self.save_vocabulary(folder)
-            for name, content in files.items():
-                text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-                (folder / name).write_text(text, encoding="utf-8")
-        return tuple(str(Path(save_directory) / name) for name in ("vocab.txt", *files))
 
 # %% ../nbs/02_tokenization.ipynb #679664a2
 class TrainingMixin:

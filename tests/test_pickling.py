@@ -1,4 +1,4 @@
-"""Pipelines in other processes: small pickles of what can be loaded again, whole ones of what cannot, never the old model."""
+"""Pipelines in other processes: small pickles of what can be loaded again, whole ones of the rest."""
 
 import copy
 import functools

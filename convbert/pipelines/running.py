@@ -6,8 +6,8 @@ Docs: https://convbert.github.io/convbert/pipelines/running.html.md"""
 
 # %% auto #0
 __all__ = ['Job', 'Limits', 'check_counts', 'check_top_k', 'ask_rows', 'run_rows', 'size_of', 'windows', 'attempt', 'read_window',
-           'Told', 'answer_window', 'stream', 'progress_bar', 'choose_device', 'refuse_untrained', 'Pipeline',
-           'refuse_it', 'refuse_place', 'revive']
+           'Told', 'answer_window', 'stream', 'progress_bar', 'choose_device', 'refuse_untrained', 'PickledByName',
+           'revive', 'Pipeline', 'refuse_it', 'refuse_place']
 
 # %% ../../nbs/pipelines/02_running.ipynb #1f033a8b
 import warnings
@@ -253,8 +253,38 @@ def refuse_untrained(
             "If you have trained it since loading, set model.load_report = None."
         )
 
+# %% ../../nbs/pipelines/02_running.ipynb #4b7e9d13
+class PickledByName:
+    "Pickles and copies of what holds a model and a tokenizer."
+
+    def __reduce__(self) -> tuple:
+        "Pickle what can be loaded again by where it came from, and the rest whole."
+        return revive, (type(self), {name: by_reference(value) for name, value in vars(self).items()})
+
+    def __copy__(self):
+        "Another one with the same model."
+        return revive(type(self), vars(self))
+
+    def __deepcopy__(self, memo: dict):
+        "Another one with a model of its own."
+        return revive(type(self), deepcopy(vars(self), memo))
+
+
+def revive(
+    kind: type,  # of pipeline
+    state: dict[str, Any],  # its attributes, or references to them
+) -> PickledByName:  # raises `ValueError` when a model is another one now, or its device is not there
+    "A pipeline from its pickle, on the device where it was."
+    pipe = object.__new__(kind)
+    for name, value in state.items():
+        if isinstance(value, Reference):
+            device, value = value.device, value.load()
+            value = value if device is None else value.to(choose_device(device))
+        vars(pipe)[name] = value
+    return pipe
+
 # %% ../../nbs/pipelines/02_running.ipynb #4ad23151
-class Pipeline:
+class Pipeline(PickledByName):
     "What all pipelines share; each has a `task` and a `model_class`, and a `__call__` that makes a `Job`."
 
     task: str
@@ -269,18 +299,6 @@ class Pipeline:
         refuse_untrained(model, self.task)
         self.model, self.tokenizer = model.eval(), tokenizer
         self.limit = min(model.config.max_position_embeddings, tokenizer.model_max_length)
-
-    def __reduce__(self) -> tuple:
-        "Pickle what can be loaded again by where it came from, and the rest whole."
-        return revive, (type(self), {name: by_reference(value) for name, value in vars(self).items()})
-
-    def __copy__(self):
-        "A pipeline with the same model."
-        return revive(type(self), vars(self))
-
-    def __deepcopy__(self, memo: dict):
-        "A pipeline with a model of its own."
-        return revive(type(self), deepcopy(vars(self), memo))
 
     def run(
         self,
@@ -316,17 +334,3 @@ def refuse_place(place: int, error: Exception) -> None:  # raises it
     "Raise what is wrong with an input of a list, and say which."
     kind = TypeError if isinstance(error, TypeError) else ValueError
     raise kind(f"inputs[{place}]: {error}") from None
-
-
-def revive(
-    kind: type,  # of pipeline
-    state: dict[str, Any],  # its attributes, or references to them
-):  # a pipeline
-    "A pipeline from its pickle, on the device where it was."
-    pipe = object.__new__(kind)
-    for name, value in state.items():
-        if isinstance(value, Reference):
-            device, value = value.device, value.load()
-            value = value if device is None else value.to(choose_device(device))
-        vars(pipe)[name] = value
-    return pipe
