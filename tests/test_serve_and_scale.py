@@ -57,12 +57,6 @@ def test_what_needs_no_server(tmp_path):
     run(tmp_path, *HERE, CHECKS)
 
 
-def test_the_cells_of_the_endpoint(tmp_path):
-    pytest.importorskip("fastapi", reason='the endpoint is FastAPI\'s: pip install "convbert[serve]"')
-    cells = [cell for cell in CELLS if cell in APP]
-    run(tmp_path, *cells, "assert good.json()['label'] == 'positive' and bad.status_code == 422")
-
-
 @pytest.mark.slow
 def test_two_workers_of_a_ray_cluster(tmp_path):
     pytest.importorskip("ray", reason="the page's cluster is Ray's: pip install \"convbert[serve]\"")
@@ -219,6 +213,13 @@ def test_a_model_that_fails_costs_one_batch_and_a_client_that_leaves_costs_nobod
 
     failed, answer = asyncio.run(scenario())
     assert [str(error) for error in failed] == ["out of memory"] * 3 and answer["label"] == "negative"
+
+
+def test_the_cell_that_asks_it(app):
+    (cell,) = [cell for cell in APP if "TestClient" in cell]
+    names = dict(vars(app))
+    exec(cell, names)
+    assert names["good"].json()["label"] == "positive" and names["bad"].status_code == 422
 
 
 def test_the_app_is_short():
