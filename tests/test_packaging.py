@@ -170,7 +170,7 @@ def test_every_module_has_its_notebook():
 def test_requirements_are_pinned():
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
     pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
-    keys = ("", "dev_", "train_", "widgets_", "onnx_")
+    keys = ("", "dev_", "train_", "widgets_", "onnx_", "serve_")
     wanted = [line for key in keys for line in settings()[f"{key}requirements"].split()]
     assert not [line for line in wanted if re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") not in pins]
     assert not [version for version in pins.values() if "+" in version]
