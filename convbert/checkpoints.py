@@ -298,8 +298,8 @@ def choose_config(
     folder: Path,  # of the model
 ) -> Any:  # of the class's kind
     "The caller's configuration, the folder's, or, where there is none, one of the sizes that the weights have."
-    kind = model_class.config_class
-    if given is None and not (folder / "config.json").is_file() and weight_files(os.listdir(folder)):
+    kind, lacks_config = model_class.config_class, not (folder / "config.json").is_file()
+    if given is None and lacks_config and weight_files(os.listdir(folder)) and hasattr(model_class, "sizes_of"):
         sizes = model_class.sizes_of(as_saved(model_class.key_map, read_state(folder)))
         warnings.warn(
             f"{folder} has no config.json. The weights say {sizes}; all else is taken to be as by default, names of "
@@ -346,11 +346,6 @@ class PretrainedMixin(SavingMixin):
 
     load_report: LoadReport | None = None  # set by `from_pretrained`; a model that was never loaded has none
     origin: Origin | None = None  # the same
-
-    @classmethod
-    def sizes_of(cls, disk: Mapping[str, Tensor]) -> dict[str, int]:
-        "Fields of the config that tensors tell; a family says which."
-        raise FileNotFoundError(f"a {cls.__name__} needs a config.json, or config=...")
 
     @classmethod
     def from_pretrained(

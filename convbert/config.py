@@ -147,7 +147,7 @@ def nearest(name: str, names: list[str]) -> str:
     said = suggest(name, names)
     return said if said.startswith("Did you mean") else "Its fields: help(ConvBertConfig)"
 
-
+# %% ../nbs/01_config.ipynb #c0e93546
 class ConfigMixin:
     "Reading, writing and changing: what the configurations of all families share."
 
@@ -171,10 +171,6 @@ class ConfigMixin:
         extra = values.pop("extra")
         values.pop("num_labels")  # written as `id2label`
         return {**extra, **values, "model_type": self.model_type}
-
-    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None):
-        "Itself: there is no part that does not read text."
-        return self
 
     def replace(self, **overrides: Any):
         "A changed copy, checked again; unknown fields are refused with the nearest known name."
@@ -293,7 +289,6 @@ class ConvBertConfig(MixedSizes, SummaryMixin, ConfigFilesMixin):
 
     def __post_init__(self):
         "Derive the labels, then check every field and how they fit together."
-        object.__setattr__(self, "extra", dict(self.extra))
         set_labels(self)
         check_values(self)
         check_shapes(self)
@@ -346,6 +341,7 @@ def get_attribute(config: ConvBertConfig, name: str) -> Any:
     return extra[name]
 
 
+ConvBertConfig.get_text_config = lambda self, **parts: self  # there is no other part
 ConvBertConfig.__setattr__, ConvBertConfig.__getattr__ = set_attribute, get_attribute
 
 # %% ../nbs/01_config.ipynb #5cc403d4

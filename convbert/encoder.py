@@ -235,6 +235,7 @@ def as_given(
     return x if mask is None else x * mask[..., None]
 
 
+# %% ../nbs/04_encoder.ipynb #4b7e9d11
 def record_hidden(
     x: Tensor,  # `(B, T, D)`, or `(1, N, D)` when packed
     hidden: list[Tensor],  # `(B, T, D)` each: what the caller is given of earlier layers

@@ -213,7 +213,7 @@ def as_dictionary_or_tuple(
     run.__code__ = run.__code__.replace(co_name=forward.__name__)  # its own: compilers count graphs for each code
     return run
 
-
+# %% ../nbs/06_heads.ipynb #9e0f1a2c
 class SwitchesMixin:
     "How a model with an encoder is run, and where it is."
 

@@ -58,7 +58,7 @@ NO_LIMIT = int(1e30)  # what Hugging Face's files write for "texts of any length
 SPECIAL = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 SPECIAL_LISTS = ("additional_special_tokens", "extra_special_tokens")  # under the name of transformers 4, and of 5
 
-
+# %% ../nbs/02_wordpiece.ipynb #c92eac30
 @dataclass(frozen=True)
 class TokenizerOptions:
     "Everything beside the vocabulary that decides how text becomes ids."
@@ -483,7 +483,7 @@ def read_options(folder: Path) -> dict[str, Any]:
     limits = found.get("model_max_length"), read_json(folder / "config.json").get("max_position_embeddings")
     return found | {"model_max_length": min(*(int(limit) for limit in limits if limit), NO_LIMIT, NO_LIMIT)}
 
-
+# %% ../nbs/02_wordpiece.ipynb #97052dbf
 def read_declared(folder: Path) -> list[dict[str, Any]]:
     "The special tokens that the files of a folder declare by name or in lists, without ids."
     declared = []
@@ -508,7 +508,7 @@ def read_added(folder: Path) -> list[dict[str, Any]]:
         found[entry["content"]] = {**entry, **found.get(entry["content"], {}), "special": True}
     return list(found.values())
 
-
+# %% ../nbs/02_wordpiece.ipynb #97052dc0
 def read_folder(
     folder: Path,
 ) -> tuple[dict[str, int], list[dict[str, Any]], dict[str, Any]]:  # vocabulary, added tokens, options

@@ -1,7 +1,9 @@
 """Graphs: the model's numbers for every head, batch and length; int8 by agreement; refusals; all or nothing."""
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -133,6 +135,19 @@ def test_a_pipeline_answers_with_a_folder_or_a_loaded_graph(tmp_path, tokenizer)
         found = helper(texts, targets=["sea", "rain", "river"])
         for a, b in zip(flat(found), flat(wanted), strict=True):
             assert a["sequence"] == b["sequence"] and a["score"] == pytest.approx(b["score"], abs=1e-4)
+    check_pickles(pipeline("fill-mask", tmp_path / "a"), texts)
+
+
+def check_pickles(pipe, texts):
+    """A graph is pickled and copied by its folder, and never comes back as another one."""
+    sent = pickle.dumps(pipe)
+    assert len(sent) < 3000 and pipe(texts) == pickle.loads(sent)(texts) == copy.deepcopy(pipe)(texts)
+    file = pipe.model.folder / "model.onnx"
+    file.write_bytes(file.read_bytes() + b"\n")
+    with pytest.raises(ValueError, match="has changed since it was pickled"):
+        pickle.loads(sent)
+    with pytest.raises(ValueError, match="has changed since it was opened"):
+        pickle.dumps(pipe)
 
 
 def flat(answers):

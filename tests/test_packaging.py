@@ -152,7 +152,7 @@ def test_wheel_says_what_it_needs(built):
     needed = re.findall(r"^Requires-Dist: ([\w.-]+)[^;\n]*$", built["METADATA"], re.M)
     assert set(needed) == {"torch", "tokenizers", "safetensors", "huggingface_hub", "numpy", "tqdm"}
     extras = {line.partition(": ")[2] for line in lines if line.startswith("Provides-Extra")}
-    assert extras == {"widgets", "train", "onnx", "docs", "dev"}
+    assert extras == {"widgets", "train", "onnx", "serve", "docs", "dev"}
 
 
 def test_command_is_there():
@@ -170,7 +170,7 @@ def test_every_module_has_its_notebook():
 def test_requirements_are_pinned():
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
     pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
-    keys = ("", "dev_", "train_", "widgets_", "onnx_")
+    keys = ("", "dev_", "train_", "widgets_", "onnx_", "serve_")
     wanted = [line for key in keys for line in settings()[f"{key}requirements"].split()]
     assert not [line for line in wanted if re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") not in pins]
     assert not [version for version in pins.values() if "+" in version]

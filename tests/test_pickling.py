@@ -3,7 +3,6 @@
 import copy
 import functools
 import json
-import multiprocessing
 import os
 import pickle
 import subprocess
@@ -85,12 +84,6 @@ def test_every_task_answers_in_another_process(tmp_path, monkeypatch):
 def test_a_partial_keeps_its_options(classify):
     asked = functools.partial(classify, top_k=2, batch_size=1, batch_tokens=64)
     assert len(pickle.dumps(asked)) < SMALL and pickle.loads(pickle.dumps(asked))(TEXTS) == asked(TEXTS)
-
-
-def test_a_pool_of_spawned_processes(classify):
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found = pool.map(classify, TEXTS, chunksize=2)
-    assert [row["label"] for row in found] == [row["label"] for row in classify(TEXTS)]
 
 
 # -- switches that were set after loading
@@ -273,9 +266,8 @@ def test_a_hub_model_is_pinned_and_its_token_stays(saved, tmp_path, monkeypatch)
         assert pipe.model.origin.hub["revision"] in sent.decode("latin-1")
         edit_data(plain.model)
         plain.model.save_pretrained(folder)  # the branch moves on; what is pickled stays what it was
-        where = dict(HF_HUB_CACHE=str(tmp_path / "cache"), HF_ENDPOINT=hub.url, HF_TOKEN="hf_secret")
-        found = elsewhere(tmp_path / "child", {"hub": (pipe, TEXTS, {"top_k": None})}, **where)
-        assert found["hub"][0] == json.loads(json.dumps(answers(pipe)))
+        hub.tokens.clear()  # as for somebody who has a token of their own
+        assert answers(pickle.loads(sent)) == answers(pipe)
     point_at(monkeypatch, hub.url, tmp_path / "cache", offline=True)
     assert answers(pickle.loads(sent)) == answers(pickle.loads(pickle.dumps(pickle.loads(sent)))) == answers(pipe)
 

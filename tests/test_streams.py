@@ -79,6 +79,7 @@ def drain(stream):
 
 def test_what_was_read_is_answered_then_the_sources_error_is_raised(task, threads):
     name, call, inputs = task
+    inputs = inputs if threads > 1 else inputs[:70]
     error = Gone("the database went away")
     found, raised = drain(call(broken(inputs, error)))
     assert raised is error and raised.__context__ is None and raised.__cause__ is None
@@ -86,8 +87,8 @@ def test_what_was_read_is_answered_then_the_sources_error_is_raised(task, thread
     assert list(map(without_numbers, found[::63])) == [without_numbers(call(each)) for each in inputs[::63]]
 
 
-@pytest.mark.parametrize("count", [0, 1, 1024, 1025])
-@pytest.mark.parametrize("kind", [ValueError, TypeError, Gone])
+@pytest.mark.parametrize("count", [0, 1, 1025])
+@pytest.mark.parametrize("kind", [ValueError, Gone])
 def test_wherever_it_fails_and_with_whatever(count, kind):
     """Errors that an input's own refusal may have, too: a source that raises one is not an input that is refused."""
     call = pipeline("text-classification", device="cpu")

@@ -63,7 +63,7 @@ def pad_rows(
     longest = max(map(len, rows))
     return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
 
-
+# %% ../../nbs/pipelines/02_batches.ipynb #e1068329
 def find_pad_id(
     tokenizer: Any,
     config: Any,  # of the model

@@ -6,8 +6,9 @@ Docs: https://convbert.github.io/convbert/pipelines/running.html.md"""
 
 # %% auto #0
 __all__ = ['Job', 'Limits', 'check_counts', 'check_top_k', 'ask_rows', 'run_rows', 'size_of', 'windows', 'attempt', 'read_window',
-           'Told', 'answer_window', 'stream', 'progress_bar', 'choose_device', 'refuse_untrained', 'split_names',
-           'call_options', 'with_options', 'Stream', 'in_order', 'Pipeline', 'refuse_it', 'refuse_place', 'revive']
+           'Told', 'answer_window', 'stream', 'progress_bar', 'choose_device', 'refuse_untrained', 'PickledByName',
+           'revive', 'split_names', 'call_options', 'with_options', 'WithOptions', 'Stream', 'read_inputs', 'in_order',
+           'Pipeline', 'refuse_it', 'refuse_place']
 
 # %% ../../nbs/pipelines/02_running.ipynb #1f033a8b
 import inspect
@@ -257,6 +258,36 @@ def refuse_untrained(
             "If you have trained it since loading, set model.load_report = None."
         )
 
+# %% ../../nbs/pipelines/02_running.ipynb #4b7e9d13
+class PickledByName:
+    "Pickles and copies of what holds a model and a tokenizer."
+
+    def __reduce__(self) -> tuple:
+        "Pickle what can be loaded again by where it came from, and the rest whole."
+        return revive, (type(self), {name: by_reference(value) for name, value in vars(self).items()})
+
+    def __copy__(self):
+        "Another one with the same model."
+        return revive(type(self), vars(self))
+
+    def __deepcopy__(self, memo: dict):
+        "Another one with a model of its own."
+        return revive(type(self), deepcopy(vars(self), memo))
+
+
+def revive(
+    kind: type,  # of pipeline
+    state: dict[str, Any],  # its attributes, or references to them
+) -> PickledByName:  # raises `ValueError` when a model is another one now, or its device is not there
+    "A pipeline from its pickle, on the device where it was."
+    pipe = object.__new__(kind)
+    for name, value in state.items():
+        if isinstance(value, Reference):
+            device, value = value.device, value.load()
+            value = value if device is None else value.to(choose_device(device))
+        vars(pipe)[name] = value
+    return pipe
+
 # %% ../../nbs/pipelines/02_running.ipynb #a1000002
 @cache
 def split_names(kind: type) -> tuple[list[str], list[str]]:
@@ -289,6 +320,18 @@ def with_options(
         return call(self, *inputs, **asked, **(self.options | call_options(type(self), options)))
 
     return run
+
+# %% ../../nbs/pipelines/02_running.ipynb #a1000004
+class WithOptions:
+    "Calls that heed the options with which a pipeline was made."
+
+    options: dict[str, Any]
+
+    def __init_subclass__(cls, **options):
+        "Let calls of every task do so."
+        super().__init_subclass__(**options)
+        if "__call__" in vars(cls):
+            cls.__call__ = with_options(cls.__call__)
 
 # %% ../../nbs/pipelines/02_running.ipynb #a1000003
 class Stream:
@@ -324,6 +367,19 @@ class Stream:
         "Read no more."
         self.answers.close()
 
+# %% ../../nbs/pipelines/02_running.ipynb #a1000005
+def read_inputs(
+    inputs: Any,  # whatever a caller has
+) -> Any:  # one text or dictionary; a list, also from a table or one of its columns; or a stream, as it is
+    "One input, several, or a stream of them."
+    if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):  # a `pandas.DataFrame`: its rows
+        return inputs.to_dict("records")
+    if isinstance(inputs, bytes) or not (hasattr(inputs, "__iter__") or hasattr(inputs, "__getitem__")):
+        raise TypeError(f"expected a text, a list of texts or a stream of them, got {type(inputs).__name__}")
+    if hasattr(inputs, "tolist"):
+        return inputs.tolist()
+    return list(inputs) if isinstance(inputs, Sequence) and not isinstance(inputs, str) else inputs
+
 
 def in_order(
     inputs: Iterable,  # or a map-style data set of torch, which has only numbered rows
@@ -332,17 +388,11 @@ def in_order(
     return inputs if hasattr(inputs, "__iter__") else (inputs[i] for i in range(len(inputs)))
 
 # %% ../../nbs/pipelines/02_running.ipynb #4ad23151
-class Pipeline:
+class Pipeline(WithOptions, PickledByName):
     "What all pipelines share; each has a `task` and a `model_class`, and a `__call__` that makes a `Job`."
 
     task: str
     model_class: type
-
-    def __init_subclass__(cls, **options):
-        "Let calls of every task heed the options that a pipeline was made with."
-        super().__init_subclass__(**options)
-        if "__call__" in vars(cls):
-            cls.__call__ = with_options(cls.__call__)
 
     def __init__(
         self,
@@ -356,18 +406,6 @@ class Pipeline:
         self.pad_id = find_pad_id(tokenizer, model.config)
         self.limit = min(model.config.max_position_embeddings, tokenizer.model_max_length)
 
-    def __reduce__(self) -> tuple:
-        "Pickle what can be loaded again by where it came from, and the rest whole."
-        return revive, (type(self), {name: by_reference(value) for name, value in vars(self).items()})
-
-    def __copy__(self):
-        "A pipeline with the same model."
-        return revive(type(self), vars(self))
-
-    def __deepcopy__(self, memo: dict):
-        "A pipeline with a model of its own."
-        return revive(type(self), deepcopy(vars(self), memo))
-
     def run(
         self,
         inputs: Any,  # one input, a list or tuple of them, a table, or anything else that can be iterated over
@@ -376,15 +414,11 @@ class Pipeline:
     ) -> Any:  # one result, `Answers`, or an iterator
         "One input, one result; a list, a list; a stream, a stream."
         go = partial(stream, self.model, self.pad_id, job=job, limits=limits)
-        if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):  # a `pandas.DataFrame`: its rows
-            inputs = inputs.to_dict("records")
+        inputs = read_inputs(inputs)
         if isinstance(inputs, str | dict):
             return list(go([inputs], refuse=refuse_it, level=5))[0]
-        if isinstance(inputs, bytes) or not (hasattr(inputs, "__iter__") or hasattr(inputs, "__getitem__")):
-            raise TypeError(f"expected a text, a list of texts or a stream of them, got {type(inputs).__name__}")
-        if not isinstance(inputs, Sequence) and not hasattr(inputs, "tolist"):  # a column of a table is a list, too
+        if not isinstance(inputs, list):
             return Stream(go(in_order(inputs)), len(inputs) if hasattr(inputs, "__len__") else None)
-        inputs = inputs.tolist() if hasattr(inputs, "tolist") else list(inputs)
         if not inputs:
             raise ValueError("the list of inputs is empty")
         for place, item in enumerate(inputs):
@@ -403,17 +437,3 @@ def refuse_place(place: int, error: Exception) -> None:  # raises it
     "Raise what is wrong with an input of a list, and say which."
     kind = TypeError if isinstance(error, TypeError) else ValueError
     raise kind(f"inputs[{place}]: {error}") from None
-
-
-def revive(
-    kind: type,  # of pipeline
-    state: dict[str, Any],  # its attributes, or references to them
-):  # a pipeline
-    "A pipeline from its pickle, on the device where it was."
-    pipe = object.__new__(kind)
-    for name, value in state.items():
-        if isinstance(value, Reference):
-            device, value = value.device, value.load()
-            value = value if device is None else value.to(choose_device(device))
-        vars(pipe)[name] = value
-    return pipe
