@@ -135,10 +135,10 @@ def plan_work(
     apart = evaluation is None and not set(HELD) & set(splits)
     if apart:
         rows, judged = set_apart(rows, task)
-    else:
+    check_variety(rows, task, found)
+    if not apart:
         judged, more = load_held(splits if evaluation is None else evaluation, wanted, task, columns, found)
         left = ", ".join(filter(None, (left, more and f"{more} of those to judge by")))
-    check_variety(rows, task, found)
     if found.problem_type == "regression":
         check_labels(rows, task, found)
     work = Work(task, rows, judged, found, tuple(metrics) or metrics_for(task, found))
