@@ -1,4 +1,4 @@
-"""Files of users: every shape gives the same rows, nothing is lost or guessed in silence, a fault is named by its line."""
+"""Files of users: every shape gives the same rows, nothing is lost or guessed in silence, faults are named by line."""
 
 import csv
 import gzip
@@ -291,10 +291,12 @@ def test_places_of_several_labels_are_learnt_as_they_stand():
         (["pos", "neg", " "], {}, "row 2 .*a row without a label"),
         (["pos", "neg", "ngu"], dict(labels=["neg", "pos"]), "row 2 .*label 'ngu' is not one of 'neg', 'pos'"),
         ([0.5, 1.0], dict(labels=["neg", "pos"]), "row 0 .*label 0.5 is not one of"),
-        ([0, 1, -1], {}, "label -1 is not one of"),
+        ([0, 1, -1], {}, "row 2 .*label -1 is not one of"),
         ([0.5, float("inf")], {}, "row 1 .*not a finite number"),
+        ([["a"], None], {}, "row 1 .*without a label"),
         ([0.5, float("nan")], {}, "row 1 .*without a label"),
         ([[0.2, 0.8], [1.0, 0.0]], {}, "a 0 or a 1 for each label"),
+        ([[0.0, 1.0], [1.0, 0.0]], dict(labels=["a", "b", "c"]), "row 0 .*2 places for 3 labels"),
         ([[0, 1], [1, 0]], {}, "one place per label"),
         ([{"a": 1}, {"a": 2}], {}, "row 0 .*neither a name nor an id"),
         (["a", "b"], dict(labels="ab"), "must be a list of names"),

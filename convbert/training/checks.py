@@ -6,8 +6,9 @@ Docs: https://convbert.github.io/convbert/training/checks.html.md"""
 
 # %% auto #0
 __all__ = ['CHECKS', 'MENDED', 'UNLABELLED', 'literal', 'as_list', 'check_text', 'locate', 'as_answers', 'start_of',
-           'check_texts', 'check_words', 'check_question', 'check_choices', 'check_rows', 'is_empty', 'with_columns',
-           'read_sets', 'check_label', 'check_labels', 'count_labels', 'check_variety', 'describe_labels']
+           'check_texts', 'check_words', 'check_question', 'check_choices', 'each_row', 'check_rows', 'is_empty',
+           'with_columns', 'read_sets', 'check_label', 'check_labels', 'count_labels', 'check_variety',
+           'describe_labels']
 
 # %% ../../nbs/training/checks.ipynb #5eb50484
 import ast
@@ -15,7 +16,7 @@ import io
 import json
 import tokenize
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -153,34 +154,39 @@ MENDED = ("tokens", "tags", "answers", "choices", "label")  # columns that are b
 UNLABELLED = {"fill-mask": "text", "token-classification": "tokens"}  # a row without these lacks nothing
 
 
+def each_row(rows) -> Iterator[dict[str, Any]]:
+    "Every row, without its place."
+    names = [name for name in rows.column_names if name != PLACE]
+    for batch in rows.iter(1000):
+        yield from (dict(zip(names, values, strict=True)) for values in zip(*(batch[n] for n in names), strict=True))
+
+# %% ../../nbs/training/checks.ipynb #e0a1c2c8
 def check_rows(
     rows,  # a `datasets.Dataset` with the task's columns and `PLACE`
     task: str,  # a key of `CHECKS`
 ) -> tuple[Any, str]:  # the rows in one form, and what was left out; raises `ValueError` naming the first that is wrong
     "Read every row once."
-    wrong, kept, row = [], [], -1
-    names, mended = [n for n in rows.column_names if n != PLACE], {n: [] for n in rows.column_names if n in MENDED}
-    for batch in rows.iter(1000):
-        for values in zip(*(batch[name] for name in names), strict=True):
-            row, item = row + 1, dict(zip(names, values, strict=True))
-            if task in UNLABELLED and is_empty(item[UNLABELLED[task]]) and is_empty(item.get("tags")):
-                continue
-            try:
-                CHECKS[task](item)
-            except ValueError as error:
-                wrong.append((row, error))
-                continue
-            kept.append(row)
-            for name, column in mended.items():
-                column.append(item[name])
+    wrong, kept, skipped = [], [], []
+    mended: dict[str, list] = {name: [] for name in rows.column_names if name in MENDED}
+    for i, row in enumerate(each_row(rows)):
+        if task in UNLABELLED and is_empty(row[UNLABELLED[task]]) and is_empty(row.get("tags")):
+            skipped.append(i)
+            continue
+        try:
+            CHECKS[task](row)
+        except ValueError as error:
+            wrong.append((i, error))
+            continue
+        kept.append(i)
+        for name, column in mended.items():
+            column.append(row[name])
     if wrong:
-        more = f" ({len(wrong) - 1} more rows have faults)" if len(wrong) > 1 else ""
+        more = f" ({len(wrong) - 1:,} more rows have faults)" if len(wrong) > 1 else ""
         raise ValueError(f"{place_of(rows, wrong[0][0])}: {wrong[0][1]}{more}")
     if not kept:
         raise ValueError(f"{place_of(rows, 0)} and all other rows are empty" if len(rows) else "there are no rows")
-    left = len(rows) - len(kept)
-    rows = rows.select(kept) if left else rows
-    return with_columns(rows, mended), f"{left} empty rows left out" if left else ""
+    told = f"{len(skipped):,} empty rows left out, the first {place_of(rows, skipped[0])}" if skipped else ""
+    return with_columns(rows.select(kept) if skipped else rows, mended), told
 
 # %% ../../nbs/training/checks.ipynb #a6b3b5a2
 def is_empty(value: Any) -> bool:
@@ -278,5 +284,7 @@ def describe_labels(rows, task: str, labels: Labels) -> str:
     told = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(12)) + (
         ", …" if len(counts) > 12 else ""
     )
+    alike = [name for name in counts if sum(name.casefold() == other.casefold() for other in counts) > 1]
+    told += f" ({' and '.join(alike)} differ in case only)" if alike else ""
     kind = " of which a text may have several" if labels.problem_type == "multi_label_classification" else ""
     return f"{len(labels.names)} labels{kind} (the size of the head): {told}" if counts else ""

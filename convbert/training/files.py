@@ -371,9 +371,11 @@ def to_array(name: str, values: list, places: list[str], wanted: Wanted) -> Any:
             return None
     odd = first_misfit(values)
     before = next((value for value in values[:odd] if value is not None), None)
+    what = f"{places[odd]}: {name!r} is {values[odd]!r:.60} ({type(values[odd]).__name__})"
+    if before is None:
+        raise ValueError(f"{what}, which is no text, number or list that a dataset can hold")
     raise ValueError(
-        f"{places[odd]}: {name!r} is {values[odd]!r:.60} ({type(values[odd]).__name__}), and before it stands "
-        f"{before!r:.60} ({type(before).__name__}): a column holds values of one kind"
+        f"{what}, and before it stands {before!r:.60} ({type(before).__name__}): a column has one kind of value"
     )
 
 # %% ../../nbs/training/files.ipynb #767d00a1

@@ -155,10 +155,14 @@ def known_names(rows, column: str) -> Sequence[str] | None:
     return getattr(getattr(feature, "feature", feature), "names", None)
 
 # %% ../../nbs/training/rows.ipynb #568c3fff
+LABELLED = {"text-classification": "label", "token-classification": "tags"}  # the column of classes
+
+
 def first_rows(rows, column: str, several: bool) -> dict[Any, int]:  # raises `ValueError` naming a row without one
     "The labels that occur, each with the first row that has it."
     first: dict[Any, int] = {}
-    for row, label in each_label(((value or []) if several else value for value in rows[column]), several):
+    values = ([None] if several and value is None else value for value in rows[column])
+    for row, label in each_label(values, several):
         if label is None or label != label or (isinstance(label, str) and not label.strip()):
             raise ValueError(
                 f"{place_of(rows, row)}: the column {column!r} has a row without a label. Give it one, or leave it out"
@@ -242,9 +246,6 @@ def name_labels(
     return Labels(names, problem_type, by_name)
 
 # %% ../../nbs/training/rows.ipynb #f5cd7034
-LABELLED = {"text-classification": "label", "token-classification": "tags"}  # the column of classes
-
-
 def find_labels(
     rows,  # a `datasets.Dataset` with our columns
     task: str,  # a key of `COLUMNS`
@@ -258,17 +259,18 @@ def find_labels(
         return Labels()
     several = isinstance(next((value for value in rows[column] if value is not None), None), list)
     first, known = first_rows(rows, column, several), known_names(rows, column)
-    if column == "label" and several:
-        kind = "multi_label_classification"
-        if has_places(list(rows[column]), names or known or ()):
-            count = len(rows[column][0])
-            return Labels(names or tuple(known or (f"LABEL_{i}" for i in range(count))), kind, by_place=True)
-    else:
-        kind = "single_label_classification" if column == "label" else None
+    kind = ("multi_label_classification" if several else "single_label_classification") if column == "label" else None
+    if kind == "multi_label_classification" and has_places(list(rows[column]), names or known or ()):
+        places = tuple(f"LABEL_{i}" for i in range(len(rows[column][0])))
+        labels = Labels(names or tuple(known or places), kind, by_place=True)
+        named(rows, 0, labels.ids, rows[column][0])
+        return labels
     if kind == "single_label_classification" and not names and any(isinstance(value, float) for value in first):
         return Labels((), "regression")
     check_alike(rows, first)
-    labels = name_labels(first, names, known, kind) if first else Labels(names, kind)
+    if not first:
+        return Labels(names, kind)
+    labels = named(rows, first[min(first)], name_labels, first, names, known, kind)
     for label, row in first.items():
         named(rows, row, labels.id, label)
     return labels
