@@ -284,7 +284,8 @@ def describe_labels(rows, task: str, labels: Labels) -> str:
     told = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(12)) + (
         ", …" if len(counts) > 12 else ""
     )
-    alike = [name for name in counts if sum(name.casefold() == other.casefold() for other in counts) > 1]
+    folded = Counter(name.casefold() for name in counts)
+    alike = [name for name in counts if folded[name.casefold()] > 1]
     told += f" ({' and '.join(alike)} differ in case only)" if alike else ""
     kind = " of which a text may have several" if labels.problem_type == "multi_label_classification" else ""
     return f"{len(labels.names)} labels{kind} (the size of the head): {told}" if counts else ""
