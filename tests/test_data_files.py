@@ -533,6 +533,20 @@ def test_a_fault_in_squad_is_named_by_its_path(tmp_path):
         plan_work("question-answering", tmp_path / "t.json", QUESTIONS)
 
 
+@pytest.mark.parametrize("lost", ["question", "answers", "context", "qas"])
+def test_squad_without_a_part_is_refused(lost):
+    source = squad("1.1")
+    paragraph = source["data"][1]["paragraphs"][0]
+    del (paragraph if lost in paragraph else paragraph["qas"][0])[lost]
+    with pytest.raises(ValueError, match=rf"data\[1\].paragraphs\[0\].* is not as SQuAD has it .*'{lost}'"):
+        load_rows(source)
+
+
+def test_rows_under_data(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"version": "1", "data": REVIEWS}))
+    assert list(load_rows(tmp_path / "a.json")) == list(load_rows({"data": REVIEWS})) == REVIEWS
+
+
 # words and tags
 
 SENTENCES = [

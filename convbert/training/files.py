@@ -7,10 +7,10 @@ Docs: https://convbert.github.io/convbert/training/files.html.md"""
 # %% auto #0
 __all__ = ['PLACE', 'TABLES', 'LINES', 'CONLL', 'FORMATS', 'PACKED', 'TEXTS', 'WHOLE', 'NUMBER', 'Wanted', 'kind_of', 'read_text',
            'quoted_records', 'plain_records', 'uneven', 'read_records', 'note_breaks', 'typed', 'read_table',
-           'parse_json', 'read_lines', 'read_json', 'squad_articles', 'read_squad', 'conll_lines', 'drop_comments',
-           'read_conll', 'is_conll', 'plain', 'first_misfit', 'to_dataset', 'gather', 'to_array', 'numbered',
-           'table_rows', 'pairs_of', 'load_files', 'read_texts', 'load_parquet', 'placed', 'fetch', 'is_split',
-           'has_splits', 'rows_of', 'open_source', 'len_of', 'load_rows', 'choose_split']
+           'parse_json', 'read_lines', 'read_json', 'squad_articles', 'read_squad', 'squad_row', 'conll_lines',
+           'drop_comments', 'read_conll', 'is_conll', 'plain', 'first_misfit', 'to_dataset', 'gather', 'to_array',
+           'numbered', 'table_rows', 'has_data', 'pairs_of', 'load_files', 'read_texts', 'load_parquet', 'placed',
+           'fetch', 'is_split', 'has_splits', 'rows_of', 'open_source', 'len_of', 'load_rows', 'choose_split']
 
 # %% ../../nbs/training/files.ipynb #6f8da5f2
 import bisect
@@ -221,19 +221,27 @@ def squad_articles(source: Any) -> list | None:
     return found if nested else None
 
 
-def read_squad(articles: list, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    "Places and rows of SQuAD's articles, paragraphs and questions; impossible ones have no answer."
-    for a, article in enumerate(articles):
-        for p, paragraph in enumerate(article["paragraphs"]):
-            for q, asked in enumerate(paragraph["qas"]):
-                place = f"{name}, data[{a}].paragraphs[{p}].qas[{q}]".lstrip(", ")
-                impossible = asked.get("is_impossible", False)
-                if not impossible and "answers" not in asked:
-                    raise ValueError(f"{place} has no 'answers': a file without them cannot be learnt or judged by")
-                answers = [] if impossible else asked["answers"]
-                lists = {key: [answer[key] for answer in answers] for key in ("text", "answer_start")}
-                row = dict(question=asked["question"], context=paragraph["context"], answers=lists)
-                yield place, {"id": str(asked.get("id", "")), **row}
+def read_squad(
+    articles: list, name: str
+) -> Iterator[tuple[str, dict[str, Any]]]:  # raises `ValueError` naming the place
+    "Places and rows of SQuAD's articles, paragraphs and questions."
+    place = name
+    try:
+        for a, article in enumerate(articles):
+            for p, paragraph in enumerate(article["paragraphs"]):
+                place = f"{name}, data[{a}].paragraphs[{p}]".lstrip(", ")
+                for q, asked in enumerate(paragraph["qas"]):
+                    place = f"{name}, data[{a}].paragraphs[{p}].qas[{q}]".lstrip(", ")
+                    yield place, squad_row(asked, paragraph["context"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{place} is not as SQuAD has it ({type(error).__name__}: {error})") from None
+
+
+def squad_row(asked: Mapping, context: str) -> dict[str, Any]:
+    "A question in one form; an impossible one has no answer, and one without `answers` is an error."
+    answers = [] if asked.get("is_impossible", False) else asked["answers"]
+    lists = {key: [answer[key] for answer in answers] for key in ("text", "answer_start")}
+    return {"id": str(asked.get("id", "")), "question": asked["question"], "context": context, "answers": lists}
 
 # %% ../../nbs/training/files.ipynb #3ed55bdb
 def conll_lines(text: str) -> list[list[tuple[int, list[str]]]]:
@@ -404,10 +412,19 @@ def table_rows(source: Any) -> Iterable | None:  # None where it is no table
     return None
 
 # %% ../../nbs/training/files.ipynb #e0a1c2b6
+def has_data(source: Any) -> bool:
+    "Whether a dictionary holds its rows under `data`, beside a version or nothing."
+    rows = source.get("data") if isinstance(source, Mapping) else None
+    others = [value for name, value in source.items() if name != "data"] if rows else []
+    return isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows) and not any(map(is_list, others))
+
+
 def pairs_of(source: Any, name: str = "") -> Iterable[tuple[str, Any]]:
     "Places and rows of something in memory."
     if (articles := squad_articles(source)) is not None:
         return read_squad(articles, name.rstrip(", "))
+    if has_data(source):
+        return numbered(source["data"], name)
     if (rows := table_rows(source)) is not None:
         pairs = numbered(rows, name)
         index = list(source.index) if hasattr(source, "index") and hasattr(source, "columns") else []
@@ -510,7 +527,7 @@ def is_split(part: Any) -> bool:
 
 def has_splits(source: Any) -> bool:
     "Whether rows come in splits."
-    if not isinstance(source, Mapping) or squad_articles(source) is not None:
+    if not isinstance(source, Mapping) or squad_articles(source) is not None or has_data(source):
         return False
     empty = [is_list(part) and not len(part) for part in source.values()]
     splits = [is_split(part) for part in source.values()]
