@@ -197,7 +197,7 @@ def add_finetune(commands) -> None:
     "Arguments of `convbert finetune`."
     p = commands.add_parser("finetune", help="train a model for a task", description=finetune.__doc__)
     p.add_argument("task", help="text-classification, …; or a recipe such as glue/sst2, which brings its own data")
-    p.add_argument("data", nargs="*", help="rows: .csv, .jsonl or .parquet files, or a dataset of the hub")
+    p.add_argument("data", nargs="*", help="rows: .csv, .tsv, .jsonl, .json, .parquet or CoNLL files, or a hub dataset")
     p.add_argument("--out", required=True, help="folder for checkpoints and the finished model")
     p.add_argument("--model", default="convbert-tiny", help="where to start: bundled name, folder or hub id")
     p.add_argument("--size", default="small", help="learning rate of a recipe: small, medium-small or base")
@@ -264,7 +264,9 @@ def add_pretrain(commands) -> None:
         "pretrain", help="train a masked language model on plain text", description=pretrain.__doc__
     )
     p.add_argument(
-        "files", nargs="+", help="plain text, also .xz or .gz: a paragraph a line, an empty line between documents"
+        "files",
+        nargs="+",
+        help="plain text, also .xz or .gz, with an empty line between documents; or rows with a text in each",
     )
     p.add_argument("--out", required=True, help="folder for checkpoints and the finished model")
     p.add_argument("--preset", default="tiny", help="size: tiny, small, medium-small or base (default: tiny)")
@@ -290,7 +292,7 @@ def evaluate(args: argparse.Namespace) -> None:
 def add_evaluate(commands) -> None:
     "Arguments of `convbert evaluate`."
     p = commands.add_parser("evaluate", help="score a model on text it has not seen", description=evaluate.__doc__)
-    p.add_argument("files", nargs="+", help="plain text, also .xz or .gz")
+    p.add_argument("files", nargs="+", help="plain text, also .xz or .gz; or rows with a text in each")
     p.add_argument("--model", default="convbert-tiny", help="bundled name, folder or hub id (default: convbert-tiny)")
     p.add_argument("--length", type=int, default=128, help="tokens in a row (default: 128)")
     p.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")

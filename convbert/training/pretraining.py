@@ -30,6 +30,7 @@ from ..pipelines.running import choose_device, refuse_untrained
 from ..tokenization import ConvBertTokenizerFast
 from .data import MaskedBatches, Masking, check_files, encode_documents, hold_out, load_documents
 from .loop import fit
+from .machine import join_team, say
 from .optim import Recipe
 from .runs import check_facts, read_checkpoint
 
@@ -43,7 +44,7 @@ TINY_RECIPE = Recipe(
 class Plan:
     "What to train, on what, and how; the defaults made the bundled `convbert-tiny`."
 
-    files: Sequence[str]  # plain text, see `load_documents`
+    files: Sequence[str]  # plain text, or rows with a text in each, see `load_documents`
     config: ConvBertConfig = ConvBertConfig.preset("tiny")  # the vocabulary size is set by the tokenizer
     recipe: Recipe = TINY_RECIPE
     masking: Masking = Masking(rate=0.2, mask=1.0, random=0.0)
@@ -109,7 +110,7 @@ def masked_scores(
 
 # %% ../../nbs/training/pretraining.ipynb #55561b6c
 def evaluate(
-    files: Sequence[str | Path],  # plain text that the model was not trained on
+    files: Sequence[str | Path],  # plain text, or rows, that the model was not trained on
     model: str | Path = "convbert-tiny",  # bundled name, folder or hub id
     length: int = 128,  # tokens in a row
     device: str | torch.device = "cpu",
@@ -179,11 +180,16 @@ def pretrain(
     batches = MaskedBatches(train, tokenizer, *rows, device=text_device(model.device, train.nbytes))
     shortest = min(plan.lengths)
     held_batches = MaskedBatches(held, tokenizer, Masking(0.15, 1.0, 0.0), (shortest,), max(4096, shortest), seed=1)
+    counts = [f"{(ids == tokenizer.sep_token_id).sum():,} documents of {len(ids):,} tokens" for ids in (train, held)]
+    say(
+        join_team(model),
+        f"pretraining: {counts[0]} to train on, {counts[1]} held out; {len(tokenizer):,} words in the vocabulary",
+    )
     log = fit(model, batches, plan.recipe, folder, lambda m: masked_scores(m, held_batches), facts)
     save_result(model.eval(), tokenizer, folder, plan, log)
     return last_scores(log)
 
-
+# %% ../../nbs/training/pretraining.ipynb #e0a1c2b7
 def first_model(plan: Plan, tokenizer: ConvBertTokenizerFast) -> ConvBertForMaskedLM:
     "The weights that a run begins with."
     if plan.model is not None:
