@@ -18,7 +18,19 @@ from conftest import ROOT
 import convbert
 
 PACKAGE = ROOT / "convbert"
-EXTRAS = ("accelerate", "anywidget", "datasets", "ipywidgets", "matplotlib", "onnx", "pandas", "torchmetrics", "triton")
+EXTRAS = (
+    "accelerate",
+    "anywidget",
+    "datasets",
+    "fastapi",
+    "ipywidgets",
+    "matplotlib",
+    "onnx",
+    "pandas",
+    "ray",
+    "torchmetrics",
+    "triton",
+)
 
 
 def run(code: str) -> str:

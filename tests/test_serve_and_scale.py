@@ -30,7 +30,8 @@ def run(folder, *parts):
     """Run parts of the page as one script."""
     script = folder / "page.py"
     script.write_text("\n\n\n".join(parts), encoding="utf-8")
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    quiet = {"PYTHONWARNINGS": "ignore", "HOME": str(folder)}  # Ray keeps a token at home, and data sets a cache
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **quiet}
     done = subprocess.run([sys.executable, script], cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
 
