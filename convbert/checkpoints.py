@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .hub import atomic_folder, resolve
+from .folders import atomic_folder, read_whole
+from .hub import resolve
 from .weights import WEIGHT_PATTERNS, parse_size, read_state, write_weights
 
 # %% ../nbs/05_checkpoints.ipynb #53ae1373
@@ -311,9 +312,10 @@ class PretrainedMixin(SavingMixin):
         "Load a model; what did not fit is told in one warning, by name."
         hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
         folder = resolve(name, **hub)
-        config = cls.config_class.from_pretrained(folder, **config_overrides)
+        config, disk = read_whole(
+            folder, lambda at: (cls.config_class.from_pretrained(at, **config_overrides), read_state(at))
+        )
         options = dict(dtype=dtype, device=device, ignore_mismatched_sizes=ignore_mismatched_sizes)
-        disk = read_state(folder)
         try:
             model = build(cls, config, disk, **options)
         except ValueError as error:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .config import ConvBertConfig
+from .config import ConvBertConfig, check_memory
 from .kernels.dropout import dropout
 from .kernels.graph import Boxed, box_up
 from .kernels.halves import as_narrow_as, call_widened, is_slow
@@ -302,6 +302,8 @@ class Encoder(nn.Module):
     def __init__(self, config: ConvBertConfig):
         "Make the embeddings and `num_hidden_layers` layers."
         super().__init__()
+        if torch.get_default_device().type == "cpu":
+            check_memory(config)
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.gradient_checkpointing, self.kernel, self.backend = False, "auto", None

@@ -20,7 +20,8 @@ from typing import Any
 from weakref import WeakSet
 
 from .batching import BatchEncoding, CallOptions, encode_examples, gather, make_columns
-from .hub import atomic_folder, resolve
+from .folders import atomic_folder, read_whole
+from .hub import resolve
 from convbert.wordpiece import (
     SPECIAL,
     TokenizerOptions,
@@ -221,7 +222,7 @@ class FilesMixin:
     ):
         "The tokenizer of that name."
         where = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
-        vocab, added, options = read_folder(resolve(name, weights=False, **where))
+        vocab, added, options = read_whole(resolve(name, weights=False, **where), read_folder)
         return cls(vocab, added_tokens=added, **options | overrides)
 
     def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:
