@@ -154,18 +154,18 @@ def replace_file(
 def hold(
     path: Path,  # made if it does not exist
 ) -> int | None:  # a descriptor: the lock lasts until it is closed; None while somebody else has it
-    "Lock a file, and write down whose it is."
+    "Lock a file, and write down whose it is; raises `NotImplementedError` where there are no such locks."
     if fcntl is None:
-        raise OSError("this system has no locks that die with their process")
+        raise NotImplementedError("this system has no locks that die with their process")
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         mine = os.path.samestat(os.fstat(handle), os.stat(path))  # not one that was removed or moved meanwhile
     except (BlockingIOError, FileNotFoundError):
         mine = False
-    except BaseException:
+    except OSError as error:
         os.close(handle)
-        raise
+        raise NotImplementedError(f"this file system has no locks: {error}") from error
     if not mine:
         os.close(handle)
         return None

@@ -81,7 +81,7 @@ def open_room(
         room.mkdir()
         try:
             lock = hold(room / "lock")
-        except OSError:  # no locks here, or no space
+        except (OSError, NotImplementedError):  # no space, or no locks here
             if room.is_dir():
                 return room, None
         if lock is not None:
@@ -99,7 +99,7 @@ def clear_rooms(
 ) -> None:
     "Remove the rooms of saves that were killed."
     for room in home.glob(f".{glob.escape(name)}-saving-*"):
-        with suppress(OSError):  # no locks here, or not ours to remove
+        with suppress(OSError, NotImplementedError):  # not ours to remove, or no locks here
             lock = hold(room / "lock")
             if lock is not None:
                 shutil.rmtree(room, ignore_errors=True)
@@ -164,7 +164,7 @@ def recover(
     mark = place / MARK
     try:
         lock = hold(mark / "lock")
-    except OSError:  # it is gone, or there are no locks here
+    except (OSError, NotImplementedError):  # it is gone, or there are no locks here
         return not mark.exists()
     if lock is None:
         return False  # its process lives

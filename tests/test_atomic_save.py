@@ -315,12 +315,12 @@ class Loss(torch.nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, x):
-        return type("Output", (), {"loss": self.layer(x).square().mean()})
+    def forward(self, input_ids):
+        return type("Output", (), {"loss": self.layer(input_ids).square().mean()})
 
 
 def batch(step: int) -> dict[str, torch.Tensor]:
-    return {"x": torch.randn(4, 2, generator=torch.Generator().manual_seed(step))}
+    return {"input_ids": torch.randn(4, 2, generator=torch.Generator().manual_seed(step))}
 
 
 def test_a_run_killed_at_any_file_operation_ends_with_the_same_weights(tmp_path):
