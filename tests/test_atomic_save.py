@@ -253,7 +253,7 @@ def test_a_folder_that_cannot_be_written_to_is_read_after_a_kill(tmp_path):
 
 def test_a_save_under_way_is_not_taken_for_a_dead_one(tmp_path):
     with atomic_folder(tmp_path / "model") as first:
-        (first / "config.json").write_text("{}")
+        (first / "first.txt").write_text("mine")
         single("old", tmp_path / "model")
         assert first.is_dir()
         with atomic_folder(tmp_path / "model") as second:

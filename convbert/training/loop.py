@@ -25,7 +25,16 @@ from tqdm.auto import tqdm
 
 from .machine import autocast, compiled, count_targets, join_team, share
 from .optim import Recipe, make_optimizers, set_rates
-from .runs import Run, alone, best_row, finished, load_checkpoint, restore_best, save_best, save_checkpoint
+from convbert.training.runs import (
+    Run,
+    alone,
+    best_row,
+    finished,
+    load_checkpoint,
+    restore_best,
+    save_best,
+    save_checkpoint,
+)
 
 # %% ../../nbs/training/loop.ipynb #ef2cc59e
 @contextmanager

@@ -26,12 +26,12 @@ from torch import nn
 from ..config import ConvBertConfig
 from ..folders import atomic_folder
 from ..heads import ConvBertForMaskedLM
+from ..pipelines.answers import as_cell
 from ..pipelines.running import choose_device, refuse_untrained
 from ..tokenization import ConvBertTokenizerFast
 from .data import MaskedBatches, Masking, check_files, encode_documents, hold_out, load_documents
 from .loop import fit
 from .optim import Recipe
-from .reports import as_cell
 from .runs import alone, check_facts, read_checkpoint
 from ..weights import WEIGHT_PATTERNS
 

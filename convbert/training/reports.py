@@ -6,17 +6,15 @@ Docs: https://convbert.github.io/convbert/training/reports.html.md"""
 
 # %% auto #0
 __all__ = ['INK', 'TINT', 'WARN', 'plot_learning', 'pairs_of', 'plot_confusions', 'is_right', 'brief', 'mistakes', 'weight',
-           'as_cell', 'describe_scores', 'write_card']
+           'describe_scores', 'write_card']
 
 # %% ../../nbs/training/reports.ipynb #68bc6770
-import html
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ..pipelines.answers import Answer, Answers
+from ..pipelines.answers import Answer, Answers, as_cell
 from .judging import Judgement
 from .metrics import exact_match
 
@@ -120,18 +118,11 @@ def weight(said: Any, right: Any, sure: float) -> float:
     return sure
 
 # %% ../../nbs/training/reports.ipynb #3bd1149f
-def as_cell(
-    value: Any,  # a label, the name of a file, a number
-) -> str:  # Markdown that shows it as it is written, on one line
-    "Text for a table or a heading: what means something to Markdown or HTML becomes an entity, which means nothing."
-    text = html.escape(" ".join(str(value).split()), quote=False)
-    return re.sub(r"[\\`*|~\[\]]", lambda found: f"&#{ord(found[0])};", text)
-
-
 def describe_scores(judgement: Judgement) -> str:  # Markdown
     "Scores beside those of the rule."
     names = judgement.scores
-    rows = [f"| {as_cell(name.replace('_', ' '))} | {names[name]:.3f} | {judgement.baseline[name]:.3f} |" for name in names]
+    told = [(as_cell(name.replace("_", " ")), value, judgement.baseline[name]) for name, value in names.items()]
+    rows = [f"| {name} | {value:.3f} | {baseline:.3f} |" for name, value, baseline in told]
     return f"| | model | {as_cell(judgement.rule)} |\n|---|---|---|\n" + "\n".join(rows)
 
 
@@ -146,6 +137,7 @@ def write_card(
     shown = "\n\n".join(f"![{as_cell(picture.partition('.')[0])}]({quote(picture)})" for picture in pictures)
     use = f'```python\nfrom convbert import pipeline\n\nhelper = pipeline("{name}", "path/to/this/folder")\n```'
     fair = "On the rows that were held out. They also chose the best weights: judge on others for an unbiased number."
-    parts = (f"# A ConvBERT for {as_cell(name)}", use, "## Scores", describe_scores(judgement), fair, shown, "## The run")
+    title = f"# A ConvBERT for {as_cell(name)}"
+    parts = (title, use, "## Scores", describe_scores(judgement), fair, shown, "## The run")
     people = "## What it is not good for\n\n(Nobody has said yet.)"
     return "\n\n".join(filter(None, (*parts, f"| | |\n|---|---|\n{told}", people))) + "\n"

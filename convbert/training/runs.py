@@ -159,7 +159,8 @@ def read_checkpoint(
     except Exception as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}): delete it to start anew") from error
     kinds = dict(model=dict, optimizers=list, facts=dict, plan=list, step=int, log=list)
-    wrong = [name for name, kind in kinds.items() if not isinstance(state, dict) or not isinstance(state.get(name), kind)]
+    state = state if isinstance(state, dict) else {}
+    wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
     if wrong or not all(isinstance(row, dict) for row in state["log"]):
         raise ValueError(f"{path} is not a checkpoint of this loop, it lacks a sound {', '.join(wrong) or 'log'}")
     return state
