@@ -12,7 +12,6 @@ __all__ = ['SUMMARIES', 'ACTIVATIONS', 'CHOICES', 'POSITIVE', 'MOST', 'PROBABILI
 
 # %% ../nbs/01_config.ipynb #ee42e87d
 import json
-import math
 import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -63,7 +62,7 @@ PROBABILITIES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classif
 
 def is_number(value: Any) -> bool:
     "Whether something is a finite number; True and False are none."
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 # %% ../nbs/01_config.ipynb #c220921c
 def check_values(
@@ -78,9 +77,10 @@ def check_values(
             raise ValueError(f"{name}={value!s:.80} must be at {'least 1' if value < 1 else f'most {most}'}")
     for name in PROBABILITIES:
         value = getattr(config, name)
-        if value is not None and not is_number(value):
+        free = value is None and name == "classifier_dropout"
+        if not free and not is_number(value):
             raise TypeError(f"{name}={value!r:.80} must be a number")
-        if value is not None and not 0 <= value < 1:
+        if not free and not 0 <= value < 1:
             raise ValueError(f"{name}={value!s:.80} must be a probability, 0 <= p < 1")
     for name, known in CHOICES.items():
         value = getattr(config, name)

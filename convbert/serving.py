@@ -84,8 +84,11 @@ def output_names(
     file: str | os.PathLike,  # for the error
 ) -> list[str]:  # raises `ValueError` for a graph that is none of ours
     "What a graph answers with: the first name says which kind of output it is."
-    given = {one.name for one in session.get_inputs()}
-    names = [one.name for one in session.get_outputs()]
+    try:
+        given = {one.name for one in session.get_inputs()}
+        names = [one.name for one in session.get_outputs()]
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is damaged: its names are not UTF-8 text") from None
     kind = OUTPUTS.get(names[0]) if names else None
     if given != INPUTS or kind is None or not set(names) <= {f.name for f in fields(kind)}:
         raise ValueError(

@@ -222,8 +222,17 @@ class FilesMixin:
     ):
         "The tokenizer of that name."
         where = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
-        vocab, added, options = read_whole(resolve(name, weights=False, **where), read_folder)
-        return cls(vocab, added_tokens=added, **options | overrides)
+        folder = resolve(name, weights=False, **where)
+
+        def read(at: Path):
+            vocab, added, options = read_folder(at)
+            return cls(vocab, added_tokens=added, **options | overrides)
+
+        try:
+            return read_whole(folder, read)
+        except ValueError as error:
+            named = str(folder) in str(error)
+            raise error if named else ValueError(f"cannot load the tokenizer in {folder}: {error}") from None
 
     def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:
         "Write `vocab.txt`, one token per line in the order of the ids; returns the path."
