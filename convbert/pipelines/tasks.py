@@ -100,7 +100,7 @@ def load(kind: type, name: str | Path, **options: Any) -> nn.Module:
         warnings.filterwarnings("ignore", "ConvBertModel from .*\nIn the checkpoint, but without use")
         return kind.model_class.from_pretrained(name, **options)
 
-
+# %% ../../nbs/pipelines/11_tasks.ipynb #dcf15fba
 def open_pipeline(
     kind: type,  # of `TASKS`
     name: str | Path | nn.Module,

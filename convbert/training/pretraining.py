@@ -201,7 +201,7 @@ def first_model(plan: Plan, tokenizer: ConvBertTokenizerFast) -> ConvBertForMask
     torch.manual_seed(plan.recipe.seed)
     return ConvBertForMaskedLM(plan.config.replace(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id))
 
-
+# %% ../../nbs/training/pretraining.ipynb #22ca23ba
 def check_folder(
     folder: Path,
     facts: dict[str, Any],  # of the plan
