@@ -383,3 +383,12 @@ def test_the_second_run_in_a_folder_is_refused_and_told_whose_it_is(tmp_path):
     os.waitpid(child, 0)
     fit(Loss(torch.nn.Linear(2, 2)), batch, replace(RECIPE, watch=None), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_damaged_best_weights_are_named(tmp_path):
+    pytest.importorskip("accelerate")
+    train(tmp_path)
+    for damaged in (b"", b"garbage", bytes(100)):
+        (tmp_path / "best.safetensors").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"best\.safetensors cannot be read"):
+            train(tmp_path)

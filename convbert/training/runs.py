@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/training/runs.html.md"""
 
 # %% auto #0
 __all__ = ['Run', 'evaluations', 'best_row', 'finished', 'write_whole', 'save_checkpoint', 'alone', 'read_checkpoint',
-           'check_facts', 'save_best', 'check_best', 'restore_best', 'load_checkpoint']
+           'check_facts', 'save_best', 'kept_step', 'check_best', 'restore_best', 'load_checkpoint']
 
 # %% ../../nbs/training/runs.ipynb #54b413bb
 import math
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from ..files import hold, holder, replace_file
+from ..files import check_file, hold, holder, replace_file
 from .machine import Team
 from .optim import Recipe
 from ..weights import check_archive
@@ -187,15 +187,24 @@ def save_best(
     write_whole(run.best, lambda path: save_model(run.model, str(path), {"format": "pt", "step": str(run.step)}))
 
 
+def kept_step(
+    path: Path,  # of the best weights
+) -> int:  # -1 where the file does not say; raises `ValueError` when it cannot be read
+    "The step that kept weights belong to."
+    check_file(path)
+    try:
+        with safe_open(path, "pt") as file:
+            return int((file.metadata() or {}).get("step", -1))
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}): choose another folder") from error
+
+
 def check_best(
     run: Run,
     ahead: bool,  # allow a file that the run has not come to yet
 ) -> None:  # raises `ValueError` when the kept weights are others
     "Make sure that the best weights on the disk are those of the log's best evaluation."
-    best, kept = best_row(run.log, run.recipe), -1
-    if run.best.exists():
-        with safe_open(run.best, "pt") as file:
-            kept = int((file.metadata() or {}).get("step", -1))
+    best, kept = best_row(run.log, run.recipe), kept_step(run.best) if run.best.exists() else -1
     if best and kept != best["step"] and not (ahead and kept > run.step):
         holds = f"holds those of step {kept}" if kept >= 0 else "does not"
         raise ValueError(
