@@ -212,7 +212,7 @@ def check_best(
             f"and {holds}: choose another folder"
         )
 
-
+# %% ../../nbs/training/runs.ipynb #f598e666
 def restore_best(
     run: Run,
 ) -> list[dict[str, float]]:  # the log, and a last row that says which step was the best
