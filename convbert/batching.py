@@ -6,8 +6,8 @@ Docs: https://convbert.github.io/convbert/batching.html.md"""
 
 # %% auto #0
 __all__ = ['FILLS', 'CUTS', 'CHOICES', 'PADDED', 'CallOptions', 'as_item', 'gather', 'twin', 'share_room', 'room_for_text',
-           'check_pairs', 'plan_cutting', 'plan_filling', 'encode_examples', 'BatchEncoding', 'row_lookup', 'to_tensor',
-           'make_columns']
+           'check_pairs', 'plan_cutting', 'plan_filling', 'beginning', 'encode_examples', 'BatchEncoding', 'row_lookup',
+           'to_tensor', 'make_columns']
 
 # %% ../nbs/02_batching.ipynb #a0551579
 from collections.abc import Mapping
@@ -213,6 +213,22 @@ def plan_filling(
     how = {"direction": side, "length": length, "pad_to_multiple_of": options.pad_to_multiple_of}
     return {"pad_id": tokenizer.pad_token_id, "pad_token": tokenizer.pad_token, **how}
 
+# %% ../nbs/02_batching.ipynb #b8d2e3f9
+def beginning(
+    backend,  # `tokenizers.Tokenizer`
+    text: str,
+    most: int,  # tokens that are kept
+) -> str:  # the text, or a part from its start whose first tokens are the same, and more than `most`
+    "As much of a long text as decides its first tokens."
+    longest = max((len(token.content) for token in backend.get_added_tokens_decoder().values()), default=0)
+    size = 20 * most + longest + 200
+    if len(text) <= 2 * size:
+        return text
+    found = backend.encode(text[:size], add_special_tokens=False)
+    words, ends = found.word_ids, [end for _, end in found.offsets]
+    unseen = len(ends) > most + 1 and words[most] != words[-1] and ends[most] + longest < found.offsets[-1][0]
+    return text[:size] if unseen else text
+
 # %% ../nbs/02_batching.ipynb #2564e445
 def encode_examples(
     tokenizer: Any,
@@ -222,6 +238,10 @@ def encode_examples(
     "Encode a batch as the options say."
     limit = tokenizer.model_max_length if options.max_length is None else options.max_length
     cutting, filling = plan_cutting(tokenizer, examples, limit, options), plan_filling(tokenizer, limit, options)
+    whole = options.return_overflowing_tokens or options.is_split_into_words or tokenizer.truncation_side == "left"
+    if cutting and not whole:
+        backend = tokenizer.backend_tokenizer
+        examples = [(a if b is not None else beginning(backend, a, limit), b) for a, b in examples]
     texts = [first if second is None else (first, second) for first, second in examples]
     how = {"is_pretokenized": options.is_split_into_words, "add_special_tokens": options.add_special_tokens}
     try:

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .compat import MODEL_HABITS, SAVE_HABITS, refuse_others, translate
-from .hub import Origin, atomic_folder, resolve, trace
+from .folders import atomic_folder, read_whole
+from .hub import Origin, resolve, trace
 from .weights import WEIGHT_PATTERNS, parse_size, read_state, weight_files, write_weights
 
 # %% ../nbs/05_checkpoints.ipynb #53ae1373
@@ -368,8 +369,8 @@ class PretrainedMixin(SavingMixin):
         options = {name: taken.pop(name) for name in ("dtype", "device")}
         hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=taken.pop("token"))
         folder = resolve(name, **hub)
-        config = choose_config(cls, config, folder).replace(**taken)
-        disk = as_saved(cls.key_map, read_state(folder))
+        chosen, disk = read_whole(folder, lambda at: (choose_config(cls, config, at), read_state(at)))
+        config, disk = chosen.replace(**taken), as_saved(cls.key_map, disk)
         try:
             model = build(cls, config, disk, ignore_mismatched_sizes=ignore_mismatched_sizes, **options)
         except ValueError as error:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .config import ConvBertConfig
+from .config import ConvBertConfig, check_memory
 from .kernels.dropout import dropout
 from .kernels.graph import Boxed, box_up
 from .kernels.halves import as_narrow_as, call_widened, is_slow
@@ -48,6 +48,8 @@ class Embeddings(nn.Module):
     def __init__(self, config: ConvBertConfig):
         "Make the three tables, and the projection when `embedding_size` differs from `hidden_size`."
         super().__init__()
+        if torch.get_default_device().type == "cpu":
+            check_memory(config)  # these are the first parameters of a model
         E, D = config.embedding_size, config.hidden_size
         self.word = nn.Embedding(config.vocab_size, E, padding_idx=config.pad_token_id)
         self.position = nn.Embedding(config.max_position_embeddings, E)

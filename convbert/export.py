@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/export.html.md"""
 
 # %% auto #0
 __all__ = ['SENTENCES', 'OPSET', 'LIMITS', 'as_graph', 'quiet', 'read_sentences', 'draw', 'matrices_to_round', 'round_to_int8',
-           'distance', 'check_graph', 'check_request', 'take_model', 'write_graph', 'export']
+           'distance', 'check_graph', 'check_request', 'as_tokenizer', 'take_model', 'write_graph', 'export']
 
 # %% ../nbs/09_export.ipynb #0ca7c8c3
 import json
@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .folders import atomic_folder, is_leftover, read_whole
 from .heads import ConvBertForMultipleChoice
-from .hub import atomic_folder, resolve, suggest
+from .hub import resolve, suggest
 from .kernels.choose import use_kernel
 from .serving import CLASSES, GRAPH, OnnxModel, class_in
 from .tokenization import ConvBertTokenizerFast
@@ -171,8 +172,14 @@ def check_request(folder: str | os.PathLike, precision: str) -> None:  # raises 
     if missing:
         raise ImportError(f'export needs {", ".join(missing)}: pip install "convbert[onnx]"')
     target = Path(os.path.expanduser(folder))
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    if target.exists() and not (target.is_dir() and all(is_leftover(file.name) for file in target.iterdir())):
         raise FileExistsError(f"{str(target)!r} is there already: export to a new or an empty folder")
+
+
+def as_tokenizer(tokenizer: str | os.PathLike | ConvBertTokenizerFast) -> ConvBertTokenizerFast:
+    "A tokenizer, by name or loaded."
+    loaded = isinstance(tokenizer, ConvBertTokenizerFast)
+    return tokenizer if loaded else ConvBertTokenizerFast.from_pretrained(tokenizer)
 
 
 def take_model(
@@ -188,11 +195,8 @@ def take_model(
         if any(p.dtype != torch.float32 for p in model.parameters()):
             raise ValueError("a graph is drawn in float32: pass model.float()")
     else:
-        folder = resolve(model)
-        tokenizer, model = tokenizer or folder, class_in(folder).from_pretrained(folder)
-    if not isinstance(tokenizer, ConvBertTokenizerFast):
-        tokenizer = ConvBertTokenizerFast.from_pretrained(tokenizer)
-    return model, tokenizer
+        return read_whole(resolve(model), lambda at: (class_in(at).from_pretrained(at), as_tokenizer(tokenizer or at)))
+    return model, as_tokenizer(tokenizer)
 
 # %% ../nbs/09_export.ipynb #fbe67cff
 def write_graph(

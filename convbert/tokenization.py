@@ -6,8 +6,8 @@ Docs: https://convbert.github.io/convbert/tokenization.html.md"""
 
 # %% auto #0
 __all__ = ['CONTRACTION', 'ADJUSTABLE', 'ConvBertTokenizerFast', 'SpecialMixin', 'new_token', 'VocabularyMixin', 'AddingMixin',
-           'OldNamesMixin', 'FormMixin', 'TextMixin', 'saved_config', 'SavingMixin', 'FilesMixin', 'TrainingMixin',
-           'OptionsMixin', 'CallMixin', 'ConvBertTokenizer']
+           'OldNamesMixin', 'FormMixin', 'TextMixin', 'saved_config', 'open_tokenizer', 'SavingMixin', 'FilesMixin',
+           'TrainingMixin', 'OptionsMixin', 'CallMixin', 'ConvBertTokenizer']
 
 # %% ../nbs/02_tokenization.ipynb #f73b070a
 import json
@@ -22,7 +22,8 @@ from weakref import WeakSet
 
 from .batching import BatchEncoding, CallOptions, encode_examples, gather, make_columns
 from .compat import SAVE_HABITS, TOKENIZER_HABITS, refuse_others, translate
-from .hub import Origin, atomic_folder, resolve, trace
+from .folders import atomic_folder, read_whole
+from .hub import Origin, resolve, trace
 from .padding import PaddingMixin
 from convbert.wordpiece import (
     NO_LIMIT,
@@ -251,6 +252,24 @@ def saved_config(
         **({"extra_special_tokens": extra} if extra else {}),  # transformers 4 cannot read an empty list
     }
 
+# %% ../nbs/02_tokenization.ipynb #d1f5a6b7
+def open_tokenizer(
+    kind: type,  # the tokenizer's class
+    folder: Path,
+    overrides: Mapping[str, Any],  # options that win over the files
+) -> Any:  # an instance of `kind`; errors name the folder
+    "The tokenizer that the files of a folder describe, all of them of one save."
+
+    def read(at: Path):
+        vocab, added, options = read_folder(at)
+        return kind(vocab, added_tokens=added, **options | overrides)
+
+    try:
+        return read_whole(folder, read)
+    except ValueError as error:
+        named = str(folder) in str(error)
+        raise error if named else ValueError(f"cannot load the tokenizer in {folder}: {error}") from None
+
 # %% ../nbs/02_tokenization.ipynb #2f536a6a
 class SavingMixin:
     "Writing a tokenizer into a folder."
@@ -299,8 +318,7 @@ class FilesMixin(SavingMixin):
         special = {name: overrides.pop(name) for name in SPECIAL_LISTS if name in overrides}
         where = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         folder = resolve(name, weights=False, **where)
-        vocab, added, options = read_folder(folder)
-        tokenizer = cls(vocab, added_tokens=added, **options | overrides)
+        tokenizer = open_tokenizer(cls, folder, overrides)
         tokenizer.add_special_tokens(special)
         tokenizer.origin = trace(name, folder, where)
         return tokenizer

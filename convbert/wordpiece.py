@@ -8,12 +8,12 @@ Docs: https://convbert.github.io/convbert/wordpiece.html.md"""
 __all__ = ['NO_LIMIT', 'SPECIAL', 'SPECIAL_LISTS', 'SURROGATES', 'SAME_KIND', 'HARMLESS', 'choose', 'check_count',
            'TokenizerOptions', 'make_options', 'takes', 'read_lines', 'read_vocab', 'build_pipeline', 'added_token',
            'fixed_tokens', 'make_template', 'build_backend', 'is_list', 'as_text', 'texts_of', 'split_parts',
-           'count_words', 'number_tokens', 'first_pieces', 'repeat_words', 'train_vocab', 'read_json', 'read_pipeline',
-           'check_kind', 'as_content', 'check_form', 'read_options', 'read_declared', 'read_added', 'read_folder']
+           'count_words', 'number_tokens', 'first_pieces', 'repeat_words', 'train_vocab', 'read_table', 'held',
+           'read_pipeline', 'check_kind', 'as_content', 'form_of', 'check_form', 'as_limit', 'read_options', 'as_entry',
+           'with_id', 'read_declared', 'read_added', 'read_folder']
 
 # %% ../nbs/02_wordpiece.ipynb #e1028017
 import inspect
-import json
 import os
 import re
 import warnings
@@ -26,6 +26,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from .files import read_json, read_text
 from .hub import suggest
 
 # %% ../nbs/02_wordpiece.ipynb #553b5831
@@ -39,7 +40,7 @@ def choose(
         if value is one or (isinstance(one, str) and isinstance(value, str) and value == one):
             return one
     near = suggest(value, [one for one in allowed if isinstance(one, str)]) if isinstance(value, str) else ""
-    raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, allowed))}. {near}".strip())
+    raise ValueError(f"{name}={value!r:.80} must be one of {', '.join(map(repr, allowed))}. {near}".strip())
 
 
 def check_count(
@@ -49,7 +50,7 @@ def check_count(
 ) -> None:
     "Refuse a `value` that is no whole number of at least `least`."
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}={value!r} must be a whole number")
+        raise TypeError(f"{name}={value!r:.80} must be a whole number")
     if value < least:
         raise ValueError(f"{name}={value} must be at least {least}")
 
@@ -128,11 +129,9 @@ def takes(
 def read_lines(file: str | os.PathLike) -> list[str]:
     "The lines of a vocab.txt."
     try:
-        return Path(file).read_bytes().decode("utf-8-sig").rstrip().split("\n")
+        return read_text(file).rstrip().split("\n")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no vocabulary file {str(file)!r}; a model's name goes to from_pretrained") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text, so it is no vocab.txt: {error}") from error
 
 
 def read_vocab(
@@ -145,7 +144,7 @@ def read_vocab(
     vocab = {}
     for token, i in source.items() if isinstance(source, Mapping) else ((t, i) for i, t in enumerate(source)):
         if not isinstance(token, str) or type(i) is not int or i < 0:
-            raise ValueError(f"a vocabulary has texts and ids from 0 upwards, not {token!r}: {i!r}")
+            raise ValueError(f"a vocabulary has texts and ids from 0 upwards, not {token!r:.80}: {i!r:.80}")
         vocab[token.rstrip(" \t\r\n")] = i
     size = max(vocab.values(), default=-1) + 1
     vocab.pop("", None)
@@ -207,7 +206,8 @@ def fixed_tokens(
             way = "leave it out" if name == "never_split" else f"pass {name}=None to go without"
             raise ValueError(f"{name}={token!r} is not in the vocabulary of {len(vocab)} tokens: {way}. {near}".strip())
         special = name != "never_split"
-        found.setdefault(token, {"content": token, "id": vocab[token], "special": special, "single_word": not special})
+        if token not in found:
+            found[token] = {"content": token, "id": vocab[token], "special": special, "single_word": not special}
     return sorted(found.values(), key=lambda entry: entry["id"])
 
 # %% ../nbs/02_wordpiece.ipynb #fde089cd
@@ -374,17 +374,16 @@ def train_vocab(
     return number_tokens(backend.get_vocab(with_added_tokens=False), vocab_size, seeds, prefix)
 
 # %% ../nbs/02_wordpiece.ipynb #a5f9a16e
-def read_json(file: Path) -> dict[str, Any]:
+def read_table(file: Path) -> dict[str, Any]:
     "A JSON file as a dictionary, an empty one if there is no file."
-    if not file.exists():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is broken: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is broken: it should hold an object {{...}}, not {type(found).__name__}")
-    return found
+    return read_json(file) if file.exists() else {}
+
+
+def held(value: Any, kind: type, what: str) -> Any:  # the value, an empty one of that kind for None
+    "Refuse a value of another kind than a file should have there."
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(f"{what} should be {'a table' if kind is dict else 'a list'}, not {value!r:.80}")
+    return kind() if value is None else value
 
 
 def read_pipeline(
@@ -392,20 +391,23 @@ def read_pipeline(
     file: Path,  # for the errors
 ) -> dict[str, Any]:  # options of `TokenizerOptions`
     "The options that a tokenizer.json was made with."
-    model, steps = content.get("model") or {}, [content.get("normalizer"), content.get("pre_tokenizer")]
-    kinds = [step and step.get("type") for step in steps]
+    model = held(content.get("model"), dict, f"`model` in {file}")
+    steps = [held(content.get(name), dict, f"`{name}` in {file}") for name in ("normalizer", "pre_tokenizer")]
+    kinds = [step.get("type") for step in steps]
     if model.get("type", "WordPiece") != "WordPiece" or not isinstance(model.get("vocab"), dict):
-        raise ValueError(f"{file} holds no WordPiece vocabulary (model type {model.get('type')!r})")
+        raise ValueError(f"{file} holds no WordPiece vocabulary (model type {model.get('type')!r:.80})")
     keys = {"unk_token": "unk_token", "wordpieces_prefix": "continuing_subword_prefix"}
     keys |= {"max_input_chars_per_word": "max_input_chars_per_word"}
     options = {name: model[key] for name, key in keys.items() if model.get(key) is not None}
     if kinds == [None, "WhitespaceSplit"]:
         return options | {"do_basic_tokenize": False}
     if kinds not in (["BertNormalizer", "BertPreTokenizer"], [None, "BertPreTokenizer"]):
-        raise ValueError(f"{file} splits text with {kinds[0]} and {kinds[1]}, not as BERT: load it with `tokenizers`")
+        raise ValueError(
+            f"{file} splits text with {kinds[0]!s:.80} and {kinds[1]!s:.80}, not as BERT: load it with `tokenizers`"
+        )
     names = ("clean_text", "tokenize_chinese_chars", "strip_accents", "do_lower_case")
     keys = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
-    return options | {name: (steps[0] or {}).get(key, False) for name, key in zip(names, keys, strict=True)}
+    return options | {name: steps[0].get(key, False) for name, key in zip(names, keys, strict=True)}
 
 # %% ../nbs/02_wordpiece.ipynb #e0000002
 SAME_KIND = ("ConvBert Bert Electra DistilBert MobileBert SqueezeBert LayoutLM Lxmert DPRContextEncoder "
@@ -441,36 +443,52 @@ def as_content(value: Any) -> Any:
     return value["content"] if isinstance(value, dict) and "content" in value else value
 
 
+def form_of(
+    post: Mapping[str, Any],  # the `post_processor` of a tokenizer.json
+) -> list | None:  # what stands in an input, and which text it counts to; None where it cannot be told
+    "The form of its inputs: of one text, then of two."
+    try:
+        if post["type"] == "BertProcessing":
+            one = [(post["cls"][0], 0), ("A", 0), (post["sep"][0], 0)]
+            return [*one, *one, ("B", 1), (post["sep"][0], 1)]
+        parts = [next(iter(part.values())) for part in [*post["single"], *post["pair"]]]
+        return [(part["id"], part["type_id"]) for part in parts]
+    except (AttributeError, IndexError, KeyError, StopIteration, TypeError):
+        return None
+
+
 def check_form(
     whole: Mapping[str, Any],  # content of a tokenizer.json, if there is one
     options: Mapping[str, Any],  # of `TokenizerOptions`
     file: Path,  # for the errors
 ) -> None:  # raises `ValueError` when its inputs have another form
     "Refuse a tokenizer.json that puts special tokens elsewhere than `[CLS] A [SEP] B [SEP]`."
-    post, plain = whole.get("post_processor") or {}, TokenizerOptions()
+    post, plain = held(whole.get("post_processor"), dict, f"`post_processor` in {file}"), TokenizerOptions()
     cls, sep = (options.get(name, getattr(plain, name)) for name in ("cls_token", "sep_token"))
-    if post.get("type") == "BertProcessing":
-        found = [post["cls"][0], post["sep"][0]]
-        wanted = [cls, sep]
-    else:
-        parts = [*post.get("single", []), *post.get("pair", [])]
-        found = [next(iter(part.values())) for part in parts]
-        found = [(str(part["id"]), part["type_id"]) for part in found]
-        a, b = [(cls, 0)] * bool(cls) + [("A", 0)] + [(sep, 0)] * bool(sep), [("B", 1)] + [(sep, 1)] * bool(sep)
-        wanted = [*a, *a, *b]
-    if found != wanted and post:
-        raise ValueError(f"{file} gives inputs another form ({post.get('type')}) than {cls} A {sep} B {sep}")
+    first = [(cls, 0)] * bool(cls) + [("A", 0)] + [(sep, 0)] * bool(sep)
+    if post and form_of(post) != [*first, *first, ("B", 1), *[(sep, 1)] * bool(sep)]:
+        raise ValueError(f"{file} gives inputs another form ({post.get('type')!r:.80}) than {cls} A {sep} B {sep}")
     if whole and not post:
         said = f"puts no special tokens around a text; {cls} and {sep} are added all the same"
         warnings.warn(f"{file} {said}", stacklevel=5)
 
 # %% ../nbs/02_wordpiece.ipynb #97052dbe
+def as_limit(value: Any, folder: Path) -> int:
+    "The most tokens of a text, as the files of a folder have it; they write a number like 1e30 for no limit."
+    if value is None or value is False or value == 0:
+        return NO_LIMIT
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not value >= 1:
+        raise ValueError(f"model_max_length={value!r:.80} in {folder} must be a whole number of at least 1")
+    return int(min(value, NO_LIMIT))
+
+
 def read_options(folder: Path) -> dict[str, Any]:
     "The options in the configuration files of a folder, and what of tokenizer.json they leave to say."
-    whole, listed = folder / "tokenizer.json", read_json(folder / "tokenizer_config.json")
+    whole, listed = folder / "tokenizer.json", read_table(folder / "tokenizer_config.json")
     check_kind(listed, folder / "tokenizer_config.json")
-    sources = {"tokenizer.json": read_pipeline(read_json(whole), whole) if whole.exists() else {}}
-    sources |= {"special_tokens_map.json": read_json(folder / "special_tokens_map.json")}
+    sources = {"tokenizer.json": read_pipeline(read_table(whole), whole) if whole.exists() else {}}
+    sources |= {"special_tokens_map.json": read_table(folder / "special_tokens_map.json")}
     sources |= {"tokenizer_config.json": listed}
     found, said_by, optional = {}, {}, {*SPECIAL, "strip_accents"} - {"unk_token"}
     for source, values in sources.items():
@@ -480,47 +498,70 @@ def read_options(folder: Path) -> dict[str, Any]:
             first = f"{said_by[name]} says {name}={found[name]!r}"
             warnings.warn(f"{folder}: {first}, {source} {values[name]!r}. Using the latter", stacklevel=5)
         found, said_by = found | values, said_by | dict.fromkeys(values, source)
-    limits = found.get("model_max_length"), read_json(folder / "config.json").get("max_position_embeddings")
-    return found | {"model_max_length": min(*(int(limit) for limit in limits if limit), NO_LIMIT, NO_LIMIT)}
+    limits = found.get("model_max_length"), read_table(folder / "config.json").get("max_position_embeddings")
+    return found | {"model_max_length": min(as_limit(limit, folder) for limit in limits)}
 
-# %% ../nbs/02_wordpiece.ipynb #97052dbf
+# %% ../nbs/02_wordpiece.ipynb #d4e5f6a1
+def as_entry(entry: Any, folder: Path) -> dict[str, Any]:
+    "A token with its flags, checked; a text alone is one without flags."
+    entry = {"content": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict) or not isinstance(entry.get("content"), str) or not entry["content"]:
+        raise ValueError(f"an added token in {folder} must be a table with its text as `content`, not {entry!r:.80}")
+    return entry
+
+
+def with_id(entry: Any, i: Any, folder: Path) -> dict[str, Any]:
+    "An added token with its id, checked."
+    number = isinstance(i, str) and len(i) < 10 and i.isdecimal()
+    if not number and (not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < 2**31):
+        raise ValueError(f"an added token in {folder} has the id {i!r:.80}, not a whole number from 0 upwards")
+    return {**as_entry(entry, folder), "id": int(i)}
+
+
 def read_declared(folder: Path) -> list[dict[str, Any]]:
     "The special tokens that the files of a folder declare by name or in lists, without ids."
     declared = []
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        found = read_json(folder / file)
+        found = read_table(folder / file)
         for name in SPECIAL_LISTS:
-            several = found.get(name) or []
-            declared += several.values() if isinstance(several, dict) else several
+            several = found.get(name)
+            several = list(several.values()) if isinstance(several, dict) else several
+            declared += held(several, list, f"{name} in {folder / file}")
         declared += [found[name] for name in SPECIAL if isinstance(found.get(name), dict)]
-    return [entry if isinstance(entry, dict) else {"content": entry} for entry in declared]
+    return [as_entry(entry, folder) for entry in declared]
 
-
+# %% ../nbs/02_wordpiece.ipynb #97052dbf
 def read_added(folder: Path) -> list[dict[str, Any]]:
-    "The added tokens in the files of a folder, which may name them in three places."
-    extra = read_json(folder / "added_tokens.json")
-    added = [{"content": token, "id": i, "normalized": True} for token, i in extra.items()]
-    listed = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
-    added += [{**entry, "id": int(i)} for i, entry in listed.items()]
-    added += read_json(folder / "tokenizer.json").get("added_tokens") or []
+    "The added tokens in the files of a folder, which may name them in five places."
+    extra = read_table(folder / "added_tokens.json")
+    added = [with_id({"content": token, "normalized": True}, i, folder) for token, i in extra.items()]
+    listed = read_table(folder / "tokenizer_config.json").get("added_tokens_decoder")
+    listed = held(listed, dict, f"added_tokens_decoder in {folder}")
+    added += [with_id(entry, i, folder) for i, entry in listed.items()]
+    whole = held(read_table(folder / "tokenizer.json").get("added_tokens"), list, f"added_tokens in {folder}")
+    added += [with_id(entry, isinstance(entry, dict) and entry.get("id"), folder) for entry in whole]
     found = {entry["content"]: entry for entry in added}
     for entry in read_declared(folder):
         found[entry["content"]] = {**entry, **found.get(entry["content"], {}), "special": True}
     return list(found.values())
 
-# %% ../nbs/02_wordpiece.ipynb #97052dc0
+# %% ../nbs/02_wordpiece.ipynb #e5f6a7b2
 def read_folder(
     folder: Path,
 ) -> tuple[dict[str, int], list[dict[str, Any]], dict[str, Any]]:  # vocabulary, added tokens, options
     "What a folder says about its tokenizer."
-    whole, lines = read_json(folder / "tokenizer.json"), folder / "vocab.txt"
+    whole, lines = read_table(folder / "tokenizer.json"), folder / "vocab.txt"
     if not whole and not lines.exists():
         there = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
         raise FileNotFoundError(f"{folder} has neither vocab.txt nor tokenizer.json; there is {there}")
     options = read_options(folder)
+    try:
+        make_options(TokenizerOptions, options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: {error}") from None
     vocab = read_vocab(whole["model"]["vocab"] if whole else lines)
     if whole and lines.exists() and read_vocab(lines) != vocab:
-        warnings.warn(f"{folder}: vocab.txt and tokenizer.json disagree. Using the latter; delete one", stacklevel=4)
+        warnings.warn(f"{folder}: vocab.txt and tokenizer.json disagree. Using the latter; delete one", stacklevel=5)
     added = read_added(folder)
     check_form(whole, options, folder / "tokenizer.json")
     return vocab, added, options

@@ -217,6 +217,35 @@ def test_private_repository(served):
 # -- a hub that refuses, breaks, or is gone ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\nX-Injected: yes", "\x00", " ", "\u20ac"])
+@pytest.mark.parametrize("way", ["argument", "environment", "file"])
+def test_a_token_that_no_header_can_carry_is_never_shown(served, tmp_path, monkeypatch, way, end):
+    secret = "hf_" + "s3cr3t" * 5
+    token = {"argument": secret + end, "environment": None, "file": None}[way]
+    code = """
+        import sys, traceback
+        from convbert.hub import resolve
+        try:
+            resolve("me/model", cache_dir=sys.argv[1], token=eval(sys.argv[2]))
+        except Exception:
+            traceback.print_exc()
+    """
+    inside = secret[:9] + end + secret[9:]  # what surrounds a token there is stripped
+    env = {k: v for k, v in os.environ.items() if k != "HF_TOKEN"} | {"HF_HOME": str(tmp_path / "home")}
+    if way == "environment":
+        if "\x00" in end:
+            pytest.skip("no environment can hold it")
+        env["HF_TOKEN"] = inside
+    if way == "file":
+        (tmp_path / "home").mkdir()
+        (tmp_path / "home" / "token").write_text(inside, encoding="utf-8")
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "cache"), repr(token)]
+    said = subprocess.run(command, env=env, capture_output=True, text=True).stderr
+    assert secret not in said and "s3cr3t" not in said
+    if way == "argument" or end in ("\x00", " ", "\u20ac"):
+        assert "the access token holds a line break, a space or another character" in said
+
+
 def test_no_such_repository(served):
     with pytest.raises(ModelNotFoundError, match="no folder 'who/nobody' here and no repository 'who/nobody' on http"):
         resolve("who/nobody")

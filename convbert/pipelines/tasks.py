@@ -6,9 +6,10 @@ Docs: https://convbert.github.io/convbert/pipelines/tasks.html.md"""
 
 # %% auto #0
 __all__ = ['TASKS', 'ALIASES', 'DEFAULT_MODELS', 'HUB', 'LOADING', 'find_task', 'check_loaded', 'default_model', 'unwrap', 'load',
-           'pipeline']
+           'open_pipeline', 'pipeline']
 
 # %% ../../nbs/pipelines/11_tasks.ipynb #61b9839d
+import os
 import warnings
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import nn
 
 from ..compat import PIPELINE_HABITS, translate
 from ..config import ConvBertConfig
+from ..folders import read_whole
 from ..hub import suggest
 from .features import FeatureExtractionPipeline
 from .fill_mask import FillMaskPipeline
@@ -112,6 +114,30 @@ def load(kind: type, name: str | Path, **options: Any) -> nn.Module:
         warnings.filterwarnings("ignore", "ConvBertModel from .*\nIn the checkpoint, but without use")
         return kind.model_class.from_pretrained(name, **options)
 
+# %% ../../nbs/pipelines/11_tasks.ipynb #dcf15fba
+def open_pipeline(
+    kind: type,  # of `TASKS`
+    name: str | Path | nn.Module,
+    tokenizer: str | Path | ConvBertTokenizerFast | None,
+    device: str | int | torch.device | None,
+    dtype: str | torch.dtype | None,
+    hub: dict[str, Any],  # arguments of `from_pretrained`
+    calls: dict[str, Any],  # options of calls
+):  # an instance of `kind`
+    "The helper with its model and tokenizer, loaded as far as they are names; see `pipeline`."
+    if holds_graph(name):
+        name, tokenizer = OnnxModel(name), name if tokenizer is None else tokenizer
+    if not isinstance(name, nn.Module):
+        loaded = load(kind, name, dtype=dtype, device=choose_device(device), **hub)
+    else:
+        loaded = check_loaded(name, kind, tokenizer, dtype, hub)
+        loaded = loaded if device is None else loaded.to(choose_device(device))
+    if not isinstance(tokenizer, ConvBertTokenizerFast):
+        own = tokenizer is None
+        shared = {k: v for k, v in hub.items() if k in HUB and (own or k != "revision")}
+        tokenizer = ConvBertTokenizerFast.from_pretrained(name if own else tokenizer, **shared)
+    return kind(loaded, tokenizer, **calls)
+
 # %% ../../nbs/pipelines/11_tasks.ipynb #c15e3089
 def pipeline(
     task: str,  # a key of `TASKS`, or an alias
@@ -130,17 +156,9 @@ def pipeline(
     taken = translate(options, PIPELINE_HABITS, {"dtype": dtype, "device": device})
     dtype, device = taken.pop("dtype"), taken.pop("device")
     hub = {name: taken.pop(name) for name in [*taken] if name in LOADING}
-    calls = call_options(kind, taken)
+    how = dict(tokenizer=tokenizer, device=device, dtype=dtype, hub=hub, calls=call_options(kind, taken))
     name = default_model(task) if model is None else unwrap(model)
-    if holds_graph(name):
-        name, tokenizer = OnnxModel(name), name if tokenizer is None else tokenizer
-    if not isinstance(name, nn.Module):
-        loaded = load(kind, name, dtype=dtype, device=choose_device(device), **hub)
-    else:
-        loaded = check_loaded(name, kind, tokenizer, dtype, hub)
-        loaded = loaded if device is None else loaded.to(choose_device(device))
-    if not isinstance(tokenizer, ConvBertTokenizerFast):
-        own = tokenizer is None
-        shared = {k: v for k, v in hub.items() if k in HUB and (own or k != "revision")}
-        tokenizer = ConvBertTokenizerFast.from_pretrained(name if own else tokenizer, **shared)
-    return kind(loaded, tokenizer, **calls)
+    if isinstance(name, str | os.PathLike) and os.path.isdir(path := os.path.expanduser(name)):
+        given = Path(path)
+        return read_whole(given, lambda at: open_pipeline(kind, name if at == given else at, **how))
+    return open_pipeline(kind, name, **how)

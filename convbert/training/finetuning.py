@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/training/finetuning.html.md"""
 # %% auto #0
 __all__ = ['HELD', 'Tuning', 'to_recipe', 'Work', 'plan_work', 'load_held', 'decide', 'set_apart', 'load_start', 'check_start',
            'facts_of', 'learn', 'make_batches', 'check_readable', 'Finetuned', 'save_result', 'draw', 'limit_length',
-           'finetune', 'name_of', 'find_result']
+           'finetune', 'tune', 'name_of', 'find_result']
 
 # %% ../../nbs/training/finetuning.ipynb #c332db73
 import base64
@@ -27,7 +27,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..hub import atomic_folder, suggest
+from ..files import read_json
+from ..folders import atomic_folder
+from ..hub import suggest
 from ..pipelines.answers import table
 from ..pipelines.running import choose_device
 from ..pipelines.tasks import TASKS, find_task
@@ -43,7 +45,8 @@ from .optim import Recipe
 from .pretraining import make_room
 from .reports import mistakes, plot_confusions, plot_learning, write_card
 from .rows import Labels, choose_columns, find_labels, their_columns, wanted_of
-from .runs import check_facts
+from .runs import alone, check_facts
+from ..weights import WEIGHT_PATTERNS
 from ..wordpiece import make_options, takes
 
 # %% ../../nbs/training/finetuning.ipynb #7c9277b7
@@ -309,9 +312,9 @@ def save_result(
     folder: Path,
 ) -> None:
     "Write the model, its tokenizer, its log, pictures, mistakes and card."
-    network.to("cpu").save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    with atomic_folder(folder) as part:
+    with atomic_folder(folder, replaces=(*WEIGHT_PATTERNS, "added_tokens.json")) as part:
+        network.to("cpu").save_pretrained(part)
+        tokenizer.save_pretrained(part)
         pictures = draw(part, log, judgement, work)
         wrong = mistakes(work.held, judgement, 100)
         places = work.judged[PLACE]
@@ -378,10 +381,24 @@ def finetune(
     if tuning.watch and tuning.watch not in work.metrics:
         raise ValueError(f"watch={tuning.watch!r} is not scored here. {suggest(tuning.watch, work.metrics)}")
     work = replace(work, metrics=tuple(sorted(work.metrics, key=lambda name: name != tuning.watch)))  # watched: first
-    loaded = isinstance(model, nn.Module)
     facts = facts_of(work, name_of(model), name_of(tokenizer), tuning)
     if (done := find_result(folder, facts)) is not None:
         return done
+    with alone(folder):
+        return tune(model, tokenizer, work, tuning, folder, facts, device)
+
+# %% ../../nbs/training/finetuning.ipynb #e4b5c6d7
+def tune(
+    model: str | Path | nn.Module,
+    tokenizer: str | Path | ConvBertTokenizerFast | None,
+    work: Work,
+    tuning: Tuning,
+    folder: Path,
+    facts: dict[str, Any],
+    device: str | torch.device | None,
+) -> Finetuned:
+    "`finetune` in a folder that no other run has."
+    loaded = isinstance(model, nn.Module)
     if loaded and tokenizer is None:
         raise ValueError("a loaded model does not know its tokenizer: pass tokenizer=... (a folder or a name)")
     network = check_start(model, work) if loaded else load_start(model, work, tuning)
@@ -412,7 +429,10 @@ def find_result(folder: Path, facts: dict[str, Any]) -> Finetuned | None:
     "What the same call left in the folder when it was through; raises `ValueError` when another one did."
     file = folder / "training.json"
     if file.exists():
-        told = json.loads(file.read_text(encoding="utf-8"))
+        told = read_json(file)
+        wrong = [name for name in ("facts", "scores", "baseline") if not isinstance(told.get(name), dict)]
+        if wrong or not isinstance(told.get("rule"), str):
+            raise ValueError(f"{file} is not what a run leaves, it lacks a sound {', '.join(wrong) or 'rule'}")
         check_facts(file, json.loads(json.dumps(facts)), told["facts"])
         return Finetuned(folder, told["scores"], told["baseline"], told["rule"])
     if (folder / "config.json").exists() and not (folder / "training" / "checkpoint.pt").exists():

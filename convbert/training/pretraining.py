@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/training/pretraining.html.md"""
 
 # %% auto #0
 __all__ = ['TINY_RECIPE', 'Plan', 'settle', 'masked_scores', 'evaluate', 'prepare_text', 'make_room', 'text_device', 'pretrain',
-           'first_model', 'check_folder', 'last_scores', 'save_result', 'write_card']
+           'pretrain_alone', 'first_model', 'check_folder', 'last_scores', 'save_result', 'write_card']
 
 # %% ../../nbs/training/pretraining.ipynb #70b3148b
 import json
@@ -24,15 +24,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..config import ConvBertConfig
+from ..folders import atomic_folder
 from ..heads import ConvBertForMaskedLM
-from ..hub import atomic_folder
+from ..pipelines.answers import as_cell
 from ..pipelines.running import choose_device, refuse_untrained
 from ..tokenization import ConvBertTokenizerFast
 from .data import MaskedBatches, Masking, check_files, encode_documents, hold_out, load_documents
 from .loop import fit
 from .machine import join_team, say
 from .optim import Recipe
-from .runs import check_facts, read_checkpoint
+from .runs import alone, check_facts, read_checkpoint
+from ..weights import WEIGHT_PATTERNS
 
 # %% ../../nbs/training/pretraining.ipynb #5214be5b
 TINY_RECIPE = Recipe(
@@ -174,6 +176,14 @@ def pretrain(
     "Train a masked language model on plain text, or go on with a run that the folder holds."
     folder, facts = Path(folder), plan.facts()
     check_folder(folder, facts)
+    with alone(folder):
+        return pretrain_alone(plan, folder, device, facts)
+
+
+def pretrain_alone(
+    plan: Plan, folder: Path, device: str | torch.device | None, facts: dict[str, Any]
+) -> dict[str, float]:
+    "`pretrain` in a folder that no other run has."
     tokenizer, train, held = prepare_text(plan, folder)
     model = make_room(first_model(plan, tokenizer), tokenizer).to(choose_device(device))
     rows = plan.masking, plan.lengths, plan.tokens_per_batch, plan.recipe.seed, plan.mask_rates
@@ -197,7 +207,7 @@ def first_model(plan: Plan, tokenizer: ConvBertTokenizerFast) -> ConvBertForMask
     torch.manual_seed(plan.recipe.seed)
     return ConvBertForMaskedLM(plan.config.replace(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id))
 
-
+# %% ../../nbs/training/pretraining.ipynb #22ca23ba
 def check_folder(
     folder: Path,
     facts: dict[str, Any],  # of the plan
@@ -224,9 +234,9 @@ def save_result(
     log: list[dict[str, float]],
 ) -> None:
     "Write the model in half precision, its tokenizer, the log and a first model card."
-    model.to("cpu", torch.float16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    with atomic_folder(folder) as part:
+    with atomic_folder(folder, replaces=(*WEIGHT_PATTERNS, "added_tokens.json")) as part:
+        model.to("cpu", torch.float16).save_pretrained(part)
+        tokenizer.save_pretrained(part)
         (part / "training_log.json").write_text(json.dumps(log), encoding="utf-8")
         if not (folder / "README.md").exists():  # people may have written in it since
             (part / "README.md").write_text(write_card(plan, log), encoding="utf-8")
@@ -248,6 +258,6 @@ def write_card(
         "masked top-1, top-5": f"{scores['top1']:.1%}, {scores['top5']:.1%} of held-out tokens",
         "perplexity": f"{scores['perplexity']:.1f}",
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    plan_text = json.dumps(plan.facts() | asdict(plan.recipe), indent=1)
+    table = "\n".join(f"| {name} | {as_cell(value)} |" for name, value in rows.items())
+    plan_text = json.dumps(plan.facts() | asdict(plan.recipe), indent=1).replace("`", "\\u0060")  # no end of the block
     return f"# A ConvBERT, trained with `convbert pretrain`\n\n| | |\n|---|---|\n{table}\n\n```json\n{plan_text}\n```\n"

@@ -12,8 +12,9 @@ __all__ = ['INK', 'TINT', 'WARN', 'plot_learning', 'pairs_of', 'plot_confusions'
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
-from ..pipelines.answers import Answer, Answers
+from ..pipelines.answers import Answer, Answers, as_cell
 from .judging import Judgement
 from .metrics import exact_match
 
@@ -120,8 +121,9 @@ def weight(said: Any, right: Any, sure: float) -> float:
 def describe_scores(judgement: Judgement) -> str:  # Markdown
     "Scores beside those of the rule."
     names = judgement.scores
-    rows = [f"| {name.replace('_', ' ')} | {names[name]:.3f} | {judgement.baseline[name]:.3f} |" for name in names]
-    return f"| | model | {judgement.rule} |\n|---|---|---|\n" + "\n".join(rows)
+    told = [(as_cell(name.replace("_", " ")), value, judgement.baseline[name]) for name, value in names.items()]
+    rows = [f"| {name} | {value:.3f} | {baseline:.3f} |" for name, value, baseline in told]
+    return f"| | model | {as_cell(judgement.rule)} |\n|---|---|---|\n" + "\n".join(rows)
 
 
 def write_card(
@@ -131,10 +133,11 @@ def write_card(
 ) -> str:  # Markdown
     "A model card with all that the run knows."
     name = facts["task"]
-    told = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    shown = "\n\n".join(f"![{picture.partition('.')[0]}]({picture})" for picture in pictures)
+    told = "\n".join(f"| {as_cell(key)} | {as_cell(value)} |" for key, value in facts.items())
+    shown = "\n\n".join(f"![{as_cell(picture.partition('.')[0])}]({quote(picture)})" for picture in pictures)
     use = f'```python\nfrom convbert import pipeline\n\nhelper = pipeline("{name}", "path/to/this/folder")\n```'
     fair = "On the rows that were held out. They also chose the best weights: judge on others for an unbiased number."
-    parts = (f"# A ConvBERT for {name}", use, "## Scores", describe_scores(judgement), fair, shown, "## The run")
+    title = f"# A ConvBERT for {as_cell(name)}"
+    parts = (title, use, "## Scores", describe_scores(judgement), fair, shown, "## The run")
     people = "## What it is not good for\n\n(Nobody has said yet.)"
     return "\n\n".join(filter(None, (*parts, f"| | |\n|---|---|\n{told}", people))) + "\n"
