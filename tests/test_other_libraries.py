@@ -150,3 +150,12 @@ def test_sentence_transformers_encodes_trains_and_saves(tokenizer, tmp_path):
     sentences.save(str(tmp_path / "sentences"))
     loaded = ConvBertModel.from_pretrained(tmp_path / "sentences")
     assert loaded.encoder.layers[0].mixer.output.weight.equal(words.model.encoder.layers[0].mixer.output.weight)
+
+
+def test_fine_tuning_needs_no_pad_token(tokenizer, tmp_path):
+    from convbert.training.finetuning import finetune
+
+    bare = ConvBertTokenizerFast(vocab=tokenizer.get_vocab(), pad_token=None)
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS * 4, ["up", "down"] * 8, strict=True)]
+    result = finetune(small(), rows, "text-classification", tmp_path / "run", tokenizer=bare, epochs=1)
+    assert "accuracy" in result.scores

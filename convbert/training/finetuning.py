@@ -272,7 +272,8 @@ def make_batches(work: Work, how: Reading, tuning: Tuning) -> Any:  # with `per_
         length = min(how.max_length, len(tokens))
         return MaskedBatches(tokens, how.tokenizer, Masking(), (length,), tuning.batch_size * length, tuning.seed)
     examples = make_examples(work.rows, work.task, how)
-    return ExampleBatches(examples, how.tokenizer.pad_token_id, tuning.batch_size, tuning.seed)
+    pad_id = how.tokenizer.pad_token_id or 0  # without a pad token any id will do: nobody looks at it
+    return ExampleBatches(examples, pad_id, tuning.batch_size, tuning.seed)
 
 
 def check_readable(work: Work, how: Reading) -> None:  # raises `ValueError` naming the row
