@@ -156,6 +156,6 @@ def test_fine_tuning_needs_no_pad_token(tokenizer, tmp_path):
     from convbert.training.finetuning import finetune
 
     bare = ConvBertTokenizerFast(vocab=tokenizer.get_vocab(), pad_token=None)
-    rows = [{"text": text, "label": label} for text, label in zip(TEXTS * 4, ["up", "down"] * 8, strict=True)]
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS * 8, ["up", "down"] * 16, strict=True)]
     result = finetune(small(), rows, "text-classification", tmp_path / "run", tokenizer=bare, epochs=1)
     assert "accuracy" in result.scores
