@@ -173,12 +173,12 @@ class Projection(nn.Module):
         for i, name in enumerate(names):
             self.add_module(name, Rows(self, slice(i * out_features, (i + 1) * out_features)))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # of each map, `(B, T, out_features)`
-        "What each map makes of `(B, T, in_features)`."
+    def forward(self, x: Tensor) -> Tensor:  # of all maps, side by side: `(B, T, len(names) * out_features)`
+        "What the maps make of `(B, T, in_features)`."
         maps = [getattr(self, name) for name in self.names]
         if all(type(each) is Rows for each in maps):
-            return F.linear(x, self.weight, self.bias).chunk(len(maps), -1)
-        return tuple(each(x) for each in maps)
+            return F.linear(x, self.weight, self.bias)
+        return torch.cat([each(x) for each in maps], -1)
 
 # %% ../nbs/03_mixed_attention.ipynb #1b2aed87
 class MixedAttention(nn.Module):
@@ -206,7 +206,7 @@ class MixedAttention(nn.Module):
         first_only: bool = False,  # the first token of each sequence alone is asked for, without maps
     ) -> tuple[Tensor, MixedMaps | None]:  # `(B, T, D)`, or `(B, 1, D)`, `(S, 1, D)` when packed; before the residual
         "Equation 6."
-        query, key, value, conv_value = self.project(x)
+        query, key, value, conv_value = self.project(x).split(self.width, dim=-1)
         if mask is not None and not self.padding_leaks:
             x, conv_value = x * mask[..., None], conv_value * mask[..., None]
         if first_only:  # whose windows reach no further

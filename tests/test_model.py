@@ -326,6 +326,19 @@ def test_the_model_compiles_without_a_graph_break():
     torch.testing.assert_close(compiled(ids).last_hidden_state, model(ids).last_hidden_state)
 
 
+def test_a_mask_may_come_later_to_a_compiled_model():
+    """Ids of two shapes first: torch then takes their sizes for symbols, and those of a new mask for numbers."""
+    model = make()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.inference_mode():
+        for B, T in [(2, 8), (3, 11)]:
+            compiled(torch.randint(1, 61, (B, T)))
+        ids, mask = torch.randint(1, 61, (2, 8)), torch.ones(2, 8, dtype=torch.long)
+        mask[1, 5:] = 0
+        told, wanted = compiled(ids, mask), model(ids, mask)
+    torch.testing.assert_close(told.last_hidden_state, wanted.last_hidden_state, atol=1e-5, rtol=1e-4)
+
+
 HEADS = {name: cls for name, cls in vars(heads).items() if name.startswith("ConvBertFor")} | {"none": ConvBertModel}
 
 

@@ -322,6 +322,6 @@ class QuestionAnsweringPipeline(Pipeline):
         keep = partial(best_spans, count=count, longest=max_answer_len)
         advice = f"of a question only the first {layout.question} tokens were read"
         job = Job(as_asked, read, answer, select=stack_logits, keep=keep, advice=advice)
-        if context is not None and question is None:
+        if context is not None and question is None and not isinstance(inputs, dict):
             inputs, question = None, inputs
         return self.run(gather_inputs(inputs, question, context), job, Limits(batch_size, batch_tokens, progress))
