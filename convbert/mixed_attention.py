@@ -163,17 +163,18 @@ class Projection(nn.Module):
     def __init__(
         self,
         in_features: int,  # D
-        out_features: int,  # of each map
+        width: int,  # features of each map
         names: tuple[str, ...],  # of the maps, which are attributes
     ):
         "Make the weights of all maps, one below the other."
         super().__init__()
-        whole, self.names = nn.Linear(in_features, len(names) * out_features), names
+        whole, self.names = nn.Linear(in_features, len(names) * width), names
         self.weight, self.bias = whole.weight, whole.bias
+        self.in_features, self.out_features = in_features, whole.out_features
         for i, name in enumerate(names):
-            self.add_module(name, Rows(self, slice(i * out_features, (i + 1) * out_features)))
+            self.add_module(name, Rows(self, slice(i * width, (i + 1) * width)))
 
-    def forward(self, x: Tensor) -> Tensor:  # of all maps, side by side: `(B, T, len(names) * out_features)`
+    def forward(self, x: Tensor) -> Tensor:  # of all maps, side by side: `(B, T, out_features)`
         "What the maps make of `(B, T, in_features)`."
         maps = [getattr(self, name) for name in self.names]
         if all(type(each) is Rows for each in maps):
