@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/mixed_attention.html.md"""
 
 # %% auto #0
 __all__ = ['split_heads', 'attend', 'attend_fused', 'attention_bias', 'span_key', 'span_scores', 'MixedMaps', 'near_scores',
-           'look_near', 'look_far', 'Rows', 'Projection', 'MixedAttention']
+           'look_near', 'look_far', 'Slice', 'Rows', 'cut', 'Projection', 'MixedAttention']
 
 # %% ../nbs/03_mixed_attention.ipynb #cabaa9af
 from dataclasses import dataclass
@@ -144,6 +144,21 @@ def look_far(
     return attend_fused(query, key, value, bias, dropout), None
 
 # %% ../nbs/03_mixed_attention.ipynb #6c7d8e9f
+class Slice(Tensor):
+    "Some rows of a larger tensor: whoever sets its `data`, as adapters do when they are merged, sets these rows."
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # what is computed from it is an ordinary tensor
+
+    @property
+    def data(self) -> Tensor:
+        "The same numbers, of which no gradient knows."
+        return Tensor.data.__get__(self)
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        self.data.copy_(value)
+
+
 class Rows(nn.Linear):
     "Some rows of a larger linear map as a layer by itself, with no weights of its own."
 
@@ -153,10 +168,21 @@ class Rows(nn.Linear):
         self.in_features, self.out_features = whole.weight.shape[1], rows.stop - rows.start
         self._part = whole, rows  # in a tuple, or torch would take the whole for a part of this one
 
-    weight = property(lambda self: self._part[0].weight[self._part[1]], doc="`(out_features, in_features)`")
-    bias = property(lambda self: self._part[0].bias[self._part[1]], doc="`(out_features,)`")
+    def __setattr__(self, name: str, value: Any) -> None:
+        "Let whoever sets the weight or the bias set the rows."
+        if name not in ("weight", "bias"):
+            return super().__setattr__(name, value)
+        getattr(self, name).data = value
+
+    weight = property(lambda self: cut(self._part[0].weight, self._part[1]), doc="`(out_features, in_features)`")
+    bias = property(lambda self: cut(self._part[0].bias, self._part[1]), doc="`(out_features,)`")
 
 
+def cut(x: Tensor, rows: slice) -> Tensor:
+    "Rows of a parameter, which can be set; compilers get an ordinary tensor."
+    return x[rows] if torch.compiler.is_compiling() else x[rows].as_subclass(Slice)
+
+# %% ../nbs/03_mixed_attention.ipynb #6c7d8ea0
 class Projection(nn.Module):
     "Linear maps of the same input: one product, unless one of them was replaced."
 
