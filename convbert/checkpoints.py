@@ -188,7 +188,7 @@ def to_disk(
     for name, tensor in state.items():
         prefix = key_map.prefix if is_head and name.startswith(key_map.base) else ""
         parts = key_map.disk_names(name)
-        blocks = tensor.chunk(len(parts)) if len(parts) > 1 else [tensor]
+        blocks = tensor.chunk(len(parts)) if len(parts) > 1 and tensor.dim() else [tensor] * len(parts)
         for part, block in zip(parts, blocks, strict=True):
             disk[prefix + part] = block.unsqueeze(-1) if part.endswith(key_map.column) else block
     return disk
@@ -297,6 +297,7 @@ def choose_config(
     model_class: type,  # a `PretrainedMixin`
     given: Any,  # by the caller: a configuration, ours or transformers', a name, or None
     folder: Path,  # of the model
+    hub: Mapping[str, Any] = {},  # arguments of `resolve`, for a name
 ) -> Any:  # of the class's kind
     "The caller's configuration, the folder's, or, where there is none, one of the sizes that the weights have."
     kind, lacks_config = model_class.config_class, not (folder / "config.json").is_file()
@@ -309,7 +310,8 @@ def choose_config(
         )
         return kind(**sizes)
     if given is None or isinstance(given, str | os.PathLike):
-        return kind.from_pretrained(folder if given is None else given)
+        where = {name: value for name, value in hub.items() if name != "revision"}  # which is the model's
+        return kind.from_pretrained(folder) if given is None else kind.from_pretrained(given, **where)
     if not isinstance(given, kind) and not hasattr(given, "to_dict"):
         raise TypeError(f"config={given!r:.60} must be a {kind.__name__}, a folder or a name")
     return given if isinstance(given, kind) else kind.from_dict(given.to_dict())
@@ -331,7 +333,10 @@ class SavingMixin:
         refuse_others("save_pretrained", translate(others, SAVE_HABITS))
         if not is_main_process:
             return
-        state = self.key_map.to_disk(self.state_dict() if state_dict is None else state_dict)
+        state = self.state_dict() if state_dict is None else state_dict
+        if lacking := self.state_dict().keys() - state.keys():
+            raise ValueError(f"state_dict lacks {_compact(sorted(lacking))}")
+        state = self.key_map.to_disk(state)
         limit = parse_size(max_shard_size)
         kinds = [str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()]
         config = {**self.config.to_dict(), "architectures": [type(self).__name__], "dtype": kinds[0]}
@@ -369,7 +374,7 @@ class PretrainedMixin(SavingMixin):
         options = {name: taken.pop(name) for name in ("dtype", "device")}
         hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=taken.pop("token"))
         folder = resolve(name, **hub)
-        chosen, disk = read_whole(folder, lambda at: (choose_config(cls, config, at), read_state(at)))
+        chosen, disk = read_whole(folder, lambda at: (choose_config(cls, config, at, hub), read_state(at)))
         config, disk = chosen.replace(**taken), as_saved(cls.key_map, disk)
         try:
             model = build(cls, config, disk, ignore_mismatched_sizes=ignore_mismatched_sizes, **options)

@@ -18,6 +18,7 @@ from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields, r
 from pathlib import Path
 from typing import Any
 
+from .compat import FILE_HABITS, translate
 from .files import read_json
 from .folders import atomic_folder, read_whole
 from .hub import resolve, suggest
@@ -213,8 +214,9 @@ class ConfigMixin:
         "The content of the `config.json` that transformers and we read."
         values = asdict(self)
         extra = values.pop("extra")
+        kinds = {name: str(extra[name]).removeprefix("torch.") for name in ("dtype", "torch_dtype") if extra.get(name)}
         values.pop("num_labels")  # written as `id2label`
-        return {**extra, **values, "model_type": self.model_type}
+        return {**extra, **kinds, **values, "model_type": self.model_type}
 
     def replace(self, **overrides: Any):
         "A changed copy, checked again; unknown fields are refused with the nearest known name."
@@ -246,7 +248,8 @@ class ConfigFilesMixin(ConfigMixin):
     ):
         "Read the `config.json` of a model."
         hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-        folder = resolve(name, weights=False, **hub)
+        overrides = translate(overrides, FILE_HABITS, {"token": token})
+        folder = resolve(name, weights=False, **{**hub, "token": overrides.pop("token")})
         return read_whole(folder, lambda at: read_config(cls, at)).replace(**overrides)
 
     @classmethod
@@ -359,6 +362,8 @@ def given_names(
     for _, name in pairs:
         if not isinstance(name, str) and not is_number(name):
             raise TypeError(f"the name of a label must be text, not {name!r:.80}")
+        if str(name).encode(errors="ignore").decode() != str(name):
+            raise ValueError(f"the label {name!r:.80} holds half a character, which no file can")
     names = {label_id(i): str(name) for i, name in pairs}
     if len(names) < len(pairs):
         raise ValueError(f"{len(pairs)} labels share {len(names)} ids: each needs one of its own")
@@ -411,6 +416,7 @@ def get_attribute(config: ConvBertConfig, name: str) -> Any:
     return extra[name]
 
 
+ConvBertConfig.__copy__ = lambda self: self.replace()
 ConvBertConfig.get_text_config = lambda self, **parts: self  # there is no other part
 ConvBertConfig.__setattr__, ConvBertConfig.__getattr__ = set_attribute, get_attribute
 

@@ -32,10 +32,16 @@ def read_rows(
     for i, row in enumerate(rows):
         if "input_ids" not in row:
             raise ValueError(f"row {i} has no input_ids; it has {', '.join(map(str, row)) or 'nothing'}")
+    for i, row in enumerate(rows):
+        if row.keys() != rows[0].keys():
+            raise ValueError(f"row {i} has {', '.join(row)}, row 0 has {', '.join(rows[0])}: all need the same")
     columns = single and len(rows[0]["input_ids"]) > 0 and is_list(rows[0]["input_ids"][0])
     if not columns:
         return rows, not single
     count = len(rows[0]["input_ids"])
+    for name, column in rows[0].items():
+        if not is_list(column) or len(column) != count:
+            raise ValueError(f"column {name!r} must have {count} rows like input_ids, not {column!r:.60}")
     return [{name: column[i] for name, column in rows[0].items()} for i in range(count)], True
 
 # %% ../nbs/02_padding.ipynb #d0000010

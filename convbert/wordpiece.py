@@ -201,7 +201,7 @@ def fixed_tokens(
     for i, entry in enumerate(fresh, following):
         entry["id"] = i
     for name, token in wanted:
-        if token not in vocab and token not in found:
+        if token not in vocab and (token not in found or name == "unk_token"):
             near = suggest(token, [t for t in vocab if t[0] in "[<" and not t.startswith("[unused")][:20])
             way = "leave it out" if name == "never_split" else f"pass {name}=None to go without"
             raise ValueError(f"{name}={token!r} is not in the vocabulary of {len(vocab)} tokens: {way}. {near}".strip())
@@ -520,14 +520,16 @@ def with_id(entry: Any, i: Any, folder: Path) -> dict[str, Any]:
 
 def read_declared(folder: Path) -> list[dict[str, Any]]:
     "The special tokens that the files of a folder declare by name or in lists, without ids."
-    declared = []
+    declared, lists = [], {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
         found = read_table(folder / file)
-        for name in SPECIAL_LISTS:
-            several = found.get(name)
-            several = list(several.values()) if isinstance(several, dict) else several
-            declared += held(several, list, f"{name} in {folder / file}")
-        declared += [found[name] for name in SPECIAL if isinstance(found.get(name), dict)]
+        lists |= {name: found[name] for name in SPECIAL_LISTS if found.get(name) is not None}
+        for name, token in found.items():
+            other = name.endswith("_token") and name not in SPECIAL and isinstance(token, str)
+            declared += [token] if token and (other or (name.endswith("_token") and isinstance(token, dict))) else []
+    for name, several in lists.items():
+        several = list(several.values()) if isinstance(several, dict) else several
+        declared += held(several, list, f"{name} in {folder}")
     return [as_entry(entry, folder) for entry in declared]
 
 # %% ../nbs/02_wordpiece.ipynb #97052dbf
