@@ -453,3 +453,79 @@ def test_whatever_holds_texts(fill):
     assert len(fill(Numbered(texts))) == 3
     with pytest.raises(TypeError, match=r"list\(answers\)"):
         len(fill(text for text in texts))
+
+
+# -- more of the same
+
+
+def test_what_is_taken_out_of_an_output_is_gone():
+    model, given = make("ForSequenceClassification"), inputs("ForSequenceClassification")
+    out = model(**given, labels=torch.tensor([0, 1]))
+    loss = out.loss
+    assert out.pop("loss") is loss and out.loss is None and "loss" not in out and out.pop("loss", 3) == 3
+    out.update(logits=loss)
+    assert out.logits is loss is out["logits"]
+    del out["logits"]
+    assert out.logits is None and len(out) == 0
+
+
+def test_a_copied_config_is_another(tmp_path):
+    config = ConvBertConfig(**SIZES)
+    for other in (copy.copy(config), copy.deepcopy(config)):
+        other.use_cache = True
+        assert not hasattr(config, "use_cache")
+    config.torch_dtype = torch.float16
+    assert '"torch_dtype": "float16"' in config.to_json_string()
+    config.save_pretrained(tmp_path)
+    assert ConvBertConfig.from_pretrained(tmp_path, trust_remote_code=True).torch_dtype == "float16"
+    with pytest.raises(ValueError, match="half a character"):
+        config.replace(id2label={0: "\ud800", 1: "b"})
+
+
+def test_a_state_that_lacks_something_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="state_dict lacks .*classifier"):
+        make("ForSequenceClassification").save_pretrained(tmp_path / "new", state_dict={})
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("sizes", [{"head_ratio": 1}, {"head_ratio": 4, "num_attention_heads": 4}, {"num_groups": 2}])
+@pytest.mark.parametrize("rule", ["transformers", "original"])
+def test_sizes_are_read_from_weights(tmp_path, sizes, rule):
+    model = make("ForTokenClassification", head_size_rule=rule, num_labels=3, **sizes)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.warns(UserWarning, match="has no config.json"):
+        loaded = type(model).from_pretrained(tmp_path)
+    given = inputs("ForTokenClassification")
+    assert_close(loaded(**given).logits, model(**given).logits)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (16, 1, 0)])
+@pytest.mark.parametrize("config", [True, False])
+def test_tensors_that_no_model_has_are_named(tmp_path, shape, config):
+    model = make("Model")
+    state = model.state_dict() | {"encoder.layers.0.mixer.span_depthwise": torch.zeros(shape)}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    if config:
+        model.config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="depthwise"):
+        type(model).from_pretrained(tmp_path)
+
+
+def test_rows_that_do_not_fit_together_are_named():
+    tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+    with pytest.raises(ValueError, match="row 1 has input_ids, row 0 has input_ids, a"):
+        tokenizer.pad([{"input_ids": [1, 2], "a": 1}, {"input_ids": [1]}])
+    with pytest.raises(ValueError, match="column 'label' must have 2 rows"):
+        tokenizer.pad({"input_ids": [[1], [2]], "label": [1]})
+
+
+def test_gradients_pass_a_frozen_word_table():
+    model, given = make("ForSequenceClassification").train(), inputs("ForSequenceClassification")
+    model.requires_grad_(False)
+    model.enable_input_require_grads()
+    model.activation_checkpointing_enable()
+    assert model(**given).logits.requires_grad and model.encoder.gradient_checkpointing
+    with pytest.raises(ValueError, match="every_n_layers=2"):
+        model.gradient_checkpointing_enable(every_n_layers=2)
+    model.set_input_embeddings(torch.nn.Embedding(40, 8))
+    assert model.config.vocab_size == 40

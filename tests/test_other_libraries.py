@@ -159,3 +159,45 @@ def test_fine_tuning_needs_no_pad_token(tokenizer, tmp_path):
     rows = [{"text": text, "label": label} for text, label in zip(TEXTS * 8, ["up", "down"] * 16, strict=True)]
     result = finetune(small(), rows, "text-classification", tmp_path / "run", tokenizer=bare, epochs=1)
     assert "accuracy" in result.scores
+
+
+def kinds(peft):
+    two = {"target_modules": ["query", "value"]}
+    return {
+        "lora": peft.LoraConfig(r=2, **two),
+        "dora": peft.LoraConfig(r=2, use_dora=True, **two),
+        "pissa": peft.LoraConfig(r=2, init_lora_weights="pissa", **two),
+        "all-linear": peft.LoraConfig(r=2, target_modules="all-linear"),
+        "others": peft.LoraConfig(r=2, target_modules=["key", "conv_out_layer"], bias="all"),
+        "loha": peft.LoHaConfig(r=2, **two),
+        "oft": peft.OFTConfig(oft_block_size=4, **two),
+        "ia3": peft.IA3Config(feedforward_modules=[], **two),
+    }
+
+
+@pytest.mark.parametrize("safe", [False, True])
+@pytest.mark.parametrize("kind", ["lora", "dora", "pissa", "all-linear", "others", "loha", "oft", "ia3"])
+def test_adapters_of_every_kind_are_merged(kind, safe):
+    peft = pytest.importorskip("peft", reason="pip install peft")
+    model = small("Model").eval()
+    ids = torch.randint(5, 99, (2, 6), generator=torch.Generator().manual_seed(1))
+    before = model(ids)[0].detach()
+    adapted = peft.get_peft_model(model, kinds(peft)[kind]).eval()
+    assert_close(adapted(ids)[0], before, atol=1e-5, rtol=1e-4)  # it begins with nothing
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if parameter.requires_grad:
+                parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+    after = adapted(ids)[0].detach()
+    assert (after - before).abs().max() > 1e-3
+    assert_close(adapted.merge_and_unload(safe_merge=safe)(ids)[0], after, atol=1e-4, rtol=1e-3)
+
+
+def test_trainer_with_less_memory(tokenizer, tmp_path):
+    rows = [dict(tokenizer(text), label=i % 2) for i, text in enumerate(TEXTS)]
+    plain, frugal = (
+        trainer(small(), tokenizer, tmp_path, rows, save_strategy="no", gradient_checkpointing=on)
+        for on in (False, True)
+    )
+    assert plain.train().training_loss == pytest.approx(frugal.train().training_loss, abs=1e-6)
+    assert frugal.model.encoder.gradient_checkpointing

@@ -169,3 +169,43 @@ def test_truncation_without_a_limit_is_said_once():
         warnings.simplefilter("error")
         tokenizer("ship " * 40, truncation=True)
         tokenizer("ship " * 40, truncation=True, max_length=8)
+
+
+@pytest.mark.parametrize("only_vocab", [False, True])
+@pytest.mark.parametrize("file", ["special_tokens_map.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("token", ["<one>", {"content": "<one>", **FLAGS}])
+@pytest.mark.parametrize("name", ["bos_token", "eos_token", "image_token"])
+def test_tokens_of_other_names_are_whole(folder, only_vocab, file, token, name):
+    if only_vocab:
+        (folder / "tokenizer.json").unlink()
+    put(folder, file, **{name: token, "pad_token": "[PAD]", "add_bos_token": False})
+    assert ConvBertTokenizerFast.from_pretrained(folder).tokenize("a <one>") == ["a", "<one>"]
+
+
+def test_a_list_in_the_configuration_wins_as_in_transformers(folder):
+    transformers = pytest.importorskip("transformers")
+    put(folder, "special_tokens_map.json", additional_special_tokens=["<one>"])
+    put(folder, "tokenizer_config.json", additional_special_tokens=["<two>"])
+    theirs = transformers.ConvBertTokenizerFast.from_pretrained(folder)
+    assert ConvBertTokenizerFast.from_pretrained(folder)(TEXT)["input_ids"] == theirs(TEXT)["input_ids"]
+
+
+@pytest.mark.parametrize("entries", [{"added_tokens_decoder": {"8192": {"content": "<unk>"}}}, {}])
+def test_an_unknown_token_must_be_a_piece(folder, entries):
+    put(folder, "tokenizer_config.json", unk_token="<unk>", **entries)
+    with pytest.raises(ValueError, match="unk_token='<unk>' is not in the vocabulary"):
+        ConvBertTokenizerFast.from_pretrained(folder)
+    tokenizer = ConvBertTokenizerFast.from_pretrained(BUNDLED)
+    with pytest.raises(ValueError, match="unk_token='<unk>' must be in the vocabulary itself"):
+        tokenizer.add_special_tokens({"unk_token": "<unk>"})
+
+
+@pytest.mark.parametrize("tokens", ["<one>", ["<one>"], {"image_token": "<one>"}])
+@pytest.mark.parametrize("name", ["additional_special_tokens", "extra_special_tokens"])
+def test_special_tokens_may_be_given_in_any_form(tokens, name):
+    tokenizer = ConvBertTokenizerFast.from_pretrained(BUNDLED)
+    assert tokenizer.add_special_tokens({name: tokens}) == 1 and tokenizer.tokenize("cat<one>")[-1] == "<one>"
+    again = ConvBertTokenizerFast.from_pretrained(BUNDLED, **{name: tokens})
+    assert again.tokenize("cat<one>") == tokenizer.tokenize("cat<one>")
+    with pytest.raises(TypeError, match="special tokens need their names"):
+        tokenizer.add_special_tokens(["<two>"])
