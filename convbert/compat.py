@@ -50,7 +50,7 @@ def is_nothing(value: Any) -> bool:
     "Whether an argument says no more than if it had been left out."
     return value is None or (isinstance(value, Mapping) and not value)
 
-
+# %% ../nbs/00_compat.ipynb #c0000106
 def refuse_others(
     place: str,  # a function
     given: Mapping[str, Any],  # arguments that nobody has a use for
@@ -94,7 +94,7 @@ FILE_HABITS = {
 
 # %% ../nbs/00_compat.ipynb #c0000109
 ROUND = "`convbert export MODEL FOLDER --precision int8` makes a graph that pipeline(task, FOLDER) answers with"
-MANY = "max_memory offload_folder offload_state_dict offload_buffers tp_plan tp_size device_mesh distributed_config".split()
+MANY = "max_memory offload_folder offload_state_dict offload_buffers tp_plan tp_size device_mesh".split()
 KERNELS = "use_kernels allow_all_kernels kernel_config experts_implementation".split()
 MODEL_HABITS = FILE_HABITS | {
     "torch_dtype": Habit("dtype"),
@@ -105,7 +105,7 @@ MODEL_HABITS = FILE_HABITS | {
     "attn_implementation": Habit(fine=("eager", "sdpa"), instead="the fastest that runs is taken by itself"),
     "add_pooling_layer": Habit(fine=(False,), instead="there is no pooler; features have pooling='mean'"),
     **{name: Habit(fine=(False,), instead=ROUND) for name in ("quantization_config", "load_in_8bit", "load_in_4bit")},
-    **{name: Habit(fine=(False,), instead=SPREAD) for name in MANY},
+    **{name: Habit(fine=(False,), instead=SPREAD) for name in (*MANY, "distributed_config")},
     **{name: Habit(fine=(False,), instead=RESAVE) for name in ("from_tf", "from_flax")},
     "state_dict": Habit(instead="make the model from its config, then model.load_state_dict(...)"),
     "variant": Habit(instead="rename the files, or name a revision that holds the variant"),

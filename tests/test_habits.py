@@ -13,6 +13,8 @@ from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertTokenizerFast,
 from convbert.export import export
 from convbert.heads import ModelOutput, TaskOutput
 from convbert.training.loop import task_loss
+from convbert.visualize.behind import look_behind
+from convbert.visualize.reading import read_text
 
 HEADS = ("Model", *(f"For{n}" for n in ("MaskedLM", "SequenceClassification", "TokenClassification")))
 HEADS += "ForQuestionAnswering", "ForMultipleChoice"
@@ -512,9 +514,10 @@ def test_a_model_that_returns_tuples_is_exported(tmp_path):
 
 def test_a_model_that_returns_tuples_is_looked_behind():
     tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
-    found = [behind(ConvBertForMaskedLM.from_pretrained("convbert-tiny", return_dict=wanted), tokenizer)
-             for wanted in (True, False)]  # fmt: skip
-    assert found[0] == found[1]
+    read = read_text(tokenizer, "The ship sailed home.", None, 64)
+    models = [ConvBertForMaskedLM.from_pretrained("convbert-tiny", return_dict=wanted) for wanted in (True, False)]
+    by_name, by_place = (look_behind(model, tokenizer, read, 2) for model in models)
+    assert by_name.words == by_place.words and by_name.scores == pytest.approx(by_place.scores, abs=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -343,7 +343,7 @@ class WithOptions:
     "Calls that heed the options with which a pipeline was made."
 
     options: dict[str, Any]
-    checks: Checks = {}  # tasks add their own
+    checks: Checks = counts("batch_size", "batch_tokens")  # tasks add their own
 
     def __init_subclass__(cls, **options):
         "Let calls of every task do so."
@@ -421,7 +421,6 @@ class Pipeline(WithOptions, PickledByName):
 
     task: str
     model_class: type
-    checks = counts("batch_size", "batch_tokens")
 
     def __init__(
         self,

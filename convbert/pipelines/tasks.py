@@ -92,7 +92,7 @@ def way_out(
         return ": merge the adapter first, model.merge_and_unload() returns the model inside"
     if any(kind.__module__.startswith("transformers.") for kind in type(model).__mro__):
         return (
-            f" of transformers: {needed}.from_pretrained(folder) loads what its save_pretrained wrote; "
+            f" of transformers: convbert's {needed}.from_pretrained(folder) loads what its save_pretrained wrote; "
             "convbert.speed_up(model) makes it fast where it is"
         )
     return ""
@@ -114,7 +114,7 @@ def check_loaded(model: nn.Module, kind: type, tokenizer: Any, dtype: Any, hub: 
     found = inner.model_class if isinstance(inner, OnnxModel) else type(inner)
     if not issubclass(found, kind.model_class):
         needed = kind.model_class.__name__
-        raise TypeError(f"this task needs a {needed} of convbert, got a {found.__name__}{way_out(inner, needed)}")
+        raise TypeError(f"this task needs a {needed}, got a {found.__name__}{way_out(inner, needed)}")
     if tokenizer is None:
         raise ValueError(
             "a loaded model does not know its tokenizer: pass tokenizer=... (a tokenizer, a folder or a name)"
