@@ -95,7 +95,7 @@ def draw(
     sizes.append(torch.export.Dim(names[-1], max=model.config.max_position_embeddings))
     free = {name: dict(enumerate(sizes)) for name in batch}
     with torch.no_grad(), quiet(), as_graph(model):
-        outputs = model(**batch).keys()
+        outputs = model(**batch, return_dict=True).keys()
         how = dict(dynamo=True, opset_version=OPSET, external_data=False, verbose=False)
         how |= dict(input_names=list(batch), output_names=list(outputs))
         torch.onnx.export(model, (), file, kwargs=batch, dynamic_shapes=free, **how)
@@ -142,10 +142,10 @@ def distance(
     apart = size = 0.0
     for batch in batches:
         with torch.inference_mode():
-            wanted = theirs(**{name: x.to(theirs.device) for name, x in batch.items()})
+            wanted = theirs(**{name: x.to(theirs.device) for name, x in batch.items()}, return_dict=True)
         for name in wanted.keys():
             y = wanted[name].double().cpu()
-            apart, size = apart + (ours(**batch)[name] - y).square().sum(), size + y.square().sum()
+            apart, size = apart + (ours(**batch, return_dict=True)[name] - y).square().sum(), size + y.square().sum()
     return float((apart / size) ** 0.5)
 
 

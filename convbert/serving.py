@@ -176,6 +176,7 @@ class OnnxModel(FileModel):
         self.config, self.model_class, self.session, self.names, self.stamp = read_whole(folder, open_folder)
         self.folder = Path(os.path.abspath(folder))
 
+    @heads.as_dictionary_or_tuple
     def forward(
         self,
         input_ids: Tensor,  # `(B, T)`, or `(B, C, T)` for multiple choice

@@ -10,7 +10,11 @@ from torch.testing import assert_close
 
 import convbert
 from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertTokenizerFast, pipeline
+from convbert.export import export
 from convbert.heads import ModelOutput, TaskOutput
+from convbert.training.loop import task_loss
+from convbert.visualize.behind import look_behind
+from convbert.visualize.reading import read_text
 
 HEADS = ("Model", *(f"For{n}" for n in ("MaskedLM", "SequenceClassification", "TokenClassification")))
 HEADS += "ForQuestionAnswering", "ForMultipleChoice"
@@ -529,3 +533,268 @@ def test_gradients_pass_a_frozen_word_table():
         model.gradient_checkpointing_enable(every_n_layers=2)
     model.set_input_embeddings(torch.nn.Embedding(40, 8))
     assert model.config.vocab_size == 40
+
+
+# -- a model that answers with tuples
+
+
+TASKS = {
+    "fill-mask": ("", "ForMaskedLM", "The [MASK] sailed."),
+    "feature-extraction": ("", "Model", "The ship sailed."),
+    "text-classification": ("-sentiment", "ForSequenceClassification", "A fine ship."),
+    "token-classification": ("-pos", "ForTokenClassification", "The ship sailed."),
+    "question-answering": ("-qa", "ForQuestionAnswering", {"question": "Who sailed?", "context": "The man sailed."}),
+    "multiple-choice": ("-choice", "ForMultipleChoice", {"question": "Who?", "choices": ["a man", "a horse"]}),
+}
+
+
+NUMBER = r"-?\d+\.\d+(?:e-?\d+)?"
+
+
+def words(answer):
+    return re.sub(NUMBER, "", repr(answer))
+
+
+def numbers(answer):
+    return [float(number) for number in re.findall(NUMBER, repr(answer))]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_pipelines_of_a_model_that_returns_tuples(task):
+    name, head, asked = TASKS[task]
+    name, kind = f"convbert-tiny{name}", getattr(convbert, f"ConvBert{head}")
+    expected, by_option = pipeline(task, name)(asked), pipeline(task, name, model_kwargs={"return_dict": False})
+    tokenizer = by_option.tokenizer
+    loaded = kind.from_pretrained(name, return_dict=False)
+    assert loaded.config.return_dict is by_option.model.config.return_dict is False
+    for found in (
+        by_option,
+        pipeline(task, loaded, tokenizer=tokenizer),
+        pipeline(task, torch.compile(loaded, backend="eager"), tokenizer=tokenizer),
+    ):
+        assert words(found(asked)) == words(expected) and numbers(found(asked)) == pytest.approx(
+            numbers(expected), abs=1e-4
+        )
+
+
+def test_a_model_that_returns_tuples_is_exported(tmp_path):
+    pytest.importorskip("onnxscript")
+    model = make("ForMaskedLM", vocab_size=8192, extra={"return_dict": False})
+    tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+    export(model, tmp_path / "graph", tokenizer=tokenizer)
+    fill = pipeline("fill-mask", tmp_path / "graph")
+    assert fill("The [MASK] sailed.", top_k=1)[0]["score"] > 0
+    ids = torch.tensor([[2, 5, 3]])
+    assert type(fill.model(ids)) is tuple and "logits" in fill.model(ids, return_dict=True)
+
+
+def test_a_model_that_returns_tuples_is_looked_behind():
+    tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+    read = read_text(tokenizer, "The ship sailed home.", None, 64)
+    models = [ConvBertForMaskedLM.from_pretrained("convbert-tiny", return_dict=wanted) for wanted in (True, False)]
+    by_name, by_place = (look_behind(model, tokenizer, read, 2) for model in models)
+    assert by_name.words == by_place.words and by_name.scores == pytest.approx(by_place.scores, abs=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("head", HEADS[1:4])
+def test_a_model_that_returns_tuples_learns(head, smoothing):
+    model, given = make(head), inputs(head)
+    labels = torch.ones(2, dtype=torch.long) if head == "ForSequenceClassification" else given["input_ids"] % 2
+    given = given | {"labels": labels}
+    by_name, by_place = (task_loss(model(**given, return_dict=as_), given, smoothing) for as_ in (True, False))
+    assert_close(by_name, by_place)
+
+
+# -- arguments that say nothing
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        dict(device="cpu", device_map=None),
+        dict(device="cpu", device_map={}),
+        dict(dtype="float16", torch_dtype=None),
+        dict(token=False, use_auth_token=None),
+        dict(key_mapping=None, generation_config=None, _fast_init=True, max_memory={}, quantization_config={}),
+        dict(tp_plan=None, gguf_file=None, device_mesh=None, use_kernels=False, _commit_hash=None),
+        dict(torchscript=False, gradient_checkpointing=False),
+    ],
+)
+def test_nothing_is_taken_for_nothing(folder, arguments):
+    model = load(folder, **arguments)
+    assert model.dtype == (torch.float16 if "dtype" in arguments else torch.float32)
+    pipeline("text-classification", folder, **{"device": "cpu"} | arguments)
+    pipeline("text-classification", folder, model_kwargs=arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"torchscript": True}, r"torch.jit.trace\(model, inputs, strict=False\)"),
+        ({"gradient_checkpointing": True}, r"model.gradient_checkpointing_enable\(\)"),
+        ({"tp_plan": "auto"}, "accelerate"),
+        ({"dtype": "float16", "torch_dtype": "float32"}, "one option"),
+    ],
+)
+def test_loading_habits_are_answered_at_every_door(folder, arguments, words):
+    doors = load, lambda at, **given: pipeline("text-classification", at, **given)
+    doors += (lambda at, **given: pipeline("text-classification", at, model_kwargs=given),)
+    for door in doors:
+        with pytest.raises(TypeError, match=words):
+            door(folder, **arguments)
+
+
+def test_empty_parts_of_a_pipeline(fill):
+    pipe = pipeline("fill-mask", model_kwargs={}, feature_extractor=None, image_processor=None, processor=None)
+    assert fill("The [MASK] sailed.", topk=None) == pipe("The [MASK] sailed.")
+    half = pipeline("fill-mask", model_kwargs={"torch_dtype": "bfloat16", "low_cpu_mem_usage": True})
+    assert half.model.dtype == torch.bfloat16
+    for given in ({"device": "cpu"}, {"dtype": "float32"}):
+        with pytest.raises(TypeError, match="given twice"):
+            pipeline("fill-mask", **given, model_kwargs=given)
+    with pytest.raises(TypeError, match="model_kwargs=3 must be a dictionary"):
+        pipeline("fill-mask", model_kwargs=3)
+    with pytest.raises(TypeError, match="feature_extractor='x' is not taken here: .*tokenizer"):
+        pipeline("fill-mask", feature_extractor="x")
+
+
+def test_all_answers_can_still_be_asked_for():
+    for given in ({"return_all_scores": True}, {"topk": None}, {"top_k": None}):
+        assert len(pipeline("text-classification", **given)("fine")) == 2
+        assert len(pipeline("text-classification")("fine", **given)) == 2
+    for given in ({"return_all_scores": False}, {"return_all_scores": None}):
+        assert "label" in pipeline("text-classification")("fine", **given)
+    for given in ({"topk": 3, "top_k": 2}, {"top_k": 2, "topk": 3}):
+        with pytest.raises(TypeError, match="topk and top_k are one option"):
+            pipeline("fill-mask", **given)
+
+
+# -- inputs and options by name
+
+
+@pytest.fixture(scope="module")
+def zero():
+    names = {0: "contradiction", 1: "entailment"}
+    config = ConvBertConfig.preset("tiny", num_hidden_layers=1, id2label=names)
+    model = convbert.ConvBertForSequenceClassification(config).eval()
+    return lambda **options: pipeline("zero-shot-classification", model, tokenizer="convbert-tiny", **options)
+
+
+@pytest.mark.parametrize("name", ["texts", "inputs", "text_inputs", "sequences", "args", "data", "X"])
+def test_inputs_by_name(fill, zero, name):
+    assert fill(**{name: "The [MASK] sailed."}) == fill("The [MASK] sailed.")
+    answer = zero()("A ship.", ["sea", "land"])
+    assert zero()(**{name: "A ship."}, candidate_labels=["sea", "land"]) == answer
+    if name != "texts":
+        asked = TASKS["question-answering"][2]
+        qa = pipeline("question-answering")
+        assert qa(**{name: asked}) == qa(asked)
+
+
+def test_labels_when_a_pipeline_is_made(zero):
+    made = zero(candidate_labels=["sea", "land"])
+    expected = zero()("A ship.", ["sea", "land"])
+    assert made("A ship.") == made(sequences="A ship.") == pickle.loads(pickle.dumps(made))("A ship.") == expected
+    for others in (made("A ship.", ["x", "y"]), made("A ship.", candidate_labels=["x", "y"])):
+        assert set(others["labels"]) == {"x", "y"}
+    qa = pipeline("question-answering", context="The man sailed.")
+    assert qa("Who sailed?") == pipeline("question-answering")("Who sailed?", "The man sailed.")
+
+
+def test_names_of_inputs_are_suggested(zero, fill):
+    with pytest.raises(TypeError, match="Did you mean 'candidate_labels'"):
+        zero()("A ship.", candidate_label=["sea"])
+    with pytest.raises(TypeError, match="Did you mean 'candidate_labels'"):
+        zero(candidate_label=["sea"])
+    with pytest.raises(TypeError, match="Did you mean 'texts'"):
+        fill(textes="The [MASK] sailed.")
+    with pytest.raises(TypeError, match="fill-mask has no option 'texts'"):
+        pipeline("fill-mask", texts="The [MASK] sailed.")
+    with pytest.raises(TypeError, match="inputs and texts are one option"):
+        fill(texts="The [MASK] sailed.", inputs="The [MASK] sailed.")
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("fill-mask", {"top_k": -3}),
+        ("fill-mask", {"top_k": "best"}),
+        ("fill-mask", {"batch_size": "x"}),
+        ("fill-mask", {"batch_tokens": 0}),
+        ("text-classification", {"top_k": "all"}),
+        ("text-classification", {"topk": 0}),
+        ("text-classification", {"stride": -1}),
+        ("text-classification", {"function_to_apply": "relu"}),
+        ("token-classification", {"aggregation_strategy": "best"}),
+        ("token-classification", {"stride": 2.5}),
+        ("question-answering", {"max_answer_len": 0}),
+        ("question-answering", {"max_seq_len": "x"}),
+        ("question-answering", {"max_question_len": 0}),
+        ("multiple-choice", {"top_k": 1.5}),
+        ("feature-extraction", {"pooling": "max"}),
+        ("feature-extraction", {"stride": True}),
+        ("zero-shot-classification", {"candidate_labels": ["a", "a"]}),
+        ("zero-shot-classification", {"hypothesis_template": "no place"}),
+    ],
+)
+def test_values_are_checked_when_a_pipeline_is_made(zero, task, options):
+    made = (lambda **o: zero(**o)) if task.startswith("zero") else (lambda **o: pipeline(task, **o))
+    with pytest.raises(ValueError) as at_once:
+        made(**options)
+    asked = ("A ship.", ["x"])[: 1 if "candidate_labels" in options else 2] if task.startswith("zero") else None
+    with pytest.raises(ValueError, match=re.escape(str(at_once.value))):
+        made()(*(asked or [TASKS[task][2]]), **options)
+
+
+def test_a_stream_is_there_whatever_its_length(fill):
+    assert fill(text for text in ["The [MASK] sailed."]) and fill(text for text in [])
+
+
+# -- models and tokenizers of other libraries
+
+
+def test_parts_of_transformers_are_answered_with_ours():
+    transformers = pytest.importorskip("transformers")
+    vocab = ConvBertTokenizerFast.from_pretrained("convbert-tiny").get_vocab()
+    with pytest.raises(TypeError, match=r"ConvBertTokenizerFast.from_pretrained\("):
+        pipeline("fill-mask", tokenizer=transformers.ConvBertTokenizer(vocab=vocab))
+    model = transformers.ConvBertForMaskedLM(transformers.ConvBertConfig(vocab_size=30, **SIZES))
+    with pytest.raises(TypeError, match=r"ConvBertForMaskedLM.from_pretrained\(.*convbert.speed_up\("):
+        pipeline("fill-mask", model, tokenizer="convbert-tiny")
+
+
+def test_an_adapted_model_names_the_way_out():
+    peft = pytest.importorskip("peft", reason="pip install peft")
+    model = ConvBertForMaskedLM.from_pretrained("convbert-tiny")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query"], r=2))
+    with pytest.raises(TypeError, match=r"merge_and_unload\(\)"):
+        pipeline("fill-mask", adapted, tokenizer="convbert-tiny")
+    assert pipeline("fill-mask", adapted.merge_and_unload(), tokenizer="convbert-tiny")("The [MASK] sailed.")
+
+
+def test_wrapped_in_any_order(fill):
+    compiled, many = (lambda m: torch.compile(m, backend="eager")), torch.nn.DataParallel
+    averaged = torch.optim.swa_utils.AveragedModel
+    expected = fill("The [MASK] sailed.")
+    for wrap in ([many, compiled], [compiled, many], [many, many], [averaged, compiled, many]):
+        model = fill.model
+        for one in wrap:
+            model = one(model)
+        pipe = pipeline("fill-mask", model, tokenizer=fill.tokenizer, top_k=2)
+        assert [row["token"] for row in pipe("The [MASK] sailed.")] == [row["token"] for row in expected]
+    outermost = compiled(fill.model)
+    assert pipeline("fill-mask", outermost, tokenizer=fill.tokenizer).model is outermost
+
+
+@pytest.mark.parametrize("device", [True, False, 2.5, [], {"": "cpu"}])
+def test_what_is_no_device(device):
+    with pytest.raises(TypeError, match=f"device={re.escape(repr(device))} must be"):
+        pipeline("fill-mask", device=device)
+
+
+def test_numbers_of_devices_from_numpy():
+    numpy = pytest.importorskip("numpy")
+    assert pipeline("fill-mask", device=numpy.int64(-1)).model.device.type == "cpu"
+    with pytest.raises(TypeError, match="must be"):
+        pipeline("fill-mask", device=numpy.bool_(True))

@@ -76,6 +76,10 @@ class FeatureExtractionPipeline(Pipeline):
     "Turn texts into vectors."
 
     task, model_class = "feature-extraction", ConvBertModel
+    checks = Pipeline.checks | {
+        "pooling": lambda value, _: check_pooling(value),
+        "stride": lambda value, pipe: check_stride(value, pipe.limit),
+    }
 
     def __call__(
         self,
@@ -90,8 +94,6 @@ class FeatureExtractionPipeline(Pipeline):
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `(T, D)` or, pooled, `(D,)` numbers per text
         "Answer for one text, a list or a stream."
-        check_pooling(pooling)
-        check_stride(stride, self.limit)
         read = partial(read_texts, tokenizer=self.tokenizer, limit=self.limit, stride=stride)
         advice = "the rest was not read; pass stride=64 to read all of it"
         keep = partial(keep_features, pooling=pooling)

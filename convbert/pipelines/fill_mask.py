@@ -21,7 +21,7 @@ from ..heads import ConvBertForMaskedLM
 from .answers import Answer, Answers
 from .batches import Row
 from .reading import text_of
-from .running import Job, Limits, Pipeline, attempt, check_counts, run_rows
+from .running import Job, Limits, Pipeline, attempt, counts, run_rows
 from ..tokenization import ConvBertTokenizerFast
 
 # %% ../../nbs/pipelines/04_fill_mask.ipynb #f2970fab
@@ -171,6 +171,7 @@ class FillMaskPipeline(MaskAnswers):
     "Fill the `[MASK]`s of texts."
 
     task, model_class = "fill-mask", ConvBertForMaskedLM
+    checks = Pipeline.checks | counts("top_k")
 
     def __call__(
         self,
@@ -185,7 +186,6 @@ class FillMaskPipeline(MaskAnswers):
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `{score, token, token_str, sequence}`, best first or as targets; one such list per mask, per text
         "Answer for one text, a list or a stream."
-        check_counts(top_k=top_k)
         if joint and normalize_targets:
             raise ValueError("normalize_targets=True is for masks that are scored one by one, not for joint=True")
         limits = Limits(batch_size, batch_tokens, progress)

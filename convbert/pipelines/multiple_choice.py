@@ -81,7 +81,7 @@ def ask_one_choice(
     batch: dict[str, Tensor],  # `(B, T)`
 ) -> TaskOutput:  # logits `(B, 1)`
     "Ask each row as a question that has one choice."
-    return model(**{name: tensor[:, None] for name, tensor in batch.items()})
+    return model(**{name: tensor[:, None] for name, tensor in batch.items()}, return_dict=True)
 
 # %% ../../nbs/pipelines/08_multiple_choice.ipynb #324cd5ca
 def rank_choices(
@@ -117,6 +117,7 @@ class MultipleChoicePipeline(Pipeline):
     "Choose between several answers or continuations."
 
     task, model_class = "multiple-choice", ConvBertForMultipleChoice
+    checks = Pipeline.checks | {"top_k": lambda value, _: check_top_k(value)}
 
     def __call__(
         self,
@@ -131,7 +132,6 @@ class MultipleChoicePipeline(Pipeline):
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `{label, choice, score}`, or a list of them, per question; `label` is the place among the choices
         "Answer one question, a list or a stream."
-        check_top_k(top_k)
         asked = one_question(inputs, {"question": question, "choices": choices, "context": context})
         read = partial(read_choices, tokenizer=self.tokenizer, limit=self.limit)
         answer = partial(answer_question, top_k=top_k)

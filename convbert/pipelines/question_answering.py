@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from ..heads import ConvBertForQuestionAnswering, SpanOutput
 from .answers import Answer, Marked, table
 from .batches import Row
-from .running import Job, Limits, Pipeline, check_counts, check_top_k
+from .running import Job, Limits, Pipeline, check_counts, check_top_k, counts
 from ..tokenization import ConvBertTokenizerFast
 from ..wordpiece import is_list
 
@@ -291,6 +291,8 @@ class QuestionAnsweringPipeline(Pipeline):
     "Find the answer to a question in a text."
 
     task, model_class = "question-answering", ConvBertForQuestionAnswering
+    checks = Pipeline.checks | counts("max_answer_len", "max_seq_len", "max_question_len")
+    checks = checks | {"top_k": lambda value, _: check_top_k(value)}
 
     def __call__(
         self,
@@ -311,8 +313,6 @@ class QuestionAnsweringPipeline(Pipeline):
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `{score, start, end, answer}`, or a list of them, per question
         "Answer one question, a list or a stream."
-        check_top_k(top_k)
-        check_counts(max_answer_len=max_answer_len)
         layout = plan_layout(self.limit, doc_stride, max_seq_len, max_question_len)
         wanted = 1 if top_k == "best" else top_k
         read = partial(read_contexts, tokenizer=self.tokenizer, layout=layout)

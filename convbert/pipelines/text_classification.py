@@ -53,6 +53,11 @@ class TextClassificationPipeline(Pipeline):
     "Label texts or pairs of texts."
 
     task, model_class = "text-classification", ConvBertForSequenceClassification
+    checks = Pipeline.checks | {
+        "top_k": lambda value, _: check_top_k(value),
+        "function_to_apply": lambda value, pipe: choose_scoring(pipe.model.config, value),
+        "stride": lambda value, pipe: check_stride(value, pipe.limit),
+    }
 
     def __call__(
         self,
@@ -66,8 +71,6 @@ class TextClassificationPipeline(Pipeline):
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `{label, score}`, or a list of them, per text
         "Answer for one text, a list or a stream."
-        check_top_k(top_k)
-        check_stride(stride, self.limit)
         names, score = self.model.config.id2label, SCORINGS[choose_scoring(self.model.config, function_to_apply)]
 
         def answer(text: Any, rows: list[Row], kept: list[Tensor]) -> Answer | Answers:

@@ -322,6 +322,10 @@ class TokenClassificationPipeline(WordTagging):
     "Label the tokens of texts, and find entities."
 
     task, model_class = "token-classification", ConvBertForTokenClassification
+    checks = Pipeline.checks | {
+        "aggregation_strategy": lambda value, _: check_strategy(value),
+        "stride": lambda value, pipe: check_stride(value, pipe.limit),
+    }
 
     def __call__(
         self,
@@ -336,7 +340,6 @@ class TokenClassificationPipeline(WordTagging):
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # per text a list of `{entity, score, index, word, start, end}`, or of `{entity_group, score, word, …}`
         "Answer for one text, a list or a stream."
-        check_strategy(aggregation_strategy)
         ignored = {ignore_labels} if isinstance(ignore_labels, str) else set(ignore_labels or ())
         spell, names = self.tokenizer.convert_tokens_to_string, self.model.config.id2label
 

@@ -112,6 +112,10 @@ class ZeroShotClassificationPipeline(Pipeline):
     "Label texts with labels that are chosen when asking."
 
     task, model_class = "zero-shot-classification", ConvBertForSequenceClassification
+    checks = Pipeline.checks | {
+        "candidate_labels": lambda value, _: read_labels(value),
+        "hypothesis_template": lambda value, _: fill_template(value, "x"),
+    }
 
     def __init__(self, model: nn.Module, tokenizer: ConvBertTokenizerFast, **options: Any):
         "Join a model that knows entailment and its tokenizer."

@@ -58,18 +58,22 @@ def patient_interrupt():
 
 # %% ../../nbs/training/loop.ipynb #c71712a5
 def task_loss(
-    output: Any,  # of a model: its `loss`, and `logits` `(…, C)` when labels are smoothed
+    output: Any,  # of a model: its `loss`, and `logits` `(…, C)` when labels are smoothed; by name, or first in a tuple
     batch: dict[str, Tensor],  # its `labels` `(…)`, class ids, -100 where nothing is asked
     smoothing: float = 0.0,
 ) -> Tensor:  # scalar
     "The model's own loss, with a share of it for giving every class a chance."
+    if type(output) is tuple:  # of a model whose config says `return_dict=False`
+        own, logits = output[:2]
+    else:
+        own, logits = output.loss, getattr(output, "logits", None)
     if not smoothing:
-        return output.loss
-    logits, labels = getattr(output, "logits", None), batch.get("labels")
+        return own
+    labels = batch.get("labels")
     if logits is None or labels is None or labels.is_floating_point() or labels.shape != logits.shape[:-1]:
         raise ValueError(f"label_smoothing={smoothing} needs labels that are class ids, one for each row of logits")
     even = -logits.float().log_softmax(-1).mean(-1)[labels != -100].mean()
-    return (1 - smoothing) * output.loss + smoothing * even
+    return (1 - smoothing) * own + smoothing * even
 
 # %% ../../nbs/training/loop.ipynb #12e7757d
 def step_seed(

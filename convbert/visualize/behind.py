@@ -47,7 +47,8 @@ def look_behind(
     batch = replace(read, input_ids=ids).batch(next(model.parameters()).device)
     layers = listen(model, batch)
     with at_rest(model):
-        logits = model(**batch, predict_at=torch.tensor([[place]], device=batch["input_ids"].device)).logits
+        due = torch.tensor([[place]], device=batch["input_ids"].device)
+        logits = model(**batch, predict_at=due, return_dict=True).logits
     scores = logits[0, 0].float().softmax(-1).cpu()
     best = scores.topk(min(top_k, len(scores)))
     there = read.input_ids[place]
