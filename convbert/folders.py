@@ -42,7 +42,7 @@ def stamp(
         about = os.stat(file)
     except (OSError, ValueError):  # also of a broken link, or of a name that no file can have
         return None
-    return [about.st_mtime_ns, about.st_size]
+    return None if stat.S_ISDIR(about.st_mode) else [about.st_mtime_ns, about.st_size]
 
 
 def noted(
@@ -90,8 +90,9 @@ def unclear(place: Path, names: list[str]) -> OSError:
     "What to do about a folder that others have written to, or that was copied, since a save in it was cut short."
     mark = place / MARK
     return OSError(
-        f"a save to {place} was cut short, and {', '.join(names)} changed since, in a way that it did not note. "
-        f"To go on with the files as they lie in {place}, remove {mark}; "
+        f"a save to {place} was cut short, and {', '.join(names)} fit nothing that it noted in {mark / 'fresh.json'}: "
+        f"they were written since, or copied without their times. If no process saves there now: "
+        f"to go on with the files as they lie in {place}, remove {mark}; "
         f"for the model from before that save, move the files of {mark / 'old'} back first"
     )
 
@@ -109,7 +110,6 @@ def standing(
                 raise unclear(place, found)
             return kept
     return place
-
 
 
 def fingerprint(

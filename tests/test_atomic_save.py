@@ -287,10 +287,13 @@ def test_a_mark_from_a_foreign_archive_deletes_nothing_outside(tmp_path):
     folder = tmp_path / "model"
     single("old", folder)
     (folder / ".saving" / "old").mkdir(parents=True)
-    for names in (["../mine.txt", str(tmp_path / "mine.txt")], 3, [3]):
+    about = (tmp_path / "mine.txt").stat()
+    for names in (["../mine.txt", str(tmp_path / "mine.txt")], 3, ["\0"], []):
         (folder / ".saving" / "old").mkdir(parents=True, exist_ok=True)
-        (folder / ".saving" / "fresh.json").write_text(json.dumps({"names": names}))
-        single("newer", folder)
+        stamps = dict.fromkeys(names, [about.st_mtime_ns, about.st_size]) if isinstance(names, list) else names
+        (folder / ".saving" / "fresh.json").write_text(json.dumps({"old": {}, "new": stamps}))
+        with pytest.warns(UserWarning, match="config.json, model.safetensors came later and stayed"):
+            single("newer", folder)
         assert read_model(folder) == "newer" and (tmp_path / "mine.txt").read_text() == "mine"
 
 
@@ -310,8 +313,8 @@ def write_into(source: Path, folder: Path):
 
 
 def deaths(folder: Path, old, new):
-    """A save of `newer` over `old` that is killed at each operation after which readers are sent elsewhere."""
-    for at in range(1, 1000):
+    """A save of `newer` over `old` that is killed at all operations, as far as readers are sent elsewhere then."""
+    for at in range(10, 1000):  # before the tenth it is still writing
         shutil.rmtree(folder, ignore_errors=True)
         old("old", folder)
         done = run_killed(at, new, "newer", folder)
@@ -336,7 +339,7 @@ def test_what_another_library_writes_after_a_kill_is_not_hidden_and_stays(tmp_pa
     single("the latest", tmp_path / "latest")
     for _ in deaths(folder, single, new):
         write(tmp_path / "latest", folder)
-        with pytest.raises(OSError, match=r"was cut short, and .*model\.safetensors changed since.*remove .*\.saving"):
+        with pytest.raises(OSError, match=r"was cut short, and .*model\.safetensors fit nothing.*remove .*\.saving"):
             read_model(folder)
         save_words(folder)
         assert read_model(folder, dead=False) == "the latest" and hidden(tmp_path) == []
@@ -363,7 +366,7 @@ def test_one_file_that_came_after_a_kill_is_named_and_stays(tmp_path, name):
     single("the latest", tmp_path / "latest")
     tokenizer("the latest").save_pretrained(tmp_path / "latest")
     shutil.copyfile(tmp_path / "latest" / name, folder / name)
-    with pytest.raises(OSError, match=f"{folder} was cut short, and {name} changed since"):
+    with pytest.raises(OSError, match=f"{folder} was cut short, and {name} fit nothing that it noted"):
         read_model(folder)
     with pytest.warns(UserWarning, match=f"was cut short: {name} came later and stayed"):
         save_notes(folder)
