@@ -65,7 +65,7 @@ def newer(place: Path, old: Stamps, new: Stamps) -> list[str]:
 
 def spoilt(place: Path, kept: Path, old: Stamps) -> list[str]:
     "The kept files that are not as they were kept, though the one in place is another."
-    changed = [name for name in files_in(kept) if stamp(kept / name) != old.get(name, [])]
+    changed = [name for name in sorted({*files_in(kept), *old}) if stamp(kept / name) != old.get(name, [])]
     return [name for name in changed if not same_file(kept / name, place / name)]
 
 
@@ -104,7 +104,10 @@ def standing(
     place, kept = Path(folder), Path(folder) / MARK / "old"
     while (before := identity(kept)) is not None:
         old, new = noted(kept.parent)
-        found = newer(place, old, new) or spoilt(place, kept, old)
+        try:
+            found = newer(place, old, new) or spoilt(place, kept, old)
+        except FileNotFoundError:  # the save has just ended
+            continue
         if identity(kept) == before:  # else it was another save's by the end
             if found:
                 raise unclear(place, found)
@@ -167,7 +170,7 @@ def open_room(
 
 def is_leftover(name: str) -> bool:
     "Whether a file is called as the rooms are."
-    return re.fullmatch(r"\..+-saving-[0-9a-f]{8}", name) is not None
+    return re.fullmatch(r"\..*-saving-[0-9a-f]{8}", name) is not None
 
 
 def clear_rooms(
@@ -281,7 +284,7 @@ def enter(
             os.rename(room, mark)
             return mark
         except OSError as error:
-            if os.path.islink(mark) or os.path.lexists(mark) and not mark.is_dir():
+            if error.errno == errno.ENOTDIR:
                 raise OSError(f"{mark} is no folder, and a save needs one of that name: remove it") from error
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
