@@ -6,13 +6,14 @@ Docs: https://convbert.github.io/convbert/files.html.md"""
 
 # %% auto #0
 __all__ = ['SMALL_FILES', 'WEIGHT_FILES', 'GRAPH', 'LARGEST', 'DEEPEST', 'weight_files', 'model_files', 'check_file', 'read_text',
-           'depth', 'read_json', 'flush', 'replace_file', 'hold', 'holder']
+           'depth', 'read_json', 'short', 'flush', 'replace_file', 'hold', 'is_free', 'holder']
 
 # %% ../nbs/00_files.ipynb #385a1bee
 import json
 import os
 import re
 import stat
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -121,6 +122,14 @@ def read_json(
     return values
 
 # %% ../nbs/00_files.ipynb #79e23285
+def short(
+    name: str,  # of a file or a folder
+) -> str:  # at most 200 bytes; two long names stay two
+    "A name that others can be made from: file systems take 255 bytes."
+    whole = os.fsencode(name)
+    return name if len(whole) <= 200 else f"{whole[:180].decode(errors='ignore')}-{zlib.crc32(whole):08x}"
+
+
 def flush(
     path: str | os.PathLike,  # a file or a folder
 ) -> None:
@@ -140,7 +149,7 @@ def replace_file(
     path: Path,
 ) -> Iterator[Path]:  # a name beside it to write to
     "What the block writes becomes the file, whole or not at all."
-    beside = path.with_name(f".{path.name}.part")
+    beside = path.with_name(f".{short(path.name)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
@@ -173,6 +182,25 @@ def hold(
         os.truncate(handle, 0)
         os.write(handle, f"{os.getpid()}".encode())
     return handle
+
+# %% ../nbs/00_files.ipynb #6be20d17
+def is_free(
+    path: Path,  # of a lock
+) -> bool:  # False also where it cannot be known
+    "Whether nobody has a lock, found out without writing."
+    if fcntl is None:
+        return False
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
 
 
 def holder(

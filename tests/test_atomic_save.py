@@ -18,6 +18,7 @@ import torch
 
 from convbert import ConvBertConfig, ConvBertForSequenceClassification, ConvBertTokenizer
 from convbert.export import check_request
+from convbert.files import replace_file
 from convbert.folders import atomic_folder
 from convbert.training.loop import fit
 from convbert.training.optim import Recipe
@@ -47,10 +48,12 @@ def tokenizer(name: str) -> ConvBertTokenizer:
     return ConvBertTokenizer([*SPECIAL, name], model_max_length=len(name))
 
 
-def read_model(folder: Path) -> str:
-    """Which model a folder holds: its labels, and all its weights, must say so."""
+def read_model(folder: Path, dead: bool = True) -> str:
+    """Which model a folder holds: its labels, and all its weights, must say so; a dead save may be spoken of."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        if dead:
+            warnings.filterwarnings("ignore", "a save to .* was cut short: the model before it is read")
         loaded = ConvBertForSequenceClassification.from_pretrained(folder)
     (name,) = {label.split("-")[0] for label in loaded.config.id2label.values()}
     assert {value.item() for p in loaded.parameters() for value in p.flatten()} == {float(len(name))}
@@ -58,7 +61,9 @@ def read_model(folder: Path) -> str:
 
 
 def read_tokenizer(folder: Path) -> str:
-    loaded = ConvBertTokenizer.from_pretrained(folder)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "a save to .* was cut short: the model before it is read")
+        loaded = ConvBertTokenizer.from_pretrained(folder)
     name = loaded.convert_ids_to_tokens(len(SPECIAL))
     assert loaded.model_max_length == len(name)
     return name
@@ -213,7 +218,7 @@ def test_readers_of_a_folder_that_is_saved_over_all_the_time(tmp_path, sizes):
     try:
         while os.waitpid(child, os.WNOHANG) == (0, 0):
             try:
-                seen.add(read_model(tmp_path))
+                seen.add(read_model(tmp_path, dead=False))
             except OSError as error:  # it may be told
                 assert "was saved over each time it was read" in str(error)
     finally:
@@ -282,11 +287,165 @@ def test_a_mark_from_a_foreign_archive_deletes_nothing_outside(tmp_path):
     folder = tmp_path / "model"
     single("old", folder)
     (folder / ".saving" / "old").mkdir(parents=True)
-    for names in (["../mine.txt", str(tmp_path / "mine.txt")], 3, [3]):
+    about = (tmp_path / "mine.txt").stat()
+    for names in (["../mine.txt", str(tmp_path / "mine.txt")], 3, ["\0"], []):
         (folder / ".saving" / "old").mkdir(parents=True, exist_ok=True)
-        (folder / ".saving" / "fresh.json").write_text(json.dumps({"names": names}))
-        single("newer", folder)
+        stamps = dict.fromkeys(names, [about.st_mtime_ns, about.st_size]) if isinstance(names, list) else names
+        (folder / ".saving" / "fresh.json").write_text(json.dumps({"old": {}, "new": stamps}))
+        with pytest.warns(UserWarning, match="config.json, model.safetensors came later and stayed"):
+            single("newer", folder)
         assert read_model(folder) == "newer" and (tmp_path / "mine.txt").read_text() == "mine"
+
+
+# -- who else writes --------------------------------------------------------------------------------------------------
+
+
+def replace_files(source: Path, folder: Path):
+    """As Rust's safetensors and careful programs write: a new file under the old name."""
+    for file in source.iterdir():
+        os.replace(shutil.copyfile(file, folder / f"{file.name}.tmp"), folder / file.name)
+
+
+def write_into(source: Path, folder: Path):
+    """As `open(path, "w")` does: the same file, under all its names, with other bytes."""
+    for file in source.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+
+
+def deaths(folder: Path, old, new):
+    """A save of `newer` over `old` that is killed at all operations, as far as readers are sent elsewhere then."""
+    for at in range(10, 1000):  # before the tenth it is still writing
+        shutil.rmtree(folder, ignore_errors=True)
+        old("old", folder)
+        done = run_killed(at, new, "newer", folder)
+        if (folder / ".saving" / "old").is_dir():
+            yield at
+        if done:
+            return
+
+
+def save_words(folder: Path):
+    """The next save: of a tokenizer, which leaves the model alone; it may say what it left as it was."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "a save to .* was cut short: .* came later and stayed")
+        tokenizer("words").save_pretrained(folder)
+
+
+@pytest.mark.parametrize("write", [replace_files, write_into])
+@pytest.mark.parametrize("new", [single, save_both, shards("9KB")], ids=["single", "both", "shards"])
+def test_what_another_library_writes_after_a_kill_is_not_hidden_and_stays(tmp_path, write, new):
+    folder, count = tmp_path / "model", 0
+    single("the latest", tmp_path / "latest")
+    for _ in deaths(folder, single, new):
+        write(tmp_path / "latest", folder)
+        with pytest.raises(OSError, match=r"was cut short, and .*model\.safetensors fit nothing.*remove .*\.saving"):
+            read_model(folder)
+        save_words(folder)
+        assert read_model(folder, dead=False) == "the latest" and hidden(tmp_path) == []
+        assert read_tokenizer(folder) == "words"
+        count += 1
+    assert count > 4
+
+
+def test_newer_shards_are_not_hidden_by_the_single_file_that_a_dead_save_dropped(tmp_path):
+    folder, count = tmp_path / "model", 0
+    shards("7KB")("the latest", tmp_path / "latest")
+    for _ in deaths(folder, single, shards("9KB")):
+        if not (folder / "model.safetensors").exists():
+            replace_files(tmp_path / "latest", folder)
+            save_words(folder)
+            assert read_model(folder, dead=False) == "the latest"
+            count += 1
+    assert count
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt"])
+def test_one_file_that_came_after_a_kill_is_named_and_stays(tmp_path, name):
+    folder = killed_halfway(tmp_path / "model", single)
+    single("the latest", tmp_path / "latest")
+    tokenizer("the latest").save_pretrained(tmp_path / "latest")
+    shutil.copyfile(tmp_path / "latest" / name, folder / name)
+    with pytest.raises(OSError, match=f"{folder} was cut short, and {name} fit nothing that it noted"):
+        read_model(folder)
+    with pytest.warns(UserWarning, match=f"was cut short: {name} came later and stayed"):
+        save_notes(folder)
+    assert (folder / name).read_bytes() == (tmp_path / "latest" / name).read_bytes()
+    single("old", tmp_path / "old")
+    for other in {"config.json", "model.safetensors"} - {name}:
+        assert (folder / other).read_bytes() == (tmp_path / "old" / other).read_bytes()
+
+
+def save_notes(folder: Path):
+    with atomic_folder(folder) as staged:
+        (staged / "notes.json").write_text("{}")
+
+
+def test_either_way_out_of_a_refusal_works(tmp_path):
+    single("the latest", tmp_path / "latest")
+    for way in ("as it is", "back"):
+        folder = killed_halfway(tmp_path / way, single)
+        replace_files(tmp_path / "latest", folder)
+        if way == "back":
+            replace_files(folder / ".saving" / "old", folder)
+        shutil.rmtree(folder / ".saving")
+        assert read_model(folder) == {"as it is": "the latest", "back": "old"}[way]
+
+
+@pytest.mark.parametrize("loss", ["no times", "no record", "broken record"])
+def test_where_nothing_tells_whose_files_these_are_nothing_is_changed(tmp_path, loss):
+    """A copy without its times, or a mark without its `fresh.json`."""
+    half = killed_halfway(tmp_path / "half", single)
+    folder = shutil.copytree(half, tmp_path / "model", copy_function=shutil.copyfile) if loss == "no times" else half
+    if loss == "no record":
+        (folder / ".saving" / "fresh.json").unlink()
+    if loss == "broken record":
+        (folder / ".saving" / "fresh.json").write_text('{"old": 3, "new": {"\\u0000": [1]}')
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+    for act in (read_model, save_words):
+        with pytest.raises(OSError, match=r"was cut short.*remove .*\.saving;") as caught:
+            act(folder)
+        assert "permission" not in str(caught.value)
+    left = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+    assert left == before
+
+
+def test_the_model_before_a_dead_save_is_read_with_a_word(tmp_path):
+    folder = killed_halfway(tmp_path / "model", single)
+    with pytest.warns(UserWarning, match=f"a save to {folder} was cut short: the model before it is read") as said:
+        ConvBertForSequenceClassification.from_pretrained(folder)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda mark: mark.symlink_to("nowhere")], ids=["file", "link"])
+def test_a_file_that_has_the_place_of_the_mark_is_named(tmp_path, make):
+    single("old", tmp_path / "model")
+    make(mark := tmp_path / "model" / ".saving")
+    with pytest.raises(OSError, match=rf"{mark} is no folder, and a save needs one of that name: remove it"):
+        single("newer", tmp_path / "model")
+    assert read_model(tmp_path / "model") == "old" and hidden(tmp_path) == [str(mark)]
+
+
+@pytest.mark.parametrize(
+    "name", ["n" * 240, "n" * 255, "ä" * 127, "語" * 85], ids=["240", "255", "two bytes", "three bytes"]
+)
+def test_folders_with_the_longest_names(tmp_path, name):
+    folder = tmp_path / name
+    for model_name in ("old", "newer"):
+        single(model_name, folder)
+        assert read_model(folder) == model_name and hidden(tmp_path) == []
+    for at in (4, 12, 24):
+        run_killed(at, single, "third time", folder)
+        assert hidden(tmp_path) != []
+        single("newer", folder)
+        assert read_model(folder) == "newer" and hidden(tmp_path) == []
+
+
+def test_a_file_with_the_longest_name(tmp_path):
+    for name in ("n" * 255, "語" * 85):
+        with replace_file(tmp_path / name) as beside:
+            beside.write_text("text")
+        assert (tmp_path / name).read_text() == "text"
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
