@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/serving.html.md"""
 
 # %% auto #0
 __all__ = ['CLASSES', 'INPUTS', 'OUTPUTS', 'holds_graph', 'class_in', 'open_session', 'output_names', 'all_inputs', 'open_folder',
-           'stamp', 'FileModel', 'reopen', 'OnnxModel']
+           'FileModel', 'reopen', 'OnnxModel']
 
 # %% ../nbs/06_serving.ipynb #b48d808f
 import os
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from . import heads
 from .config import ConvBertConfig, read_config_file
 from .files import GRAPH, weight_files
-from .folders import read_whole, standing
+from .folders import read_whole, stamp, standing
 
 # %% ../nbs/06_serving.ipynb #1d460a09
 CLASSES = {
@@ -125,18 +125,12 @@ def open_folder(
     return config, kind, session, output_names(session, folder / GRAPH), stamp(folder / GRAPH)
 
 # %% ../nbs/06_serving.ipynb #9b1c0a02
-def stamp(file: Path) -> tuple[int, int]:
-    "Size and time of a file: when it is written anew, they are others."
-    found = file.stat()
-    return found.st_size, found.st_mtime_ns
-
-
 class FileModel(nn.Module):
     "A model that is a file in a folder, read when it is made, and again where its pickle is."
 
     device = torch.device("cpu")
     folder: Path
-    stamp: tuple[int, int]  # of the file, when it was read
+    stamp: list[int]  # of the file, when it was read
 
     def to(self, device: str | torch.device):
         "Stay on the CPU; any other device is refused."
