@@ -335,6 +335,131 @@ def test_labels_of_a_table_in_the_files_of_both_sides(tmp_path):
     assert [work.labels.name(label) for label in work.held["label"]] == ["1", "2"]
 
 
+def table(file, labels, header="text,label", count=24):
+    """A csv of as many rows, whose labels take turns."""
+    lines = (f"some text {i},{labels[i % len(labels)]}\n" for i in range(count))
+    file.write_text(f"{header}\n" + "".join(lines), encoding="utf-8")
+    return file
+
+
+def names_of(work, rows):
+    return [work.labels.name(label) for label in rows["label"]]
+
+
+@pytest.mark.parametrize(
+    ("written", "given"),
+    [
+        (("TRUE", "FALSE"), ["TRUE", "FALSE"]),
+        (("FALSE", "TRUE"), ["TRUE", "FALSE"]),
+        (("true", "false"), ["True", "False"]),
+        (("1", "2"), ["2", "1"]),
+        (("-1", "+1"), ["-1", "+1"]),
+        (("1.0", "2.0"), ["1.0", "2.0"]),
+        (("0.5", "2.5"), ["2.5", "0.5"]),
+    ],
+)
+def test_a_label_that_is_written_like_a_name_is_that_name(tmp_path, written, given):
+    file = table(tmp_path / "a.csv", written)
+    work = plan_work("text-classification", file, file, labels=given)
+    expected = {name.casefold(): name for name in given}
+    assert names_of(work, work.train)[:2] == [expected[label.casefold()] for label in written]
+
+
+@pytest.mark.parametrize("given", [["true", "not true"], ["True", "Other"]])
+def test_a_truth_value_is_no_place_among_names_of_which_one_is_a_truth_value(tmp_path, given):
+    file = table(tmp_path / "a.csv", ["TRUE", "FALSE"])
+    with pytest.raises(ValueError, match="line 3: label False is not one of"):
+        plan_work("text-classification", file, file, labels=given)
+
+
+def test_labels_that_differ_and_mean_one_class_are_one_class():
+    rows = [{"text": f"text {i}", "label": "pos" if i % 2 else "1"} for i in range(24)]
+    ids = [row | {"label": 1} for row in rows]
+    assert plan_work("text-classification", rows, ids, labels=["1", "pos"]).labels.id(1) == 0
+    tags = [{"tokens": ["a", "b"], "tags": [True, True]}] * 12
+    with pytest.raises(ValueError, match="nothing to tell apart"):
+        plan_work("token-classification", tags, tags, labels=["no", "yes"])
+
+
+@pytest.mark.parametrize("given", [None, ["1", "2", "x"], ["x", "2", "1"]])
+def test_names_of_numbers_are_the_same_on_both_sides(tmp_path, given):
+    train, held = table(tmp_path / "a.csv", ["1", "2", "x"]), table(tmp_path / "b.csv", ["1", "2"])
+    work = plan_work("text-classification", train, held, labels=given)
+    assert names_of(work, work.held)[:2] == ["1", "2"]
+    with pytest.raises(ValueError, match="evaluation: .*label 0 is not one of"):
+        plan_work("text-classification", train, table(tmp_path / "c.csv", ["0", "1"]), labels=given)
+
+
+def test_tags_of_numbers_are_the_same_on_both_sides():
+    train = [{"tokens": ["a", "b", "c"], "tags": ["1", "2", "x"]}] * 20
+    held = [{"tokens": ["a", "b"], "tags": [1, 2]}]
+    work = plan_work("token-classification", train, held, labels=["1", "2", "x"])
+    assert [work.labels.name(tag) for tag in work.held["tags"][0]] == ["1", "2"]
+
+
+@pytest.mark.parametrize("given", [None, ["maybe", "TRUE"]])
+def test_truth_values_beside_names_are_the_same_on_both_sides(tmp_path, given):
+    train, held = table(tmp_path / "a.csv", ["TRUE", "maybe"]), table(tmp_path / "b.csv", ["TRUE"])
+    work = plan_work("text-classification", train, held, labels=given)
+    assert set(names_of(work, work.held)) == {"TRUE"}
+
+
+def listed(file, odd, kind="['pos']", count=30):
+    """Rows whose labels are lists in words, and one that is something else."""
+    cells = [kind, "['pos', 'neg']"] * (count // 2)
+    cells[17] = odd
+    return write_rows([{"text": f"text {i}", "label": cell} for i, cell in enumerate(cells)], file)
+
+
+@pytest.mark.parametrize("odd", ["['pos' 'neg']", "pos", "['pos', 'neg'", "[0 1]"])
+@pytest.mark.parametrize("side", ["train", "evaluation"])
+def test_one_label_that_is_no_list_among_lists_is_named(tmp_path, odd, side):
+    good, bad = listed(tmp_path / "good.csv", "['neg']"), listed(tmp_path / "bad.csv", odd)
+    sides = (bad, good) if side == "train" else (good, bad)
+    with pytest.raises(ValueError, match="bad.csv, line 19: .*list"):
+        plan_work("text-classification", *sides)
+
+
+def test_labels_that_numpy_printed_are_no_names(tmp_path):
+    for cells in (["['a' 'b']", "['b']"], ["[0 1]", "[1 0]"], ["[0. 1.]", "[1. 1.]"]):
+        rows = [{"text": f"text {i}", "label": cells[i % 2]} for i in range(24)]
+        file = write_rows(rows, tmp_path / "a.csv")
+        with pytest.raises(ValueError, match="a.csv, line 2: .*is not a list"):
+            plan_work("text-classification", file, file)
+
+
+def test_names_may_begin_with_a_bracket(tmp_path):
+    file = table(tmp_path / "a.csv", ["[URGENT]", "[later]"])
+    assert plan_work("text-classification", file, file).labels.names == ("[URGENT]", "[later]")
+
+
+@pytest.mark.parametrize(
+    ("train", "held"),
+    [
+        ([[0, 1], [1, 1]], [["a", "b"]]),
+        ([["a"], ["a", "b"]], [[0.0, 1.0]]),
+        ([["a"], ["a", "b"]], [[True, False]]),
+        ([["a", "b", "c"], ["b"]], [[0, 1, 0]]),
+    ],
+)
+def test_both_sides_write_several_labels_in_one_way(train, held):
+    given = dict(labels=["a", "b"]) if train[0] == [0, 1] else {}
+    rows, judged = ([{"text": f"t {i}", "label": x} for i, x in enumerate(labels)] for labels in (train * 12, held))
+    with pytest.raises(ValueError, match="evaluation: row 0 "):
+        plan_work("text-classification", rows, judged, **given)
+
+
+@pytest.mark.parametrize(
+    ("task", "column"), [("text-classification", "text_pair"), ("multiple-choice", "context")]
+)
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_column_that_only_one_side_has_is_refused(task, column, side):
+    sides = [ROWS[task], ROWS[task]]
+    sides[side] = [row | {column: "more"} for row in ROWS[task]]
+    with pytest.raises(ValueError, match=f"evaluation: .*{column!r}"):
+        plan_work(task, *sides)
+
+
 # faults are found before the first step, and named as in the file
 
 EMPTY = [
