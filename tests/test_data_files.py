@@ -5,10 +5,11 @@ import gzip
 import json
 import lzma
 import string
+import zipfile
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 datasets = pytest.importorskip("datasets")
@@ -118,7 +119,12 @@ NAMES = st.sampled_from(["pos", "neg", "NA", "None", "null", "nan", "é,", '"so"
 @given(st.lists(st.fixed_dictionaries({"text": TEXTS, "label": NAMES}), min_size=1, max_size=6))
 @pytest.mark.parametrize("name", FILES)
 def test_any_texts_are_read_back_from_a_file(tmp_path, name, rows):
-    assert list(load_rows(write_rows(rows, tmp_path / name))) == rows
+    try:
+        read = list(load_rows(write_rows(rows, tmp_path / name)))
+    except ValueError as error:  # each line would do as a row
+        assert name == "a.csv" and "rows with line breaks in them" in str(error)
+        reject()
+    assert read == rows
 
 
 @settings(deadline=None, max_examples=10)
@@ -188,6 +194,68 @@ def test_one_lone_quotation_mark_in_the_last_line(tmp_path):
     assert list(load_rows(tmp_path / "a.tsv"))[1] == {"text": '"grey', "label": "b"}
 
 
+def test_lone_quotation_marks_that_swallow_lines_are_refused(tmp_path):
+    lines = [f"text {i},{'ab'[i % 2]}" for i in range(60)]
+    lines[10], lines[31] = '"hello,a', 'bar",b'
+    for head in ("text,label", '"text","label"'):
+        (tmp_path / "a.csv").write_text("\n".join([head, *lines]) + "\n")
+        if head.startswith('"'):  # whoever quotes the header quotes fields
+            assert len(load_rows(tmp_path / "a.csv")) == 39
+        else:
+            with pytest.raises(ValueError, match="a.csv, line 12: .* 60 rows .* or 39 rows"):
+                load_rows(tmp_path / "a.csv")
+
+
+def test_texts_with_line_breaks_and_commas_are_rows(tmp_path):
+    rows = [{"text": f"one, {i}\ntwo", "label": "ab"[i % 2]} for i in range(30)]
+    assert list(load_rows(write_rows(rows, tmp_path / "a.csv"))) == rows
+    work = plan_work("text-classification", tmp_path / "a.csv")
+    assert "a.csv: 60 lines are 30 rows" in work.decided
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_empty_rows_of_one_column_are_counted(tmp_path, name):
+    (tmp_path / name).write_text('text\nfine\n""\n\ngrey\n  \n"one\ntwo"\n')
+    work = plan_work("fill-mask", tmp_path / name, [{"text": day} for day in DAYS])
+    assert work.train["text"][:] == ["fine", "grey", "one\ntwo"]
+    assert f"2 empty rows left out, the first {name}, line 3" in work.decided
+    (tmp_path / name).write_text('text\nfine\n""\ngrey\n')
+    assert "span" not in plan_work("fill-mask", tmp_path / name, [{"text": "a fine day"}]).decided
+
+
+def test_columns_without_a_name_are_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text(",text,label,,\n0,fine,a,,\n1,grey,b,,\n")
+    assert list(load_rows(tmp_path / "a.csv")) == [{"text": "fine", "label": "a"}, {"text": "grey", "label": "b"}]
+
+
+def test_lists_without_words_are_left_out_and_counted(tmp_path):
+    empty = [{"tokens": [], "tags": []}]
+    for name in ("a.csv", "a.jsonl"):
+        work = plan_work("token-classification", write_rows(WORDS + empty, tmp_path / name), WORDS)
+        assert list(work.train) == WORDS and "1 empty rows left out" in work.decided
+    for words, tags in (("[ ]", "[]"), (None, "[]"), ("[]", None), ("", "[]")):
+        rows = [{k: str(v) for k, v in row.items()} for row in WORDS] + [{"tokens": words, "tags": tags}]
+        assert len(plan_work("token-classification", rows, WORDS).train) == len(WORDS)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_line_of_json_is_named_as_a_line(tmp_path, name):
+    lines = [json.dumps(row) for row in REVIEWS]
+    lines[9] = json.dumps({"text": "", "label": "good"})
+    (tmp_path / name).write_text("\n".join([lines[0], "", *lines[1:]]))
+    with pytest.raises(ValueError, match=f"{name}, line 11: 'text' is empty"):
+        plan_work("text-classification", tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "a.json", "a"])
+def test_utf16_is_no_text(tmp_path, name):
+    (tmp_path / name).write_bytes("text,label\nfine,a\n".encode("utf-16-le"))
+    for read in (load_rows, lambda file: load_documents([file])):
+        if (name, read) != ("a", load_rows):
+            with pytest.raises(ValueError, match="NUL.* save the file as UTF-8"):
+                read(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -204,7 +272,7 @@ def test_one_lone_quotation_mark_in_the_last_line(tmp_path):
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": "x"}\n', "a.jsonl, line 2: 'label' is 'x'"),
         ("a.json", '{"text": "a", "label": 1}', "Put a single row into a list"),
         ("a.json", '{"text": ["a", "b"], "label": [1]}', "columns of one length"),
-        ("a.dat", "fine", "one of .csv"),
+        ("a.dat", "fine", "cannot tell how to read .*a.dat.*one of .csv"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, name, content, words):
@@ -449,9 +517,7 @@ def test_both_sides_write_several_labels_in_one_way(train, held):
         plan_work("text-classification", rows, judged, **given)
 
 
-@pytest.mark.parametrize(
-    ("task", "column"), [("text-classification", "text_pair"), ("multiple-choice", "context")]
-)
+@pytest.mark.parametrize(("task", "column"), [("text-classification", "text_pair"), ("multiple-choice", "context")])
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_column_that_only_one_side_has_is_refused(task, column, side):
     sides = [ROWS[task], ROWS[task]]
@@ -722,6 +788,21 @@ def test_universal_dependencies_are_read(tmp_path, name):
     assert "words from column 2, tags from column 4 of 10" in work.decided
 
 
+def test_words_that_begin_with_the_mark_of_comments_are_words(tmp_path):
+    (tmp_path / "a.conll").write_text("# one\nI PRP\nsaw VBD\n#sun3 HT\n\n# two words here\nHe PRP\n# O\n#sun4 HT\n")
+    work = plan_work("token-classification", tmp_path / "a.conll", tmp_path / "a.conll")
+    assert list(work.train) == [
+        {"tokens": ["I", "saw", "#sun3"], "tags": ["PRP", "VBD", "HT"]},
+        {"tokens": ["He", "#", "#sun4"], "tags": ["PRP", "O", "HT"]},
+    ]
+    assert "2 comments left out, the first in line 1" in work.decided
+
+
+def test_sentences_of_hashtags_alone_are_sentences(tmp_path):
+    (tmp_path / "a.conll").write_text("#sun HT\n#rain OT\n\n#fog HT\n")
+    assert len(plan_work("token-classification", tmp_path / "a.conll", tmp_path / "a.conll").train) == 2
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -761,6 +842,59 @@ def test_documents_in_files_of_rows(tmp_path, name):
     if name.endswith(".gz"):
         (tmp_path / name).write_bytes(gzip.compress(file.read_bytes()))
     assert load_documents([tmp_path / name])["text"][:] == [row["text"] for row in rows]
+
+
+def zipped(file, *contents):
+    """A zip with files of these names and contents."""
+    with zipfile.ZipFile(file, "w") as box:
+        for name, content in contents:
+            box.writestr(name, content)
+    return file
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.jsonlines", "p.jl", "p.ndjson", "p.json", "p.csv", "p.tsv"])
+@pytest.mark.parametrize("box", ["", "{name}.zip", "box.zip"])
+def test_rows_in_files_of_every_name_are_rows(tmp_path, name, box):
+    rows = [{"text": f"A {day}, {{fine}}."} for day in DAYS]
+    file = write_rows(rows, tmp_path / name)
+    if box:
+        noise = ("__MACOSX/._p", b"\x00\x05"), ("inside/", "")
+        file = zipped(tmp_path / box.format(name=name), (f"inside/{name}", file.read_bytes()), *noise)
+    assert load_documents([file])["text"][:] == [row["text"] for row in rows]
+    assert list(load_rows(file)) == rows
+    assert list(load_rows(str(file))) == rows
+
+
+def test_a_zip_holds_one_file(tmp_path):
+    file = zipped(tmp_path / "a.csv.zip", ("a.csv", "text,label\na,b\n"), ("b.csv", "text,label\nc,d\n"))
+    for read in (load_rows, lambda file: load_documents([file])):
+        with pytest.raises(ValueError, match="a.csv.zip holds 2 files"):
+            read(file)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.text", "a.txt.gz"])
+def test_json_that_is_called_plain_text_is_refused(tmp_path, name, capsys):
+    content = "\n".join(json.dumps({"text": f"A {day}."}) for day in DAYS)
+    pack = gzip.compress if name.endswith(".gz") else bytes
+    (tmp_path / name).write_bytes(pack(content.encode()))
+    with pytest.raises(ValueError, match=f"{name} .*JSON object.*call it .*jsonl"):
+        load_documents([tmp_path / name])
+    assert cli.main(["evaluate", str(tmp_path / name)]) == 1 and ".jsonl" in capsys.readouterr().err
+    if ".txt" in name:
+        with pytest.raises(ValueError, match=f"{name} .*JSON object"):
+            plan_work("fill-mask", tmp_path / name)
+
+
+def test_a_text_may_have_a_json_object_in_it(tmp_path):
+    (tmp_path / "a.txt").write_text('{"a": 1}\n\nis an object.\n')
+    assert load_documents([tmp_path / "a.txt"])["text"][:] == ['{"a": 1}', "is an object.\n"]
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_a_corpus_without_text_is_refused(tmp_path, content):
+    (tmp_path / "a.txt").write_text(content)
+    with pytest.raises(ValueError, match="there is no text in .*a.txt$"):
+        load_documents([tmp_path / "a.txt"])
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "multiple-choice": check_choices,
 }
 MENDED = ("tokens", "tags", "answers", "choices", "label")  # columns that are brought into one form
-UNLABELLED = {"fill-mask": "text", "token-classification": "tokens"}  # a row without these lacks nothing
+UNLABELLED = {"fill-mask": ("text",), "token-classification": ("tokens", "tags")}  # a row without these lacks nothing
 
 
 def each_row(rows) -> Iterator[dict[str, Any]]:
@@ -170,7 +170,7 @@ def check_rows(
     wrong, kept, skipped = [], [], []
     mended: dict[str, list] = {name: [] for name in rows.column_names if name in MENDED}
     for i, row in enumerate(each_row(rows)):
-        if task in UNLABELLED and is_empty(row[UNLABELLED[task]]) and is_empty(row.get("tags")):
+        if task in UNLABELLED and all(is_empty(row[name], name) for name in UNLABELLED[task]):
             skipped.append(i)
             continue
         try:
@@ -190,9 +190,14 @@ def check_rows(
     return with_columns(rows.select(kept) if skipped else rows, mended), told
 
 # %% ../../nbs/training/checks.ipynb #a6b3b5a2
-def is_empty(value: Any) -> bool:
-    "Whether a cell holds nothing."
-    return value is None or (isinstance(value, str | list) and not (value.strip() if isinstance(value, str) else value))
+def is_empty(
+    value: Any,
+    name: str,  # of its column
+) -> bool:
+    "Whether a cell holds nothing: no text, or no words, which a csv may write as `[]`."
+    if isinstance(value, str):
+        return not value.strip() or (name in ("tokens", "tags") and "".join(value.split()) == "[]")
+    return value is None or (isinstance(value, list) and not value)
 
 
 def with_columns(rows, columns: dict[str, list]):  # a `datasets.Dataset`

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..tokenization import ConvBertTokenizerFast
 from .checks import check_rows
 from .files import PLACE, Wanted, kind_of, load_files
+from .formats import check_plain
 
 # %% ../../nbs/training/data.ipynb #f183a220
 def check_files(
@@ -46,6 +47,9 @@ def load_documents(
     names = check_files(files)
     if any(kind_of(name) not in (None, ".txt") for name in names):
         return load_texts(names)
+    names = [name for name in names if check_plain(Path(name))]
+    if not names:
+        raise ValueError(f"there is no text in {', '.join(map(str, files))}")
     try:
         data = load_dataset("text", data_files=names, sample_by="paragraph", split="train")
     except Exception as error:  # datasets wraps whatever went wrong

@@ -6,13 +6,13 @@ Docs: https://convbert.github.io/convbert/training/files.html.md"""
 
 # %% auto #0
 __all__ = ['PLACE', 'plain', 'first_misfit', 'to_dataset', 'gather', 'to_array', 'numbered', 'table_rows', 'has_data', 'pairs_of',
-           'load_files', 'read_texts', 'load_parquet', 'placed', 'fetch', 'is_split', 'has_splits', 'rows_of',
-           'open_source', 'len_of', 'load_rows', 'choose_split', 'Wanted', 'kind_of']
+           'load_files', 'one_kind', 'pairs_in', 'read_texts', 'load_parquet', 'placed', 'fetch', 'is_split',
+           'has_splits', 'rows_of', 'open_source', 'len_of', 'load_rows', 'choose_split', 'Wanted', 'kind_of']
 
 # %% ../../nbs/training/files.ipynb #6f8da5f2
 import bisect
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from typing import Any
 from ..hub import suggest
 from convbert.training.formats import (
     FORMATS,
-    LINES,
     TABLES,
     Wanted,
+    check_plain,
     is_conll,
     kind_of,
     read_conll,
@@ -186,32 +186,49 @@ def load_files(
     wanted: Wanted | None = None,
 ):  # a `datasets.Dataset` with the column `PLACE`
     "Rows of local files; `.txt` has one text per line."
-    files, wanted = [Path(path).expanduser() for path in paths], wanted or Wanted()
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing:
-        raise FileNotFoundError(f"no such file: {', '.join(missing)}")
-    kinds = {".conll" if is_conll(file, wanted) else kind_of(file) for file in files}
-    if len(kinds) > 1 or None in kinds:
-        raise ValueError(f"cannot read {', '.join(map(str, files))} together: one of {', '.join(FORMATS)} is expected")
-    kind = kinds.pop()
+    files, wanted = [Path(os.path.expanduser(path)) for path in paths], wanted or Wanted()
+    kind = one_kind(files, wanted)
     if kind == ".parquet":
         return load_parquet(files)
-    readers: dict[str, Callable[[Path], Iterable[tuple[str, Any]]]] = {
-        ".conll": lambda file: read_conll(file, wanted),
-        ".json": lambda file: pairs_of(read_json(file), f"{file.name}, "),
-        ".txt": read_texts,
-        **{suffix: lambda file, mark=mark: read_table(file, mark, wanted) for suffix, mark in TABLES.items()},
-        **dict.fromkeys(LINES, read_lines),
-    }
-    try:
-        return to_dataset(chain.from_iterable(map(readers[kind], files)), wanted, table=kind in TABLES)
-    except ValueError as error:
-        empty = "the list is empty" in str(error)
-        raise ValueError(f"there are no rows in {', '.join(map(str, files))}") if empty else error from None
+    pairs = chain.from_iterable(pairs_in(file, kind, wanted) for file in files)
+    first = next(pairs, None)
+    if first is None:
+        raise ValueError(f"there are no rows in {', '.join(map(str, files))}")
+    return to_dataset(chain([first], pairs), wanted, table=kind in TABLES)
+
+
+def one_kind(files: Sequence[Path], wanted: Wanted) -> str:  # raises `FileNotFoundError` or `ValueError`
+    "The one format of several files, all of which exist."
+    if missing := [str(file) for file in files if not os.path.isfile(file)]:
+        more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
+        hint = (
+            "" if kind_of(missing[0]) else ". If it is a text: a row is a dictionary, such as {'text': 'A fine day.'}"
+        )
+        name = missing[0] if len(missing[0]) < 200 else f"{missing[0][:60]}…"
+        raise FileNotFoundError(f"no such file: {name}{more}{hint}")
+    kinds = {file: ".conll" if is_conll(file, wanted) else kind_of(file) for file in files}
+    if unknown := [file for file, kind in kinds.items() if kind is None]:
+        raise ValueError(f"cannot tell how to read {unknown[0]}: a name ends in one of {', '.join(FORMATS)}")
+    if len(set(kinds.values())) > 1:
+        raise ValueError(f"cannot read {', '.join(map(str, files))} together: files of one kind are expected")
+    return str(kinds[files[0]])
+
+
+def pairs_in(file: Path, kind: str, wanted: Wanted) -> Iterable[tuple[str, Any]]:
+    "Places and rows of a file of this kind."
+    if kind in TABLES:
+        return read_table(file, TABLES[kind], wanted)
+    if kind == ".conll":
+        return read_conll(file, wanted)
+    if kind == ".txt":
+        return read_texts(file)
+    found = read_json(file) if kind == ".json" else None
+    return read_lines(file) if found is None else pairs_of(found, f"{file.name}, ")
 
 
 def read_texts(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
     "Places and lines of a text."
+    check_plain(file)
     for number, line in enumerate(read_text(file).removesuffix("\n").split("\n"), 1):
         yield f"{file.name}, line {number}", {"text": line.rstrip("\r")}
 
@@ -248,7 +265,8 @@ def fetch(source: Any) -> Any:
             raise ValueError(f"{source} is a folder, and none that `datasets` saved: name the files in it")
         return datasets.load_from_disk(str(path))
     if isinstance(source, Path) or kind_of(source) or path.exists():
-        return read_json(path) if kind_of(path) == ".json" and path.is_file() else source
+        found = read_json(path) if kind_of(path) == ".json" and path.is_file() else None
+        return source if found is None else found
     name, _, config = source.partition(":")
     try:
         return datasets.load_dataset(name, config or None)
@@ -304,9 +322,9 @@ def open_source(
         import datasets  # noqa: F401
     except ImportError:
         raise ImportError('fine-tuning reads data through `datasets`: pip install "convbert[train]"') from None
-    wanted, file = wanted or Wanted(), f"{Path(source).name}, " if isinstance(source, str | Path) else ""
-    found = fetch(source)
-    name = file if not isinstance(found, str | Path) and kind_of(file.rstrip(", ")) else ""
+    wanted, found = wanted or Wanted(), fetch(source)
+    read = isinstance(source, str | Path) and kind_of(source) and not isinstance(found, str | Path)
+    name = f"{Path(source).name}, " if read else ""
     if has_splits(found):
         return {
             str(split): rows_of(part, wanted, f"{name}split {split!r}, ")
