@@ -300,6 +300,63 @@ def test_a_key_that_the_first_row_has_not_is_kept():
     assert load_rows([{"text": "a"}, {"text": "b", "label": 1}])["label"][:] == [None, 1]
 
 
+@pytest.mark.parametrize("names", [(0, 1), ("0", "1")])
+def test_columns_of_a_frame_may_be_numbers(names):
+    frame = pandas.DataFrame([[row["text"], row["label"]] for row in REVIEWS])
+    work = plan_work("text-classification", frame, frame, columns=dict(zip(("text", "label"), names, strict=True)))
+    assert list(work.train) == REVIEWS
+    spread = pandas.DataFrame([[row["question"], *row["choices"], row["label"]] for row in CHOICES])
+    columns = {"question": 0, "choices": [1, 2], "label": 3}
+    assert plan_work("multiple-choice", spread, spread, columns=columns).train["choices"][:] == [
+        row["choices"] for row in CHOICES
+    ]
+    with pytest.raises(ValueError, match="several columns of one name"):
+        load_rows(pandas.DataFrame([["a", "b"]], columns=[0, "0"]))
+
+
+@pytest.mark.parametrize("kind", ["float64", "int64"])
+def test_a_stream_that_does_not_hold_what_it_declares_is_named(kind):
+    def rows():
+        yield from ({"text": "a", "label": 1}, {"text": "b", "label": 2}, {"text": "c", "label": [3]})
+
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.Value(kind))
+    stream = datasets.IterableDataset.from_generator(rows, features=features)
+    with pytest.raises(ValueError, match="row 2 .*does not fit the features"):
+        load_rows(stream)
+
+
+def test_a_table_of_columns_by_index(tmp_path):
+    frame = pandas.DataFrame(REVIEWS, index=range(5, 5 + len(REVIEWS)))
+    frame.to_json(tmp_path / "a.json")
+    for source in (tmp_path / "a.json", frame.to_dict(), json.loads(frame.to_json())):
+        assert list(load_rows(source)) == REVIEWS
+    words = pandas.DataFrame(WORDS).to_dict()
+    assert list(load_rows(words)) == WORDS
+
+
+def test_errors_about_many_things_are_short(tmp_path):
+    uneven = {str(i): "x" * i for i in range(9999)}
+    texts = [f"A fine day {i}. " * 40 for i in range(999)]
+    for source in (uneven, texts, pandas.Series(texts), ["short"] * 99):
+        with pytest.raises((ValueError, OSError, TypeError)) as error:
+            plan_work("fill-mask", source)
+        assert len(str(error.value)) < 400
+        assert source is uneven or "a row is a dictionary" in str(error.value)
+    with pytest.raises(FileNotFoundError, match=r"no such file: gone.csv \(and 1 more\)$"):
+        load_rows(["gone.csv", "lost.csv"])
+
+
+@pytest.mark.parametrize("shape", [list, datasets.Dataset.from_list, pandas.DataFrame])
+def test_an_empty_split_is_said_to_be_empty(shape):
+    for name, splits in (
+        ("train", {"train": shape([]), "validation": shape(REVIEWS)}),
+        ("validation", {"train": shape(REVIEWS), "validation": shape([])}),
+    ):
+        with pytest.raises(ValueError, match=f"the split '{name}' is empty"):
+            plan_work("text-classification", splits)
+    assert plan_work("text-classification", {"train": shape(REVIEWS), "test": shape([])}).labels.names
+
+
 # labels
 
 
@@ -360,7 +417,9 @@ def test_places_of_several_labels_are_learnt_as_they_stand():
         (["pos", "neg", "ngu"], dict(labels=["neg", "pos"]), "row 2 .*label 'ngu' is not one of 'neg', 'pos'"),
         ([0.5, 1.0], dict(labels=["neg", "pos"]), "row 0 .*label 0.5 is not one of"),
         ([0, 1, -1], {}, "row 2 .*label -1 is not one of"),
-        ([0.5, float("inf")], {}, "row 1 .*not a finite number"),
+        ([0.5, float("inf")], {}, "row 1 .*label inf is not a finite number, as"),
+        ([0.0, float("inf")], dict(labels=["neg", "pos"]), "row 1 .*label inf is not one of"),
+        ([[0.0], [1.0]], dict(labels=["a", "b"]), "1 place for 2 labels"),
         ([["a"], None], {}, "row 1 .*without a label"),
         ([0.5, float("nan")], {}, "row 1 .*without a label"),
         ([[0.2, 0.8], [1.0, 0.0]], {}, "a 0 or a 1 for each label"),
@@ -605,6 +664,21 @@ def test_a_run_that_could_not_be_judged_does_not_begin(tmp_path, start, task, ch
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize("side", ["dataset", "evaluation"])
+def test_texts_too_short_to_mask_are_refused_before_the_first_step(tmp_path, start, side):
+    rows = [{"text": f"a fine {day}"} for day in DAYS]
+    sides = dict(dataset=rows, evaluation=rows) | {side: [{"text": "the"}]}
+    with pytest.raises(ValueError, match="2 tokens, fewer than"):
+        finetune(str(start), task="fill-mask", folder=tmp_path / "m", **sides, **QUICK)
+    assert not (tmp_path / "m" / "training" / "checkpoint.pt").exists()
+
+
+def test_texts_too_short_to_judge_by_are_said_to_be_short(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("a fine day")
+    assert cli.main(["evaluate", str(tmp_path / "a.txt")]) == 1
+    assert "the text has 4 tokens, fewer than one row of 128" in capsys.readouterr().err
+
+
 def test_mistakes_are_named_as_the_file_counts(tmp_path, start):
     file = write_rows(REVIEWS * 4, tmp_path / "a.csv")
     finetune(str(start), file, "text-classification", tmp_path / "m", **QUICK)
@@ -680,6 +754,9 @@ def test_answers_in_every_form(answers, expected):
         ({"text": ["monday"], "answer_start": [5]}, "answer_start counts characters"),
         ({"answer": "monday"}, "'text' is none of them"),
         (7, "holds 7"),
+        ({"text": ["monday"], "answer_start": [float("inf")]}, "answer_start is inf"),
+        ({"text": "monday", "answer_start": 4.5}, "answer_start is 4.5"),
+        (["monday", 3], r"a list holds one kind of value, and here are int, str"),
     ],
 )
 def test_answers_that_say_nothing_are_refused(answers, words):
@@ -731,6 +808,45 @@ def test_squad_without_a_part_is_refused(lost):
     del (paragraph if lost in paragraph else paragraph["qas"][0])[lost]
     with pytest.raises(ValueError, match=rf"data\[1\].paragraphs\[0\].* is not as SQuAD has it .*'{lost}'"):
         load_rows(source)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["qas"], ["x"]),
+        (["qas"], [None]),
+        (["qas"], None),
+        (["qas"], "x"),
+        (["qas", 0, "question"], None),
+        (["qas", 0, "answers"], 7),
+        (["qas", 0, "answers"], [3]),
+        (["qas", 0, "answers"], {"answer": "monday"}),
+        (["context"], None),
+        ([], None),
+        ([], "x"),
+    ],
+)
+def test_squad_of_another_form_is_refused_by_its_path(path, value):
+    source = squad("1.1")
+    *before, last = ["paragraphs", 2, *path]
+    part = source["data"][1]
+    for key in before:
+        part = part[key]
+    part[last] = value
+    with pytest.raises(
+        ValueError, match=r"data\[1\].paragraphs\[2\].* is not as SQuAD has it \(.*expected|keys 'answer'"
+    ):
+        load_rows(source)
+
+
+@pytest.mark.parametrize(
+    "answers", [None, [], ["monday"], "monday", {"text": ["monday"], "answer_start": [4]}, [{"text": "monday"}]]
+)
+def test_answers_of_squad_in_every_form(answers):
+    source = squad("1.1")
+    source["data"][0]["paragraphs"][0]["qas"][0]["answers"] = answers
+    found = plan_work("question-answering", source, source).train["answers"][0]
+    assert found == ({"text": ["monday"], "answer_start": [4]} if answers else {"text": [], "answer_start": []})
 
 
 def test_rows_under_data(tmp_path):
@@ -922,6 +1038,8 @@ def test_a_corpus_without_empty_lines_is_told_about_them(tmp_path):
     (tmp_path / "a.txt").write_text("\n".join(DAYS))
     with pytest.raises(ValueError, match="an empty line ends a document"):
         hold_out(load_documents([tmp_path / "a.txt"]))
+    with pytest.raises(ValueError, match="in other files each row is one"):
+        hold_out(load_documents([write_rows([{"text": "a fine day"}], tmp_path / "a.jsonl")]))
 
 
 # the shell

@@ -6,9 +6,9 @@ Docs: https://convbert.github.io/convbert/training/checks.html.md"""
 
 # %% auto #0
 __all__ = ['CHECKS', 'MENDED', 'UNLABELLED', 'PRINTED', 'literal', 'as_list', 'check_text', 'locate', 'as_answers', 'start_of',
-           'check_texts', 'check_words', 'check_question', 'check_choices', 'each_row', 'check_rows', 'is_empty',
-           'with_columns', 'read_sets', 'writes_list', 'check_label', 'check_labels', 'count_labels', 'classes_of',
-           'check_variety', 'describe_labels']
+           'check_texts', 'check_words', 'check_question', 'check_choices', 'each_row', 'check_rows', 'read_rows',
+           'is_empty', 'with_columns', 'read_sets', 'writes_list', 'check_label', 'check_labels', 'count_labels',
+           'classes_of', 'check_variety', 'describe_labels']
 
 # %% ../../nbs/training/checks.ipynb #5eb50484
 import ast
@@ -17,12 +17,13 @@ import json
 import re
 import tokenize
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import chain, pairwise
 from typing import Any
 
 from .examples import find_answer
 from .files import PLACE
+from .formats import answer_pairs
 from .rows import LABELLED, Labels, each_label, named, place_of
 
 # %% ../../nbs/training/checks.ipynb #a6c8e95c
@@ -73,21 +74,7 @@ def as_answers(given: Any, context: str) -> dict[str, list]:  # raises `ValueErr
     "Answers as SQuAD has them: `text` and `answer_start`, of equal length; both empty where there are none."
     if isinstance(given, str) and given.strip()[:2] in ('{"', "{'", '["', "['", "[{", "[]", "{}"):
         given = literal(given.strip())
-    if isinstance(given, Mapping):
-        if given and "text" not in given:
-            raise ValueError(f"'answers' has the keys {', '.join(map(repr, given))}, and 'text' is none of them")
-        lists = [
-            value if isinstance(value, list) else [value] for value in (given.get("text"), given.get("answer_start"))
-        ]
-        texts, starts = lists[0], lists[1] if lists[1] not in ([], [None]) else [None] * len(lists[0])
-        if len(texts) != len(starts):
-            raise ValueError(f"'answers' has {len(texts)} texts and {len(starts)} values of answer_start")
-        given = [dict(text=text, answer_start=start) for text, start in zip(texts, starts, strict=True)]
-    parts = given if isinstance(given, list) else [given]
-    pairs = [(p.get("text"), p.get("answer_start")) if isinstance(p, Mapping) else (p, None) for p in parts]
-    if wrong := [text for text, _ in pairs if not isinstance(text, str | None)]:
-        raise ValueError(f"'answers' holds {wrong[0]!r:.60} ({type(wrong[0]).__name__}), and a text is expected")
-    pairs = [(text, start) for text, start in pairs if text]
+    pairs = answer_pairs(given)
     return {"text": [text for text, _ in pairs], "answer_start": [start_of(*pair, context) for pair in pairs]}
 
 
@@ -95,7 +82,7 @@ def start_of(text: str, start: Any, context: str) -> int:  # raises `ValueError`
     "Where an answer is said to begin, or does."
     if start is None:
         return locate(text, context)
-    if isinstance(start, bool) or not isinstance(start, int | float) or start != int(start):
+    if isinstance(start, bool) or not isinstance(start, int | float) or not (start == start // 1):
         raise ValueError(f"answer_start is {start!r:.60}, and a whole number of characters is expected")
     return int(start)
 
@@ -167,11 +154,25 @@ def check_rows(
     task: str,  # a key of `CHECKS`
 ) -> tuple[Any, str]:  # the rows in one form, and what was left out; raises `ValueError` naming the first that is wrong
     "Read every row once."
-    wrong, kept, skipped = [], [], []
+    wrong, kept, mended = read_rows(rows, task)
+    if wrong:
+        more = f" ({len(wrong) - 1:,} more rows have faults)" if len(wrong) > 1 else ""
+        raise ValueError(f"{place_of(rows, wrong[0][0])}: {wrong[0][1]}{more}")
+    if not kept:
+        raise ValueError(f"{place_of(rows, 0)} and all other rows are empty" if len(rows) else "there are no rows")
+    if len(kept) == len(rows):
+        return with_columns(rows, mended), ""
+    first = next(i for i in range(len(rows)) if i == len(kept) or kept[i] != i)
+    told = f"{len(rows) - len(kept):,} empty rows left out, the first {place_of(rows, first)}"
+    return with_columns(rows.select(kept), mended), told
+
+
+def read_rows(rows, task: str) -> tuple[list[tuple[int, ValueError]], list[int], dict[str, list]]:
+    "The rows that are wrong, with their faults; those that are not empty; and their columns in one form."
+    wrong, kept = [], []
     mended: dict[str, list] = {name: [] for name in rows.column_names if name in MENDED}
     for i, row in enumerate(each_row(rows)):
         if task in UNLABELLED and all(is_empty(row[name], name) for name in UNLABELLED[task]):
-            skipped.append(i)
             continue
         try:
             CHECKS[task](row)
@@ -181,13 +182,7 @@ def check_rows(
         kept.append(i)
         for name, column in mended.items():
             column.append(row[name])
-    if wrong:
-        more = f" ({len(wrong) - 1:,} more rows have faults)" if len(wrong) > 1 else ""
-        raise ValueError(f"{place_of(rows, wrong[0][0])}: {wrong[0][1]}{more}")
-    if not kept:
-        raise ValueError(f"{place_of(rows, 0)} and all other rows are empty" if len(rows) else "there are no rows")
-    told = f"{len(skipped):,} empty rows left out, the first {place_of(rows, skipped[0])}" if skipped else ""
-    return with_columns(rows.select(kept) if skipped else rows, mended), told
+    return wrong, kept, mended
 
 # %% ../../nbs/training/checks.ipynb #a6b3b5a2
 def is_empty(
@@ -242,7 +237,7 @@ def check_label(value: Any, labels: Labels) -> None:  # raises `ValueError`
         )
     if labels.problem_type == "regression":
         if isinstance(value, bool) or not isinstance(value, int | float) or value - value != 0:
-            raise ValueError(f"label {value!r:.60} is not a finite number, and the training rows have numbers")
+            raise ValueError(f"label {value!r:.60} is not a finite number, as the labels of a regression are")
     elif labels.problem_type == "multi_label_classification":
         labels.ids(value)
     else:

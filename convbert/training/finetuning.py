@@ -280,7 +280,7 @@ def make_batches(work: Work, how: Reading, tuning: Tuning) -> Any:  # with `per_
     "The examples of the task, dealt out."
     if work.task == "fill-mask":
         tokens = encode_documents(work.train, how.tokenizer)
-        length = min(how.max_length, len(tokens))
+        length = max(3, min(how.max_length, len(tokens)))  # of a row: a token between two special ones
         return MaskedBatches(tokens, how.tokenizer, Masking(), (length,), tuning.batch_size * length, tuning.seed)
     examples = make_examples(work.rows, work.task, how)
     pad_id = how.tokenizer.pad_token_id or 0  # without a pad token any id will do: nobody looks at it
@@ -289,6 +289,8 @@ def make_batches(work: Work, how: Reading, tuning: Tuning) -> Any:  # with `per_
 
 def check_readable(work: Work, how: Reading) -> None:  # raises `ValueError` naming the row
     "Find the rows to judge by that the pipeline could not answer: no token in a question, too many in a choice."
+    if work.task == "fill-mask" and (count := len(encode_documents(work.held, how.tokenizer))) < 3:
+        raise ValueError(f"evaluation: the text has {count} tokens, fewer than one row of 3")
     if work.task in ("question-answering", "multiple-choice"):
         try:
             tokenize_rows(work.judged, work.task, how)

@@ -7,9 +7,9 @@ Docs: https://convbert.github.io/convbert/training/formats.html.md"""
 # %% auto #0
 __all__ = ['TABLES', 'LINES', 'CONLL', 'FORMATS', 'PACKED', 'TEXTS', 'WHOLE', 'NUMBER', 'Wanted', 'kind_of', 'files_in',
            'read_text', 'unpack', 'check_plain', 'is_object', 'quoted_records', 'plain_records', 'without_blanks',
-           'uneven', 'read_records', 'note_breaks', 'fits_as_lines', 'typed', 'read_table', 'parse_json', 'read_lines',
-           'read_json', 'squad_articles', 'read_squad', 'squad_row', 'conll_lines', 'drop_comments', 'read_conll',
-           'is_conll']
+           'uneven', 'read_records', 'note_breaks', 'fits_as_lines', 'typed', 'read_table', 'answer_pairs',
+           'parse_json', 'read_lines', 'read_json', 'squad_articles', 'read_squad', 'part_of', 'squad_row',
+           'conll_lines', 'drop_comments', 'read_conll', 'is_conll']
 
 # %% ../../nbs/training/formats.ipynb #5a0c0004
 import csv
@@ -254,6 +254,25 @@ def read_table(file: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[str
     for line, fields in records[1:]:
         yield f"{file.name}, line {line}", {n: field for n, field in zip(header, fields, strict=True) if n.strip()}
 
+# %% ../../nbs/training/formats.ipynb #d2a70005
+def answer_pairs(given: Any) -> list[tuple[str, Any]]:  # raises `ValueError`
+    "The texts of answers and where each begins, `None` where that is not said, from every form that they have."
+    if isinstance(given, Mapping):
+        if given and "text" not in given:
+            raise ValueError(f"'answers' has the keys {', '.join(map(repr, given))}, and 'text' is none of them")
+        texts, starts = (
+            value if isinstance(value, list) else [value] for value in (given.get("text"), given.get("answer_start"))
+        )
+        starts = starts if starts not in ([], [None]) else [None] * len(texts)
+        if len(texts) != len(starts):
+            raise ValueError(f"'answers' has {len(texts)} texts and {len(starts)} values of answer_start")
+        given = [dict(text=text, answer_start=start) for text, start in zip(texts, starts, strict=True)]
+    parts = given if isinstance(given, list) else [given]
+    pairs = [(p.get("text"), p.get("answer_start")) if isinstance(p, Mapping) else (p, None) for p in parts]
+    if wrong := [text for text, _ in pairs if not isinstance(text, str | None)]:
+        raise ValueError(f"'answers' holds {wrong[0]!r:.60} ({type(wrong[0]).__name__}), and a text is expected")
+    return [(text, start) for text, start in pairs if text]
+
 # %% ../../nbs/training/formats.ipynb #f1918221
 def parse_json(text: str, place: str) -> Any:  # raises `ValueError`
     "What a piece of JSON says."
@@ -295,20 +314,33 @@ def read_squad(
     place = name
     try:
         for a, article in enumerate(articles):
-            for p, paragraph in enumerate(article["paragraphs"]):
+            for p, paragraph in enumerate(part_of(article, "paragraphs", list)):
                 place = f"{name}, data[{a}].paragraphs[{p}]".lstrip(", ")
-                for q, asked in enumerate(paragraph["qas"]):
+                context = part_of(paragraph, "context", str)
+                for q, asked in enumerate(part_of(paragraph, "qas", list)):
                     place = f"{name}, data[{a}].paragraphs[{p}].qas[{q}]".lstrip(", ")
-                    yield place, squad_row(asked, paragraph["context"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{place} is not as SQuAD has it ({type(error).__name__}: {error})") from None
+                    yield place, squad_row(asked, context)
+    except ValueError as error:
+        raise ValueError(f"{place} is not as SQuAD has it ({error})") from None
+
+
+def part_of(whole: Any, name: str, kind: type) -> Any:  # raises `ValueError`
+    "What a dictionary has under a name."
+    if not isinstance(whole, Mapping):
+        raise ValueError(f"a dictionary is expected, got {whole!r:.60}")
+    if name not in whole:
+        raise ValueError(f"{name!r} is missing")
+    if not isinstance(whole[name], kind):
+        raise ValueError(f"{name!r} is {whole[name]!r:.60}, and a {kind.__name__} is expected")
+    return whole[name]
 
 
 def squad_row(asked: Mapping, context: str) -> dict[str, Any]:
     "A question in one form; an impossible one has no answer, and one without `answers` is an error."
-    answers = [] if asked.get("is_impossible", False) else asked["answers"]
-    lists = {key: [answer[key] for answer in answers] for key in ("text", "answer_start")}
-    return {"id": str(asked.get("id", "")), "question": asked["question"], "context": context, "answers": lists}
+    question = part_of(asked, "question", str)
+    pairs = [] if asked.get("is_impossible", False) else answer_pairs(part_of(asked, "answers", object))
+    lists = {"text": [text for text, _ in pairs], "answer_start": [start for _, start in pairs]}
+    return {"id": str(asked.get("id", "")), "question": question, "context": context, "answers": lists}
 
 # %% ../../nbs/training/formats.ipynb #3ed55bdb
 def conll_lines(text: str) -> list[list[tuple[int, list[str]]]]:
