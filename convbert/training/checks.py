@@ -225,7 +225,7 @@ def writes_list(label: Any) -> bool:
     except ValueError:
         return False
 
-
+# %% ../../nbs/training/checks.ipynb #d2a70012
 def check_label(value: Any, labels: Labels) -> None:  # raises `ValueError`
     "Whether a model for these labels can learn, or be judged by, a row with this label or these tags."
     several = isinstance(value, list)

@@ -243,7 +243,7 @@ def one_kind(files: Sequence[Path], wanted: Wanted) -> str:  # raises `FileNotFo
         raise ValueError(f"cannot read {', '.join(map(str, files))} together: files of one kind are expected")
     return str(kinds[files[0]])
 
-
+# %% ../../nbs/training/files.ipynb #d2a70013
 def pairs_in(file: Path, kind: str, wanted: Wanted) -> Iterable[tuple[str, Any]]:
     "Places and rows of a file of this kind."
     if kind in TABLES:

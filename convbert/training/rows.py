@@ -6,8 +6,9 @@ Docs: https://convbert.github.io/convbert/training/rows.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'OPTIONAL', 'LABELLED', 'their_columns', 'wanted_of', 'choose_columns', 'check_there', 'in_words',
-           'numbers_in', 'Labels', 'place_of', 'each_label', 'known_names', 'first_rows', 'check_alike', 'check_names',
-           'has_places', 'name_ids', 'name_labels', 'find_labels', 'named', 'load_rows']
+           'numbers_in', 'is_multi_hot', 'ids_at', 'Labels', 'place_of', 'each_label', 'known_names', 'first_rows',
+           'check_alike', 'check_names', 'has_places', 'name_ids', 'name_labels', 'find_labels', 'name_places', 'named',
+           'load_rows']
 
 # %% ../../nbs/training/rows.ipynb #3aea1acd
 import unicodedata
@@ -116,6 +117,24 @@ def numbers_in(names: Sequence[str]) -> dict[float, int]:
     times = Counter(numbers.values())
     return {number: i for i, number in numbers.items() if times[number] == 1}
 
+# %% ../../nbs/training/rows.ipynb #d2a70008
+def is_multi_hot(several: Sequence, count: int) -> bool:
+    "Whether a list can only be a 0 or a 1 for each of so many labels, as ids are whole numbers and named once."
+    if not several or not all(isinstance(one, int | float) and one in (0, 1) for one in several):
+        return False
+    twice = len(several) == count and len(set(several)) < count
+    return twice or any(isinstance(one, float | bool) for one in several)
+
+
+def ids_at(several: Sequence, count: int) -> list[int]:  # raises `ValueError`
+    "The places that have a 1, of so many."
+    if len(several) != count:
+        places = f"{len(several)} place{'s' if len(several) != 1 else ''}"
+        raise ValueError(f"label {several!r:.60} has {places} for {count} labels")
+    if not all(isinstance(one, int | float) and one in (0, 1) for one in several):
+        raise ValueError(f"label {several!r:.60} has something else than a 0 or a 1, which the training rows have")
+    return [i for i, on in enumerate(several) if on]
+
 # %% ../../nbs/training/rows.ipynb #9d2b6e51
 @dataclass(frozen=True)
 class Labels:
@@ -152,18 +171,9 @@ class Labels:
 
     def ids(self, several: Sequence) -> list[int]:
         "The ids of a list of labels, each once."
-        zeros_and_ones = all(isinstance(one, int | float) and one in (0, 1) for one in several)
         if self.by_place:
-            if len(several) != len(self.names):
-                places = f"{len(several)} place{'s' if len(several) != 1 else ''}"
-                raise ValueError(f"label {several!r:.60} has {places} for {len(self.names)} labels")
-            if not zeros_and_ones:
-                raise ValueError(
-                    f"label {several!r:.60} is no list of a 0 or a 1 for each label, as the training rows have"
-                )
-            return [i for i, on in enumerate(several) if on]
-        twice = len(several) == len(self.names) and len(set(several)) < len(several)
-        if zeros_and_ones and (twice or any(isinstance(one, float | bool) for one in several)):
+            return ids_at(several, len(self.names))
+        if is_multi_hot(several, len(self.names)):
             raise ValueError(
                 f"label {several!r:.60} has a 0 or a 1 for each label, and the training rows have names or ids"
             )
@@ -301,10 +311,7 @@ def find_labels(
     first, known = first_rows(rows, column, several), known_names(rows, column)
     kind = ("multi_label_classification" if several else "single_label_classification") if column == "label" else None
     if kind == "multi_label_classification" and has_places(list(rows[column]), names or known or ()):
-        places = tuple(f"LABEL_{i}" for i in range(len(rows[column][0])))
-        labels = Labels(names or tuple(known or places), kind, by_place=True)
-        named(rows, 0, labels.ids, rows[column][0])
-        return labels
+        return name_places(rows, names or tuple(known or ()))
     if kind == "single_label_classification" and not names and any(isinstance(value, float) for value in first):
         return Labels((), "regression")
     check_alike(rows, first)
@@ -316,6 +323,15 @@ def find_labels(
     return labels
 
 
+def name_places(rows, names: tuple[str, ...]) -> Labels:  # raises `ValueError` where there are more or fewer names
+    "Labels that are a list of a 0 or a 1 for each name."
+    first = rows["label"][0]
+    places = tuple(f"LABEL_{i}" for i in range(len(first)))
+    labels = Labels(names or places, "multi_label_classification", by_place=True)
+    named(rows, 0, labels.ids, first)
+    return labels
+
+# %% ../../nbs/training/rows.ipynb #d2a70011
 def named(rows, row: int, function: Callable, *args: Any) -> Any:  # raises `ValueError` naming the row
     "What a function makes of a row's value."
     try:
