@@ -6,9 +6,9 @@ Docs: https://convbert.github.io/convbert/training/rows.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'OPTIONAL', 'LABELLED', 'their_columns', 'wanted_of', 'choose_columns', 'check_there', 'in_words',
-           'numbers_in', 'is_multi_hot', 'ids_at', 'Labels', 'place_of', 'each_label', 'known_names', 'first_rows',
-           'check_alike', 'check_names', 'has_places', 'name_ids', 'name_labels', 'find_labels', 'name_places', 'named',
-           'load_rows']
+           'first_of', 'numbers_in', 'refuse_places', 'ids_at', 'Labels', 'place_of', 'each_label', 'known_names',
+           'first_rows', 'check_alike', 'check_names', 'has_places', 'name_ids', 'name_labels', 'find_labels',
+           'name_places', 'named', 'load_rows']
 
 # %% ../../nbs/training/rows.ipynb #3aea1acd
 import unicodedata
@@ -109,6 +109,11 @@ def in_words(label: bool, names: Sequence[str]) -> str | int:
     return own[0] if own else label if words or len(names) != 2 else int(label)
 
 
+def first_of(names: Sequence[str]) -> str:
+    "The first names of many, for an error."
+    return ", ".join(map(repr, names[:12])) + (", …" if len(names) > 12 else "")
+
+
 def numbers_in(names: Sequence[str]) -> dict[float, int]:
     "The ids of names that are numbers, without those that are one number in two spellings."
     numbers = {
@@ -118,12 +123,14 @@ def numbers_in(names: Sequence[str]) -> dict[float, int]:
     return {number: i for i, number in numbers.items() if times[number] == 1}
 
 # %% ../../nbs/training/rows.ipynb #d2a70008
-def is_multi_hot(several: Sequence, count: int) -> bool:
-    "Whether a list can only be a 0 or a 1 for each of so many labels, as ids are whole numbers and named once."
-    if not several or not all(isinstance(one, int | float) and one in (0, 1) for one in several):
-        return False
-    twice = len(several) == count and len(set(several)) < count
-    return twice or any(isinstance(one, float | bool) for one in several)
+def refuse_places(several: Sequence, count: int) -> None:  # raises `ValueError`
+    "Refuse a 0 or a 1 for each of so many labels where ids are expected, which are whole and named once."
+    if several and all(isinstance(one, int | float) and one in (0, 1) for one in several):
+        twice = len(several) == count and len(set(several)) < count
+        if twice or any(isinstance(one, float | bool) for one in several):
+            raise ValueError(
+                f"label {several!r:.60} has a 0 or a 1 for each label, and the training rows have names or ids"
+            )
 
 
 def ids_at(several: Sequence, count: int) -> list[int]:  # raises `ValueError`
@@ -152,8 +159,8 @@ class Labels:
 
     @cached_property
     def numbers(self) -> dict[float, int]:
-        "The id of every name that is a number."
-        return numbers_in(self.names)
+        "The ids that numbers mean: of the names that are these numbers, or themselves."
+        return (self.by_name and numbers_in(self.names)) or {i: i for i in range(len(self.names))}
 
     def id(self, label: Any) -> int:  # raises `ValueError` for a label that is not among them
         "The id of a label."
@@ -161,22 +168,15 @@ class Labels:
             label = in_words(label, self.names)
         if isinstance(label, str) and label in self.places:
             return self.places[label]
-        if isinstance(label, int | float) and not isinstance(label, bool):
-            named = self.by_name and self.numbers
-            ids = self.numbers if named else range(len(self.names))
-            if label in ids:  # also 1.0, which a table with gaps makes of 1
-                return self.numbers[label] if named else int(label)
-        few = ", ".join(map(repr, self.names[:12])) + (", …" if len(self.names) > 12 else "")
-        raise ValueError(f"label {label!r} is not one of {few}")
+        if isinstance(label, int | float) and not isinstance(label, bool) and label in self.numbers:  # also 1.0 for 1
+            return self.numbers[label]
+        raise ValueError(f"label {label!r} is not one of {first_of(self.names)}")
 
     def ids(self, several: Sequence) -> list[int]:
         "The ids of a list of labels, each once."
         if self.by_place:
             return ids_at(several, len(self.names))
-        if is_multi_hot(several, len(self.names)):
-            raise ValueError(
-                f"label {several!r:.60} has a 0 or a 1 for each label, and the training rows have names or ids"
-            )
+        refuse_places(several, len(self.names))
         return sorted(set(map(self.id, several)))
 
     def name(self, label: Any) -> str:
