@@ -266,7 +266,7 @@ def add_pretrain(commands) -> None:
     p.add_argument(
         "files",
         nargs="+",
-        help="plain text, also .xz or .gz, with an empty line between documents; or rows with a text in each",
+        help="plain text, also .xz, .gz or .zip, with an empty line between documents; or rows with a text in each",
     )
     p.add_argument("--out", required=True, help="folder for checkpoints and the finished model")
     p.add_argument("--preset", default="tiny", help="size: tiny, small, medium-small or base (default: tiny)")
@@ -292,7 +292,7 @@ def evaluate(args: argparse.Namespace) -> None:
 def add_evaluate(commands) -> None:
     "Arguments of `convbert evaluate`."
     p = commands.add_parser("evaluate", help="score a model on text it has not seen", description=evaluate.__doc__)
-    p.add_argument("files", nargs="+", help="plain text, also .xz or .gz; or rows with a text in each")
+    p.add_argument("files", nargs="+", help="plain text, also .xz, .gz or .zip; or rows with a text in each")
     p.add_argument("--model", default="convbert-tiny", help="bundled name, folder or hub id (default: convbert-tiny)")
     p.add_argument("--length", type=int, default=128, help="tokens in a row (default: 128)")
     p.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")

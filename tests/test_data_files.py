@@ -5,10 +5,11 @@ import gzip
 import json
 import lzma
 import string
+import zipfile
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 datasets = pytest.importorskip("datasets")
@@ -118,7 +119,12 @@ NAMES = st.sampled_from(["pos", "neg", "NA", "None", "null", "nan", "é,", '"so"
 @given(st.lists(st.fixed_dictionaries({"text": TEXTS, "label": NAMES}), min_size=1, max_size=6))
 @pytest.mark.parametrize("name", FILES)
 def test_any_texts_are_read_back_from_a_file(tmp_path, name, rows):
-    assert list(load_rows(write_rows(rows, tmp_path / name))) == rows
+    try:
+        read = list(load_rows(write_rows(rows, tmp_path / name)))
+    except ValueError as error:  # each line would do as a row
+        assert name == "a.csv" and "rows with line breaks in them" in str(error)
+        reject()
+    assert read == rows
 
 
 @settings(deadline=None, max_examples=10)
@@ -188,6 +194,68 @@ def test_one_lone_quotation_mark_in_the_last_line(tmp_path):
     assert list(load_rows(tmp_path / "a.tsv"))[1] == {"text": '"grey', "label": "b"}
 
 
+def test_lone_quotation_marks_that_swallow_lines_are_refused(tmp_path):
+    lines = [f"text {i},{'ab'[i % 2]}" for i in range(60)]
+    lines[10], lines[31] = '"hello,a', 'bar",b'
+    for head in ("text,label", '"text","label"'):
+        (tmp_path / "a.csv").write_text("\n".join([head, *lines]) + "\n")
+        if head.startswith('"'):  # whoever quotes the header quotes fields
+            assert len(load_rows(tmp_path / "a.csv")) == 39
+        else:
+            with pytest.raises(ValueError, match="a.csv, line 12: .* 60 rows .* or 39 rows"):
+                load_rows(tmp_path / "a.csv")
+
+
+def test_texts_with_line_breaks_and_commas_are_rows(tmp_path):
+    rows = [{"text": f"one, {i}\ntwo", "label": "ab"[i % 2]} for i in range(30)]
+    assert list(load_rows(write_rows(rows, tmp_path / "a.csv"))) == rows
+    work = plan_work("text-classification", tmp_path / "a.csv")
+    assert "a.csv: 60 lines are 30 rows" in work.decided
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_empty_rows_of_one_column_are_counted(tmp_path, name):
+    (tmp_path / name).write_text('text\nfine\n""\n\ngrey\n  \n"one\ntwo"\n')
+    work = plan_work("fill-mask", tmp_path / name, [{"text": day} for day in DAYS])
+    assert work.train["text"][:] == ["fine", "grey", "one\ntwo"]
+    assert f"2 empty rows left out, the first {name}, line 3" in work.decided
+    (tmp_path / name).write_text('text\nfine\n""\ngrey\n')
+    assert "span" not in plan_work("fill-mask", tmp_path / name, [{"text": "a fine day"}]).decided
+
+
+def test_columns_without_a_name_are_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text(",text,label,,\n0,fine,a,,\n1,grey,b,,\n")
+    assert list(load_rows(tmp_path / "a.csv")) == [{"text": "fine", "label": "a"}, {"text": "grey", "label": "b"}]
+
+
+def test_lists_without_words_are_left_out_and_counted(tmp_path):
+    empty = [{"tokens": [], "tags": []}]
+    for name in ("a.csv", "a.jsonl"):
+        work = plan_work("token-classification", write_rows(WORDS + empty, tmp_path / name), WORDS)
+        assert list(work.train) == WORDS and "1 empty rows left out" in work.decided
+    for words, tags in (("[ ]", "[]"), (None, "[]"), ("[]", None), ("", "[]")):
+        rows = [{k: str(v) for k, v in row.items()} for row in WORDS] + [{"tokens": words, "tags": tags}]
+        assert len(plan_work("token-classification", rows, WORDS).train) == len(WORDS)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_line_of_json_is_named_as_a_line(tmp_path, name):
+    lines = [json.dumps(row) for row in REVIEWS]
+    lines[9] = json.dumps({"text": "", "label": "good"})
+    (tmp_path / name).write_text("\n".join([lines[0], "", *lines[1:]]))
+    with pytest.raises(ValueError, match=f"{name}, line 11: 'text' is empty"):
+        plan_work("text-classification", tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "a.json", "a"])
+def test_utf16_is_no_text(tmp_path, name):
+    (tmp_path / name).write_bytes("text,label\nfine,a\n".encode("utf-16-le"))
+    for read in (load_rows, lambda file: load_documents([file])):
+        if (name, read) != ("a", load_rows):
+            with pytest.raises(ValueError, match="NUL.* save the file as UTF-8"):
+                read(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -204,7 +272,7 @@ def test_one_lone_quotation_mark_in_the_last_line(tmp_path):
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": "x"}\n', "a.jsonl, line 2: 'label' is 'x'"),
         ("a.json", '{"text": "a", "label": 1}', "Put a single row into a list"),
         ("a.json", '{"text": ["a", "b"], "label": [1]}', "columns of one length"),
-        ("a.dat", "fine", "one of .csv"),
+        ("a.dat", "fine", "cannot tell how to read .*a.dat.*one of .csv"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, name, content, words):
@@ -230,6 +298,63 @@ def test_texts_that_look_like_something_else_stay_texts(tmp_path):
 
 def test_a_key_that_the_first_row_has_not_is_kept():
     assert load_rows([{"text": "a"}, {"text": "b", "label": 1}])["label"][:] == [None, 1]
+
+
+@pytest.mark.parametrize("names", [(0, 1), ("0", "1")])
+def test_columns_of_a_frame_may_be_numbers(names):
+    frame = pandas.DataFrame([[row["text"], row["label"]] for row in REVIEWS])
+    work = plan_work("text-classification", frame, frame, columns=dict(zip(("text", "label"), names, strict=True)))
+    assert list(work.train) == REVIEWS
+    spread = pandas.DataFrame([[row["question"], *row["choices"], row["label"]] for row in CHOICES])
+    columns = {"question": 0, "choices": [1, 2], "label": 3}
+    assert plan_work("multiple-choice", spread, spread, columns=columns).train["choices"][:] == [
+        row["choices"] for row in CHOICES
+    ]
+    with pytest.raises(ValueError, match="several columns of one name"):
+        load_rows(pandas.DataFrame([["a", "b"]], columns=[0, "0"]))
+
+
+@pytest.mark.parametrize("kind", ["float64", "int64"])
+def test_a_stream_that_does_not_hold_what_it_declares_is_named(kind):
+    def rows():
+        yield from ({"text": "a", "label": 1}, {"text": "b", "label": 2}, {"text": "c", "label": [3]})
+
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.Value(kind))
+    stream = datasets.IterableDataset.from_generator(rows, features=features)
+    with pytest.raises(ValueError, match="row 2 .*does not fit the features"):
+        load_rows(stream)
+
+
+def test_a_table_of_columns_by_index(tmp_path):
+    frame = pandas.DataFrame(REVIEWS, index=range(5, 5 + len(REVIEWS)))
+    frame.to_json(tmp_path / "a.json")
+    for source in (tmp_path / "a.json", frame.to_dict(), json.loads(frame.to_json())):
+        assert list(load_rows(source)) == REVIEWS
+    words = pandas.DataFrame(WORDS).to_dict()
+    assert list(load_rows(words)) == WORDS
+
+
+def test_errors_about_many_things_are_short(tmp_path):
+    uneven = {str(i): "x" * i for i in range(9999)}
+    texts = [f"A fine day {i}. " * 40 for i in range(999)]
+    for source in (uneven, texts, pandas.Series(texts), ["short"] * 99):
+        with pytest.raises((ValueError, OSError, TypeError)) as error:
+            plan_work("fill-mask", source)
+        assert len(str(error.value)) < 400
+        assert source is uneven or "a row is a dictionary" in str(error.value)
+    with pytest.raises(FileNotFoundError, match=r"no such file: gone.csv \(and 1 more\)$"):
+        load_rows(["gone.csv", "lost.csv"])
+
+
+@pytest.mark.parametrize("shape", [list, datasets.Dataset.from_list, pandas.DataFrame])
+def test_an_empty_split_is_said_to_be_empty(shape):
+    for name, splits in (
+        ("train", {"train": shape([]), "validation": shape(REVIEWS)}),
+        ("validation", {"train": shape(REVIEWS), "validation": shape([])}),
+    ):
+        with pytest.raises(ValueError, match=f"the split '{name}' is empty"):
+            plan_work("text-classification", splits)
+    assert plan_work("text-classification", {"train": shape(REVIEWS), "test": shape([])}).labels.names
 
 
 # labels
@@ -292,7 +417,9 @@ def test_places_of_several_labels_are_learnt_as_they_stand():
         (["pos", "neg", "ngu"], dict(labels=["neg", "pos"]), "row 2 .*label 'ngu' is not one of 'neg', 'pos'"),
         ([0.5, 1.0], dict(labels=["neg", "pos"]), "row 0 .*label 0.5 is not one of"),
         ([0, 1, -1], {}, "row 2 .*label -1 is not one of"),
-        ([0.5, float("inf")], {}, "row 1 .*not a finite number"),
+        ([0.5, float("inf")], {}, "row 1 .*label inf is not a finite number, as"),
+        ([0.0, float("inf")], dict(labels=["neg", "pos"]), "row 1 .*label inf is not one of"),
+        ([[0.0], [1.0]], dict(labels=["a", "b"]), "1 place for 2 labels"),
         ([["a"], None], {}, "row 1 .*without a label"),
         ([0.5, float("nan")], {}, "row 1 .*without a label"),
         ([[0.2, 0.8], [1.0, 0.0]], {}, "a 0 or a 1 for each label"),
@@ -333,6 +460,129 @@ def test_labels_of_a_table_in_the_files_of_both_sides(tmp_path):
     (tmp_path / "b.csv").write_text("text,label\na,1\nb,2\n")
     work = plan_work("text-classification", tmp_path / "a.csv", tmp_path / "b.csv")
     assert [work.labels.name(label) for label in work.held["label"]] == ["1", "2"]
+
+
+def table(file, labels, header="text,label", count=24):
+    """A csv of as many rows, whose labels take turns."""
+    lines = (f"some text {i},{labels[i % len(labels)]}\n" for i in range(count))
+    file.write_text(f"{header}\n" + "".join(lines), encoding="utf-8")
+    return file
+
+
+def names_of(work, rows):
+    return [work.labels.name(label) for label in rows["label"]]
+
+
+@pytest.mark.parametrize(
+    ("written", "given"),
+    [
+        (("TRUE", "FALSE"), ["TRUE", "FALSE"]),
+        (("FALSE", "TRUE"), ["TRUE", "FALSE"]),
+        (("true", "false"), ["True", "False"]),
+        (("1", "2"), ["2", "1"]),
+        (("-1", "+1"), ["-1", "+1"]),
+        (("1.0", "2.0"), ["1.0", "2.0"]),
+        (("0.5", "2.5"), ["2.5", "0.5"]),
+    ],
+)
+def test_a_label_that_is_written_like_a_name_is_that_name(tmp_path, written, given):
+    file = table(tmp_path / "a.csv", written)
+    work = plan_work("text-classification", file, file, labels=given)
+    expected = {name.casefold(): name for name in given}
+    assert names_of(work, work.train)[:2] == [expected[label.casefold()] for label in written]
+
+
+@pytest.mark.parametrize("given", [["true", "not true"], ["True", "Other"]])
+def test_a_truth_value_is_no_place_among_names_of_which_one_is_a_truth_value(tmp_path, given):
+    file = table(tmp_path / "a.csv", ["TRUE", "FALSE"])
+    with pytest.raises(ValueError, match="line 3: label False is not one of"):
+        plan_work("text-classification", file, file, labels=given)
+
+
+def test_labels_that_differ_and_mean_one_class_are_one_class():
+    rows = [{"text": f"text {i}", "label": "pos" if i % 2 else "1"} for i in range(24)]
+    ids = [row | {"label": 1} for row in rows]
+    assert plan_work("text-classification", rows, ids, labels=["1", "pos"]).labels.id(1) == 0
+    tags = [{"tokens": ["a", "b"], "tags": [True, True]}] * 12
+    with pytest.raises(ValueError, match="nothing to tell apart"):
+        plan_work("token-classification", tags, tags, labels=["no", "yes"])
+
+
+@pytest.mark.parametrize("given", [None, ["1", "2", "x"], ["x", "2", "1"]])
+def test_names_of_numbers_are_the_same_on_both_sides(tmp_path, given):
+    train, held = table(tmp_path / "a.csv", ["1", "2", "x"]), table(tmp_path / "b.csv", ["1", "2"])
+    work = plan_work("text-classification", train, held, labels=given)
+    assert names_of(work, work.held)[:2] == ["1", "2"]
+    with pytest.raises(ValueError, match="evaluation: .*label 0 is not one of"):
+        plan_work("text-classification", train, table(tmp_path / "c.csv", ["0", "1"]), labels=given)
+
+
+def test_tags_of_numbers_are_the_same_on_both_sides():
+    train = [{"tokens": ["a", "b", "c"], "tags": ["1", "2", "x"]}] * 20
+    held = [{"tokens": ["a", "b"], "tags": [1, 2]}]
+    work = plan_work("token-classification", train, held, labels=["1", "2", "x"])
+    assert [work.labels.name(tag) for tag in work.held["tags"][0]] == ["1", "2"]
+
+
+@pytest.mark.parametrize("given", [None, ["maybe", "TRUE"]])
+def test_truth_values_beside_names_are_the_same_on_both_sides(tmp_path, given):
+    train, held = table(tmp_path / "a.csv", ["TRUE", "maybe"]), table(tmp_path / "b.csv", ["TRUE"])
+    work = plan_work("text-classification", train, held, labels=given)
+    assert set(names_of(work, work.held)) == {"TRUE"}
+
+
+def listed(file, odd, kind="['pos']", count=30):
+    """Rows whose labels are lists in words, and one that is something else."""
+    cells = [kind, "['pos', 'neg']"] * (count // 2)
+    cells[17] = odd
+    return write_rows([{"text": f"text {i}", "label": cell} for i, cell in enumerate(cells)], file)
+
+
+@pytest.mark.parametrize("odd", ["['pos' 'neg']", "pos", "['pos', 'neg'", "[0 1]"])
+@pytest.mark.parametrize("side", ["train", "evaluation"])
+def test_one_label_that_is_no_list_among_lists_is_named(tmp_path, odd, side):
+    good, bad = listed(tmp_path / "good.csv", "['neg']"), listed(tmp_path / "bad.csv", odd)
+    sides = (bad, good) if side == "train" else (good, bad)
+    with pytest.raises(ValueError, match="bad.csv, line 19: .*list"):
+        plan_work("text-classification", *sides)
+
+
+def test_labels_that_numpy_printed_are_no_names(tmp_path):
+    for cells in (["['a' 'b']", "['b']"], ["[0 1]", "[1 0]"], ["[0. 1.]", "[1. 1.]"]):
+        rows = [{"text": f"text {i}", "label": cells[i % 2]} for i in range(24)]
+        file = write_rows(rows, tmp_path / "a.csv")
+        with pytest.raises(ValueError, match="a.csv, line 2: .*is not a list"):
+            plan_work("text-classification", file, file)
+
+
+def test_names_may_begin_with_a_bracket(tmp_path):
+    file = table(tmp_path / "a.csv", ["[URGENT]", "[later]"])
+    assert plan_work("text-classification", file, file).labels.names == ("[URGENT]", "[later]")
+
+
+@pytest.mark.parametrize(
+    ("train", "held"),
+    [
+        ([[0, 1], [1, 1]], [["a", "b"]]),
+        ([["a"], ["a", "b"]], [[0.0, 1.0]]),
+        ([["a"], ["a", "b"]], [[True, False]]),
+        ([["a", "b", "c"], ["b"]], [[0, 1, 0]]),
+    ],
+)
+def test_both_sides_write_several_labels_in_one_way(train, held):
+    given = dict(labels=["a", "b"]) if train[0] == [0, 1] else {}
+    rows, judged = ([{"text": f"t {i}", "label": x} for i, x in enumerate(labels)] for labels in (train * 12, held))
+    with pytest.raises(ValueError, match="evaluation: row 0 "):
+        plan_work("text-classification", rows, judged, **given)
+
+
+@pytest.mark.parametrize(("task", "column"), [("text-classification", "text_pair"), ("multiple-choice", "context")])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_column_that_only_one_side_has_is_refused(task, column, side):
+    sides = [ROWS[task], ROWS[task]]
+    sides[side] = [row | {column: "more"} for row in ROWS[task]]
+    with pytest.raises(ValueError, match=f"evaluation: .*{column!r}"):
+        plan_work(task, *sides)
 
 
 # faults are found before the first step, and named as in the file
@@ -414,6 +664,21 @@ def test_a_run_that_could_not_be_judged_does_not_begin(tmp_path, start, task, ch
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize("side", ["dataset", "evaluation"])
+def test_texts_too_short_to_mask_are_refused_before_the_first_step(tmp_path, start, side):
+    rows = [{"text": f"a fine {day}"} for day in DAYS]
+    sides = dict(dataset=rows, evaluation=rows) | {side: [{"text": "the"}]}
+    with pytest.raises(ValueError, match="2 tokens, fewer than"):
+        finetune(str(start), task="fill-mask", folder=tmp_path / "m", **sides, **QUICK)
+    assert not (tmp_path / "m" / "training" / "checkpoint.pt").exists()
+
+
+def test_texts_too_short_to_judge_by_are_said_to_be_short(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("a fine day")
+    assert cli.main(["evaluate", str(tmp_path / "a.txt")]) == 1
+    assert "the text has 4 tokens, fewer than one row of 128" in capsys.readouterr().err
+
+
 def test_mistakes_are_named_as_the_file_counts(tmp_path, start):
     file = write_rows(REVIEWS * 4, tmp_path / "a.csv")
     finetune(str(start), file, "text-classification", tmp_path / "m", **QUICK)
@@ -489,6 +754,9 @@ def test_answers_in_every_form(answers, expected):
         ({"text": ["monday"], "answer_start": [5]}, "answer_start counts characters"),
         ({"answer": "monday"}, "'text' is none of them"),
         (7, "holds 7"),
+        ({"text": ["monday"], "answer_start": [float("inf")]}, "answer_start is inf"),
+        ({"text": "monday", "answer_start": 4.5}, "answer_start is 4.5"),
+        (["monday", 3], r"a list holds one kind of value, and here are int, str"),
     ],
 )
 def test_answers_that_say_nothing_are_refused(answers, words):
@@ -540,6 +808,45 @@ def test_squad_without_a_part_is_refused(lost):
     del (paragraph if lost in paragraph else paragraph["qas"][0])[lost]
     with pytest.raises(ValueError, match=rf"data\[1\].paragraphs\[0\].* is not as SQuAD has it .*'{lost}'"):
         load_rows(source)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["qas"], ["x"]),
+        (["qas"], [None]),
+        (["qas"], None),
+        (["qas"], "x"),
+        (["qas", 0, "question"], None),
+        (["qas", 0, "answers"], 7),
+        (["qas", 0, "answers"], [3]),
+        (["qas", 0, "answers"], {"answer": "monday"}),
+        (["context"], None),
+        ([], None),
+        ([], "x"),
+    ],
+)
+def test_squad_of_another_form_is_refused_by_its_path(path, value):
+    source = squad("1.1")
+    *before, last = ["paragraphs", 2, *path]
+    part = source["data"][1]
+    for key in before:
+        part = part[key]
+    part[last] = value
+    with pytest.raises(
+        ValueError, match=r"data\[1\].paragraphs\[2\].* is not as SQuAD has it \(.*expected|keys 'answer'"
+    ):
+        load_rows(source)
+
+
+@pytest.mark.parametrize(
+    "answers", [None, [], ["monday"], "monday", {"text": ["monday"], "answer_start": [4]}, [{"text": "monday"}]]
+)
+def test_answers_of_squad_in_every_form(answers):
+    source = squad("1.1")
+    source["data"][0]["paragraphs"][0]["qas"][0]["answers"] = answers
+    found = plan_work("question-answering", source, source).train["answers"][0]
+    assert found == ({"text": ["monday"], "answer_start": [4]} if answers else {"text": [], "answer_start": []})
 
 
 def test_rows_under_data(tmp_path):
@@ -597,6 +904,21 @@ def test_universal_dependencies_are_read(tmp_path, name):
     assert "words from column 2, tags from column 4 of 10" in work.decided
 
 
+def test_words_that_begin_with_the_mark_of_comments_are_words(tmp_path):
+    (tmp_path / "a.conll").write_text("# one\nI PRP\nsaw VBD\n#sun3 HT\n\n# two words here\nHe PRP\n# O\n#sun4 HT\n")
+    work = plan_work("token-classification", tmp_path / "a.conll", tmp_path / "a.conll")
+    assert list(work.train) == [
+        {"tokens": ["I", "saw", "#sun3"], "tags": ["PRP", "VBD", "HT"]},
+        {"tokens": ["He", "#", "#sun4"], "tags": ["PRP", "O", "HT"]},
+    ]
+    assert "2 comments left out, the first in line 1" in work.decided
+
+
+def test_sentences_of_hashtags_alone_are_sentences(tmp_path):
+    (tmp_path / "a.conll").write_text("#sun HT\n#rain OT\n\n#fog HT\n")
+    assert len(plan_work("token-classification", tmp_path / "a.conll", tmp_path / "a.conll").train) == 2
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -638,6 +960,59 @@ def test_documents_in_files_of_rows(tmp_path, name):
     assert load_documents([tmp_path / name])["text"][:] == [row["text"] for row in rows]
 
 
+def zipped(file, *contents):
+    """A zip with files of these names and contents."""
+    with zipfile.ZipFile(file, "w") as box:
+        for name, content in contents:
+            box.writestr(name, content)
+    return file
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.jsonlines", "p.jl", "p.ndjson", "p.json", "p.csv", "p.tsv"])
+@pytest.mark.parametrize("box", ["", "{name}.zip", "box.zip"])
+def test_rows_in_files_of_every_name_are_rows(tmp_path, name, box):
+    rows = [{"text": f"A {day}, {{fine}}."} for day in DAYS]
+    file = write_rows(rows, tmp_path / name)
+    if box:
+        noise = ("__MACOSX/._p", b"\x00\x05"), ("inside/", "")
+        file = zipped(tmp_path / box.format(name=name), (f"inside/{name}", file.read_bytes()), *noise)
+    assert load_documents([file])["text"][:] == [row["text"] for row in rows]
+    assert list(load_rows(file)) == rows
+    assert list(load_rows(str(file))) == rows
+
+
+def test_a_zip_holds_one_file(tmp_path):
+    file = zipped(tmp_path / "a.csv.zip", ("a.csv", "text,label\na,b\n"), ("b.csv", "text,label\nc,d\n"))
+    for read in (load_rows, lambda file: load_documents([file])):
+        with pytest.raises(ValueError, match="a.csv.zip holds 2 files"):
+            read(file)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.text", "a.txt.gz"])
+def test_json_that_is_called_plain_text_is_refused(tmp_path, name, capsys):
+    content = "\n".join(json.dumps({"text": f"A {day}."}) for day in DAYS)
+    pack = gzip.compress if name.endswith(".gz") else bytes
+    (tmp_path / name).write_bytes(pack(content.encode()))
+    with pytest.raises(ValueError, match=f"{name} .*JSON object.*call it .*jsonl"):
+        load_documents([tmp_path / name])
+    assert cli.main(["evaluate", str(tmp_path / name)]) == 1 and ".jsonl" in capsys.readouterr().err
+    if ".txt" in name:
+        with pytest.raises(ValueError, match=f"{name} .*JSON object"):
+            plan_work("fill-mask", tmp_path / name)
+
+
+def test_a_text_may_have_a_json_object_in_it(tmp_path):
+    (tmp_path / "a.txt").write_text('{"a": 1}\n\nis an object.\n')
+    assert load_documents([tmp_path / "a.txt"])["text"][:] == ['{"a": 1}', "is an object.\n"]
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_a_corpus_without_text_is_refused(tmp_path, content):
+    (tmp_path / "a.txt").write_text(content)
+    with pytest.raises(ValueError, match="there is no text in .*a.txt$"):
+        load_documents([tmp_path / "a.txt"])
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -663,6 +1038,8 @@ def test_a_corpus_without_empty_lines_is_told_about_them(tmp_path):
     (tmp_path / "a.txt").write_text("\n".join(DAYS))
     with pytest.raises(ValueError, match="an empty line ends a document"):
         hold_out(load_documents([tmp_path / "a.txt"]))
+    with pytest.raises(ValueError, match="in other files each row is one"):
+        hold_out(load_documents([write_rows([{"text": "a fine day"}], tmp_path / "a.jsonl")]))
 
 
 # the shell

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..tokenization import ConvBertTokenizerFast
 from .checks import check_rows
 from .files import PLACE, Wanted, kind_of, load_files
+from .formats import check_plain
 
 # %% ../../nbs/training/data.ipynb #f183a220
 def check_files(
@@ -46,6 +47,9 @@ def load_documents(
     names = check_files(files)
     if any(kind_of(name) not in (None, ".txt") for name in names):
         return load_texts(names)
+    names = [name for name in names if check_plain(Path(name))]
+    if not names:
+        raise ValueError(f"there is no text in {', '.join(map(str, files))}")
     try:
         data = load_dataset("text", data_files=names, sample_by="paragraph", split="train")
     except Exception as error:  # datasets wraps whatever went wrong
@@ -66,8 +70,8 @@ def hold_out(
         raise ValueError(f"hold out needs two documents and every=2 or more, got every={every}")
     if len(documents) < 2:
         raise ValueError(
-            f"hold out needs two documents, one to train on and one to judge by, got {len(documents)}: an empty line "
-            "ends a document. Put one between any two, or give each document a file of its own"
+            f"hold out needs two documents, one to train on and one to judge by, got {len(documents)}: in plain "
+            "text an empty line ends a document, in other files each row is one. Add documents, or divide this one"
         )
     rows = np.arange(len(documents))
     return documents.select(rows[rows % every != 0]), documents.select(rows[rows % every == 0])
@@ -205,11 +209,11 @@ class MaskedBatches:
 
     def __post_init__(self):
         "Refuse lengths that no row can have, and text that is too short for one row; bring the text to its device."
+        if len(self.tokens) < max(self.lengths):
+            raise ValueError(f"the text has {len(self.tokens)} tokens, fewer than one row of {max(self.lengths)}")
         if min(self.lengths) < 3 or self.tokens_per_batch < max(self.lengths):
             most = self.tokens_per_batch
             raise ValueError(f"lengths={self.lengths} must be at least 3 and at most tokens_per_batch={most}")
-        if len(self.tokens) < max(self.lengths):
-            raise ValueError(f"the text has {len(self.tokens)} tokens, fewer than one row of {max(self.lengths)}")
         self.text = as_text(self.tokens).to(self.device)
 
     def __call__(self, step: int) -> dict[str, Tensor]:

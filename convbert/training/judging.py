@@ -206,7 +206,7 @@ def judge_masks(
 ) -> Judgement:
     "How well a model guesses masked tokens, and how well their frequency does."
     held, known = encode_documents(rows, tokenizer), encode_documents(train, tokenizer)
-    length = min(how.max_length, len(held))
+    length = max(3, min(how.max_length, len(held)))  # of a row: a token between two special ones
     batches = MaskedBatches(
         held, tokenizer, Masking(0.15, 1.0, 0.0), (length,), max(length, min(4096, len(held))), seed=1
     )
