@@ -179,8 +179,9 @@ class Rows(nn.Linear):
 
 
 def cut(x: Tensor, rows: slice) -> Tensor:
-    "Rows of a parameter, which can be set; compilers get an ordinary tensor."
-    return x[rows] if torch.compiler.is_compiling() else x[rows].as_subclass(Slice)
+    "Rows of a parameter, which can be set; compilers, and whoever makes tensors of their own kind, get ordinary ones."
+    part = x[rows]
+    return part.as_subclass(Slice) if type(part) is Tensor and not torch.compiler.is_compiling() else part
 
 # %% ../nbs/03_mixed_attention.ipynb #6c7d8ea0
 class Projection(nn.Module):

@@ -328,6 +328,7 @@ def test_the_model_compiles_without_a_graph_break():
 
 def test_a_mask_may_come_later_to_a_compiled_model():
     """Ids of two shapes first: torch then takes their sizes for symbols, and those of a new mask for numbers."""
+    torch.compiler.reset()  # graphs of other tests count towards torch's limit for the same code
     model = make()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.inference_mode():
@@ -345,6 +346,7 @@ HEADS = {name: cls for name, cls in vars(heads).items() if name.startswith("Conv
 @pytest.mark.parametrize("name", HEADS)
 def test_changing_shapes_are_compiled_a_few_times(name):
     """The first shape, one graph for all others, and one for a single text or token, which torch treats apart."""
+    torch.compiler.reset()
     model, graphs = make(HEADS[name]), []
 
     def count(graph, _):
