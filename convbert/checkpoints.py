@@ -286,9 +286,8 @@ def as_saved(
     disk: Mapping[str, Tensor],  # what `read_state` returned
 ) -> Mapping[str, Tensor]:  # under the disk's names
     "The tensors of a state that was saved as it is, wrapped or not."
-    for word in WRAPPERS:
-        if disk and all(name.startswith(word) for name in disk):
-            disk = {name.removeprefix(word): tensor for name, tensor in disk.items()}
+    while word := next((word for word in WRAPPERS if disk and all(name.startswith(word) for name in disk)), ""):
+        disk = {name.removeprefix(word): tensor for name, tensor in disk.items()}
     inside = [name for name in disk if name.startswith(key_map.base + "embeddings.")]  # on disk nothing is called so
     return to_disk(key_map, disk) if inside else disk
 
@@ -303,8 +302,9 @@ def choose_config(
     kind, lacks_config = model_class.config_class, not (folder / "config.json").is_file()
     if given is None and lacks_config and weight_files(os.listdir(folder)) and hasattr(model_class, "sizes_of"):
         sizes = model_class.sizes_of(as_saved(model_class.key_map, read_state(folder)))
+        told = ", ".join(f"{name}={size}" for name, size in sizes.items())
         warnings.warn(
-            f"{folder} has no config.json. The weights say {sizes}; all else is taken to be as by default, names of "
+            f"{folder} has no config.json. The weights say {told}; all else is taken to be as by default, names of "
             "labels too. Better write it where the model was made: model.config.save_pretrained(folder)",
             stacklevel=3,
         )

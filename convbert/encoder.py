@@ -225,7 +225,7 @@ def lay_out(
         return mask, None
     return None, None if len(packed.tokens) == mask.numel() else packed
 
-
+# %% ../nbs/04_encoder.ipynb #8d9e0f2b
 def as_given(
     x: Tensor,  # `(B, T, D)`, or `(1, N, D)` when packed
     mask: Tensor | None,  # `(B, T)`; None where padding keeps what it has

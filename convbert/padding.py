@@ -32,7 +32,6 @@ def read_rows(
     for i, row in enumerate(rows):
         if "input_ids" not in row:
             raise ValueError(f"row {i} has no input_ids; it has {', '.join(map(str, row)) or 'nothing'}")
-    for i, row in enumerate(rows):
         if row.keys() != rows[0].keys():
             raise ValueError(f"row {i} has {', '.join(row)}, row 0 has {', '.join(rows[0])}: all need the same")
     columns = single and len(rows[0]["input_ids"]) > 0 and is_list(rows[0]["input_ids"][0])

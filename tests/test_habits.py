@@ -299,7 +299,7 @@ def test_arguments_that_are_answered(folder, arguments, words):
     assert len(str(raised.value)) < 300
 
 
-@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", ""])
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod.", ""])
 @pytest.mark.parametrize("config", [True, False])
 def test_a_state_that_was_saved_as_it_is(folder, tmp_path, wrapper, config):
     model = load(folder)
