@@ -12,6 +12,25 @@ if not torch.cuda.is_available():
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL = "file:", "data:", "blob:"
+DAYS = "monday tuesday wednesday thursday friday saturday sunday morning evening night week year".split()
+CHOICES = [
+    {"question": f"a {w} {d}:", "choices": ["it rained", "the sun shone"], "label": int(w == "fine")}
+    for d in DAYS
+    for w in ("fine", "grey")
+]
+
+
+class MapStyle(torch.utils.data.Dataset):
+    """As torch's tutorials write them: no end of its own, beyond `len`."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        return self.rows[i % len(self.rows)]
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 import torch
+from conftest import CHOICES, DAYS, MapStyle
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,6 @@ from convbert.training.data import hold_out, load_documents  # noqa: E402
 from convbert.training.finetuning import finetune, plan_work  # noqa: E402
 from convbert.training.rows import load_rows  # noqa: E402
 
-DAYS = "monday tuesday wednesday thursday friday saturday sunday morning evening night week year".split()
 WORDS = [{"tokens": ["the", day, "is", what], "tags": ["O", "B-day", "O", "O"]} for day in DAYS for what in ("a", "b")]
 REVIEWS = [{"text": f"{w} {day}", "label": k} for w, k in (("fine", "good"), ("grey", "bad")) for day in DAYS]
 QUESTIONS = [
@@ -30,30 +30,12 @@ QUESTIONS = [
     for w in ("shone", "rained")
     for d in DAYS
 ]
-CHOICES = [
-    {"question": f"a {w} {d}:", "choices": ["it rained", "the sun shone"], "label": int(w == "fine")}
-    for d in DAYS
-    for w in ("fine", "grey")
-]
 ROWS = {
     "text-classification": REVIEWS,
     "token-classification": WORDS,
     "question-answering": QUESTIONS,
     "multiple-choice": CHOICES,
 }
-
-
-class MapStyle(torch.utils.data.Dataset):
-    """As torch's tutorials write them: no end of its own, beyond `len`."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, i):
-        return self.rows[i % len(self.rows)]
 
 
 class Streamed(torch.utils.data.IterableDataset):

@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+from conftest import CHOICES, DAYS
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,6 @@ from convbert.training.examples import Reading, read_answers, read_tags  # noqa:
 from convbert.training.finetuning import Tuning, finetune, plan_work, to_recipe  # noqa: E402
 from convbert.training.rows import Labels, choose_columns, load_rows  # noqa: E402
 
-DAYS = "monday tuesday wednesday thursday friday saturday sunday morning evening night week year".split()
 TEXTS = [
     {"text": f"{what} {day}", "label": kind} for kind, what in (("good", "a fine"), ("bad", "a grey")) for day in DAYS
 ]
@@ -36,11 +36,6 @@ QUESTIONS = [
     }
     for day in DAYS
     for what in ("fine", "grey")
-]
-CHOICES = [
-    {"question": f"a {w} {d}:", "choices": ["it rained", "the sun shone"], "label": int(w == "fine")}
-    for d in DAYS
-    for w in ("fine", "grey")
 ]
 ROWS = {
     "text-classification": TEXTS,

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from conftest import MapStyle
 from torch.testing import assert_close
 
 import convbert
@@ -429,19 +430,6 @@ def test_a_tokenizer_without_a_pad_token():
         assert found == expected | {"score": pytest.approx(expected["score"], abs=1e-5)}
 
 
-class Numbered(torch.utils.data.Dataset):
-    """A map-style data set: it can only be asked for a row."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, place):
-        return self.rows[place]
-
-
 def test_whatever_holds_texts(fill):
     datasets, pandas = pytest.importorskip("datasets"), pytest.importorskip("pandas")
     texts = ["The [MASK] sailed.", "A [MASK].", "The old [MASK] has gone."]
@@ -450,11 +438,11 @@ def test_whatever_holds_texts(fill):
     for column in (table["text"], pandas.Series(texts), tuple(texts)):
         found = fill(column)
         assert found == expected and found[0] == expected[0] and len(found) == 3
-    for stream in (fill(Numbered(texts)), fill(text for text in texts)):
+    for stream in (fill(MapStyle(texts)), fill(text for text in texts)):
         with pytest.raises(TypeError, match="come one by one"):
             stream[0]
         assert list(stream) == expected
-    assert len(fill(Numbered(texts))) == 3
+    assert len(fill(MapStyle(texts))) == 3
     with pytest.raises(TypeError, match=r"list\(answers\)"):
         len(fill(text for text in texts))
 
