@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from machine import bandwidth, peak
 
 from convbert import ConvBertConfig
-from convbert.encoder import Layer
-from convbert.kernels.choose import choose
-from convbert.mixed_attention import attend_fused, span_scores, split_heads
+from convbert.backends.dispatch import dispatch
+from convbert.layers.encoder import Layer
+from convbert.layers.mixed_attention import fused_attention, kernel_logits, split_heads
 
 
 def steps(layer: Layer, x: torch.Tensor) -> dict[str, tuple[Callable, int, int]]:
@@ -19,11 +19,11 @@ def steps(layer: Layer, x: torch.Tensor) -> dict[str, tuple[Callable, int, int]]
     mixer, wide = layer.mixer, layer.feed_forward
     (B, T, D), A, H = x.shape, mixer.width, mixer.num_heads
     N, d, K, W = B * T, A // H, mixer.span_depthwise.shape[-1], wide.up.out_features
-    query, key, value, near = mixer.project(x).split(A, dim=-1)
+    query, key, value, near = mixer.qkv_proj(x).split(A, dim=-1)
     heads = [split_heads(part, H) for part in (query, key, value, near)]
-    kernels = choose("auto", x)
+    kernels = dispatch("auto", x)
     span = kernels.depthwise(x, mixer.span_depthwise[:, 0])
-    scores, up = span_scores(query, mixer.span_pointwise(span), mixer.conv_kernel, H), wide.up(x)
+    scores, up = kernel_logits(query, mixer.span_pointwise(span), mixer.kernel_proj, H), wide.up(x)
     bent = torch.empty_like(up)
     both = torch.cat([heads[2], heads[3]], dim=2)
 
@@ -32,11 +32,11 @@ def steps(layer: Layer, x: torch.Tensor) -> dict[str, tuple[Callable, int, int]]
         return lambda: linear(given), 2 * rows * i * o, rows * (i + o) + i * o
 
     def scored():
-        return span_scores(query, key, mixer.conv_kernel, H)
+        return kernel_logits(query, key, mixer.kernel_proj, H)
 
     return {
-        "query, key, value, conv value": product(mixer.project, x),
-        "attention": (lambda: attend_fused(*heads[:3]), 4 * B * H * T * T * d, 4 * N * A),
+        "query, key, value, conv value": product(mixer.qkv_proj, x),
+        "attention": (lambda: fused_attention(*heads[:3]), 4 * B * H * T * T * d, 4 * N * A),
         "depthwise": (lambda: kernels.depthwise(x, mixer.span_depthwise[:, 0]), 2 * N * D * K, 2 * N * D),
         "span key": product(mixer.span_pointwise, span),
         "kernel scores": (scored, 2 * N * A * H * K + N * A, 2 * N * A + N * H * K),

@@ -30,7 +30,7 @@ from machine import flops, machine, matrix_product, parts_of, products_of
 
 import convbert
 from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel, pipeline
-from convbert.kernels.choose import use_kernel
+from convbert.backends.dispatch import use_backend
 from convbert.pipelines import batches
 
 CASES: dict[str, Callable] = {}
@@ -269,7 +269,7 @@ def without(program: Callable, **instead: Callable) -> Callable:
 def defined(model):
     """The same model with the plain convolutions."""
     model = copy.deepcopy(model)
-    use_kernel(model, "reference")
+    use_backend(model, "reference")
     return model
 
 

@@ -13,7 +13,7 @@ from machine import flops
 from torch._subclasses import FakeTensorMode
 
 from convbert import ConvBertConfig, ConvBertModel
-from convbert.kernels.choose import use_kernel
+from convbert.backends.dispatch import use_backend
 
 BEGAN = time.monotonic()
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -61,7 +61,7 @@ def flops_per_token(config: ConvBertConfig, T: int) -> float:
     """Operations of the matrix products of a forward pass, attention over T tokens included."""
     with FakeTensorMode():
         model = ConvBertModel(config).eval()
-        use_kernel(model, "reference")
+        use_backend(model, "reference")
         counted = flops(partial(model.encoder, torch.zeros(1, T, dtype=torch.long)))
     return counted / T
 

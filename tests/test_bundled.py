@@ -64,9 +64,9 @@ SETS = {"sst2": dict(labels=["negative", "positive"]), "ewt_pos": {}, "qasc": {}
 @pytest.mark.parametrize("name", TASK_MODELS)
 def test_the_cards_of_task_models_state_the_scores_that_they_have(shared_data, name):
     pytest.importorskip("datasets")
+    from convbert.training.evaluation import judge
     from convbert.training.examples import Reading
     from convbert.training.finetuning import plan_work
-    from convbert.training.judging import judge
 
     stated = json.loads((resolve(name) / "scores.json").read_text())
     task = next(task for task, model in DEFAULT_MODELS.items() if model == name)

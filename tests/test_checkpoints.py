@@ -147,7 +147,7 @@ def test_rows_are_stacked_in_order():
     made = model(ConvBertModel)
     disk = to_disk(CONVBERT_KEYS, made.state_dict())
     names = [f"encoder.layer.0.attention.self.{part}.bias" for part in ("query", "key", "value", "conv_out_layer")]
-    assert torch.equal(torch.cat([disk[name] for name in names]), made.encoder.layers[0].mixer.project.bias)
+    assert torch.equal(torch.cat([disk[name] for name in names]), made.encoder.layers[0].mixer.qkv_proj.bias)
 
 
 def test_there_and_back_for_any_order_and_prefix():
@@ -180,7 +180,7 @@ def test_half_of_a_fused_parameter_is_not_enough():
     made = model(ConvBertModel)
     disk = {n: t for n, t in to_disk(CONVBERT_KEYS, made.state_dict()).items() if "0.attention.self.conv_out" not in n}
     state, report = from_disk(CONVBERT_KEYS, disk, made.state_dict())
-    project = ["encoder.layers.0.mixer.project.weight", "encoder.layers.0.mixer.project.bias"]
+    project = ["encoder.layers.0.mixer.qkv_proj.weight", "encoder.layers.0.mixer.qkv_proj.bias"]
     assert list(report.missing) == project and not set(project) & set(state)
     assert len(report.unexpected) == 6 and "encoder.layer.0.attention.self.query.bias" in report.unexpected
 

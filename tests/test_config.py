@@ -68,7 +68,7 @@ def test_unknown_keys_survive_the_round_trip(unknown):
 def test_what_the_config_accepts_can_be_built(heads, ratio, size, kernel, groups):
     import torch
 
-    from convbert.encoder import Encoder
+    from convbert.layers.encoder import Encoder
 
     try:
         config = ConvBertConfig(

@@ -1,4 +1,4 @@
-"""Files of users: every shape gives the same rows, nothing is lost or guessed in silence, faults are named by line."""
+"""Files of users: every shape gives the same rows, nothing is lost or guessed in make_head_mask, faults are named by line."""
 
 import csv
 import gzip
@@ -20,8 +20,8 @@ from convbert import ConvBertTokenizerFast, cli  # noqa: E402
 from convbert.config import ConvBertConfig  # noqa: E402
 from convbert.heads import ConvBertModel  # noqa: E402
 from convbert.training.data import hold_out, load_documents  # noqa: E402
+from convbert.training.datasets import load_rows  # noqa: E402
 from convbert.training.finetuning import finetune, plan_work  # noqa: E402
-from convbert.training.rows import load_rows  # noqa: E402
 
 WORDS = [{"tokens": ["the", day, "is", what], "tags": ["O", "B-day", "O", "O"]} for day in DAYS for what in ("a", "b")]
 REVIEWS = [{"text": f"{w} {day}", "label": k} for w, k in (("fine", "good"), ("grey", "bad")) for day in DAYS]
@@ -377,8 +377,8 @@ def test_labels_are_what_the_caller_says(labels, options, names, kind):
 
 
 def test_places_of_several_labels_are_learnt_as_they_stand():
+    from convbert.training.evaluation import references_of
     from convbert.training.examples import label_of
-    from convbert.training.judging import references_of
 
     work = work_of([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]], labels=["a", "b", "c"])
     assert label_of([0.0, 1.0, 0.0], work.labels) == [0.0, 1.0, 0.0]

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from convbert import ConvBertConfig, ConvBertForMaskedLM
-from convbert.kernels.dropout import attend_quickly, draw, dropout, few_at_a_time
-from convbert.kernels.eager import span_conv
+from convbert.backends.banded import span_conv
+from convbert.runtime.dropout import chunks, dropout, dropout_mask, scaled_dot_product_attention
 
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9, 0.999])
 def test_lots_are_fair(p):
     torch.manual_seed(0)
-    gone = draw((1000, 1001), p).double()
+    gone = dropout_mask((1000, 1001), p).double()
     error = (p * (1 - p) / gone.numel()) ** 0.5
     assert abs(gone.mean() - p) < 5 * error + 2**-17
     for axis in (0, 1):  # no row, no column and no neighbour is favoured
@@ -46,9 +46,9 @@ def test_attention_that_forgets(shape, masked):
         bias = torch.zeros(B, 1, 1, T)
         bias[0, ..., T // 2 + 1 :] = torch.finfo(torch.float32).min / 2
     torch.manual_seed(1)
-    ours = attend_quickly(*inputs, bias, 0.2)
+    ours = scaled_dot_product_attention(*inputs, bias, 0.2)
     torch.manual_seed(1)
-    lost = draw((B, H, T, T), 0.2)
+    lost = dropout_mask((B, H, T, T), 0.2)
     query, key, value = inputs
     scores = query @ key.mT / d**0.5 + (0 if bias is None else bias)
     plain = scores.softmax(-1).masked_fill(lost, 0) / 0.8 @ value
@@ -59,7 +59,7 @@ def test_attention_that_forgets(shape, masked):
 
 def test_parts_cover_a_batch_in_order():
     x = torch.arange(7)[:, None].expand(7, 3)
-    parts = few_at_a_time(x, None, maps=torch.Size([7, 2, 300, 300]))
+    parts = chunks(x, None, maps=torch.Size([7, 2, 300, 300]))
     assert len(parts) > 1 and all(nothing is None for _, nothing in parts)
     assert_close(torch.cat([part for part, _ in parts]), x)
 
@@ -97,14 +97,14 @@ def test_what_narrows_may_draw_lots_of_its_own():
     torch.manual_seed(1)
     ours = torch.autograd.grad(part(x).square().sum(), inputs)
     torch.manual_seed(1)
-    assert_close(ours, torch.autograd.grad(part.narrow(part.up(x)).square().sum(), inputs))
+    assert_close(ours, torch.autograd.grad(part.project_down(part.up(x)).square().sum(), inputs))
 
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_float32_inputs_under_autocast(inside):
     inputs = [torch.randn(2, 2, 5, 4).requires_grad_() for _ in range(3)]
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = [attend_quickly(*inputs, p=0.2), span_conv(inputs[0], inputs[1][..., :3])]
+        mixed = [scaled_dot_product_attention(*inputs, p=0.2), span_conv(inputs[0], inputs[1][..., :3])]
         loss = sum(each.float().square().sum() for each in mixed)
         found = torch.autograd.grad(loss, inputs) if inside else None
     found = found or torch.autograd.grad(loss, inputs)

@@ -226,7 +226,7 @@ def test_a_fault_leaves_nothing_and_the_model_as_it_was(step, precision, tokeniz
     with pytest.raises(OSError, match="the disk is gone"):
         export(model, tmp_path / "deep" / "new", tokenizer=tokenizer, precision=precision)
     assert not list(tmp_path.iterdir())
-    assert model.training and {part.kernel for part in model.modules() if hasattr(part, "kernel")} == {"auto"}
+    assert model.training and {part.backend for part in model.modules() if hasattr(part, "backend")} == {"auto"}
 
 
 def test_a_graph_of_another_model_is_found_out(tokenizer, tmp_path):

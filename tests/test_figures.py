@@ -26,7 +26,6 @@ from matplotlib.style import context as style_context  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 from torch.testing import assert_close  # noqa: E402
 
-from convbert.visualize.canvas import DARK, LIGHT, contrast, look_of  # noqa: E402
 from convbert.visualize.figures import (  # noqa: E402
     plot_heads,
     plot_maps,
@@ -35,7 +34,8 @@ from convbert.visualize.figures import (  # noqa: E402
     plot_token,
     token_parts,
 )
-from convbert.visualize.split import HeadSplit, Profile, banded, head_split  # noqa: E402
+from convbert.visualize.head_contributions import HeadSplit, Profile, banded, head_split  # noqa: E402
+from convbert.visualize.style import DARK, LIGHT, contrast, look_of  # noqa: E402
 
 TEXT = "The old bank of the river was steep, so the bank refused to pay for a new bridge."
 PAPERS = {"white": LIGHT, "#14181f": DARK}
@@ -562,7 +562,7 @@ def test_without_matplotlib_it_is_said_what_to_install(split, monkeypatch):
 
 def test_nothing_is_left_in_pyplot(split):
     code = (
-        "import sys, convbert.visualize.figures as f\nfrom convbert.visualize.split import head_split\n"
+        "import sys, convbert.visualize.figures as f\nfrom convbert.visualize.head_contributions import head_split\n"
         "f.plot_share(head_split('convbert-tiny', 'a'))._repr_png_()\nprint('matplotlib.pyplot' in sys.modules)"
     )
     assert (

@@ -19,8 +19,8 @@ from torch.testing import assert_close
 pytest.importorskip("triton", reason="Triton is not installed: there are wheels for Linux")
 
 from convbert import ConvBertConfig, ConvBertModel
-from convbert.kernels import choose, eager, fused, reference
-from convbert.kernels.packing import pack
+from convbert.backends import banded, dispatch, reference, triton
+from convbert.runtime.packing import pack
 
 HOME = "cuda" if torch.cuda.is_available() else "cpu"
 LOOSE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
@@ -37,7 +37,7 @@ def numbers(seed, *shapes, dtype=torch.float32):
 def compare(name, inputs, packed=None):
     """Results and gradients of one of the two convolutions, beside those of its definition in float64."""
     exact = [x.detach().double().requires_grad_() for x in inputs]
-    ours, theirs = getattr(fused, name)(*inputs, packed), getattr(reference, name)(*exact, packed)
+    ours, theirs = getattr(triton, name)(*inputs, packed), getattr(reference, name)(*exact, packed)
     atol = LOOSE[inputs[0].dtype]
     assert ours.dtype == inputs[0].dtype and ours.shape == theirs.shape
     assert_close(ours.double(), theirs, atol=atol, rtol=atol)
@@ -76,9 +76,9 @@ def test_equal_to_the_definition(mask, K, H, d, packed):
 @pytest.mark.parametrize("d", [32, 48, 300])
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_lengths_around_a_block(d, more):
-    T = fused.tile(d)[1] + more
+    T = triton.tile(d)[1] + more
     compare("span_conv", numbers(0, (1, T, 1, d), (1, T, 1, 5)))
-    T = fused.tile(64)[1] + more  # the filters take 64 features at a time
+    T = triton.tile(64)[1] + more  # the filters take 64 features at a time
     compare("depthwise", numbers(1, (1, T, d), (d, 5)))
 
 
@@ -111,7 +111,7 @@ def test_finite_whatever_the_scores(generator):
     extreme = torch.tensor([-1e30, -1e4, 0.0, 1e4, 1e30], device=HOME)[
         torch.randint(5, scores.shape, generator=generator)
     ].requires_grad_()
-    out = fused.span_conv(value, extreme)
+    out = triton.span_conv(value, extreme)
     assert_close(out, reference.span_conv(value, extreme), atol=1e-5, rtol=1e-5)
     assert all(torch.isfinite(x).all() for x in (out, *torch.autograd.grad(out.sum(), (value, extreme))))
 
@@ -124,7 +124,7 @@ def test_any_strides():
     compare("depthwise", [each.detach().requires_grad_() for each in (x.permute(2, 1, 0), filters.T)])
     spread = torch.ones((), device=HOME)  # a gradient without memory of its own, as sum() gives
     value, scores = numbers(0, (2, 3, 2, 4), (2, 3, 2, 5))
-    ours, theirs = (torch.autograd.grad(m.span_conv(value, scores).sum(), value, spread) for m in (fused, reference))
+    ours, theirs = (torch.autograd.grad(m.span_conv(value, scores).sum(), value, spread) for m in (triton, reference))
     assert_close(ours, theirs)
 
 
@@ -132,7 +132,7 @@ def test_gradients_are_slopes_and_repeat_to_the_bit():
     inputs = numbers(0, (1, 3, 1, 2), (1, 3, 1, 3)), numbers(1, (1, 3, 1), (1, 3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # gradcheck asks for float64; its steps are wide here instead
-        for convolve, given_ in zip((fused.span_conv, fused.depthwise), inputs, strict=True):
+        for convolve, given_ in zip((triton.span_conv, triton.depthwise), inputs, strict=True):
             assert torch.autograd.gradcheck(convolve, given_, eps=1e-2, atol=1e-2, rtol=1e-2, nondet_tol=0.0)
 
 
@@ -140,7 +140,7 @@ def test_memory_kept_is_inputs_and_two_numbers_per_head():
     kept = []
     value, scores = numbers(0, (2, 7, 3, 8), (2, 7, 3, 5))
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        fused.span_conv(value, scores)
+        triton.span_conv(value, scores)
     own = [
         x
         for x in kept
@@ -154,33 +154,33 @@ def test_memory_kept_is_inputs_and_two_numbers_per_head():
 
 @pytest.mark.parametrize(("dtype", "lengths"), [(torch.float32, None), (torch.bfloat16, [3, 1])])
 def test_operators_keep_the_rules(dtype, lengths):
-    inside = None if lengths is None else pack((torch.arange(3) < torch.tensor(lengths)[:, None]).to(HOME), 5).inside
+    inside = None if lengths is None else pack((torch.arange(3) < torch.tensor(lengths)[:, None]).to(HOME), 5).window_mask
     B, T = (2, 3) if lengths is None else (1, sum(lengths))
     value, scores, came = numbers(0, (B, T, 2, 3), (B, T, 2, 5), (B, T, 2, 3), dtype=dtype)
     x, filters = numbers(1, (B, T, 6), (6, 5), dtype=dtype)
-    seen = fused.mix(value, scores, inside)[1]
-    torch.library.opcheck(fused.mix, (value, scores, inside))
-    torch.library.opcheck(fused.slide, (x, filters, inside))
+    seen = triton.dynamic_conv(value, scores, inside)[1]
+    torch.library.opcheck(triton.dynamic_conv, (value, scores, inside))
+    torch.library.opcheck(triton.depthwise_conv, (x, filters, inside))
     back = [each.detach() for each in (came, value, scores, came.flatten(2), x, filters)]
-    torch.library.opcheck(fused.mix_back, (*back[:3], inside, seen.detach()))
-    torch.library.opcheck(fused.slide_back, (*back[3:], inside))
+    torch.library.opcheck(triton.dynamic_conv_backward, (*back[:3], inside, seen.detach()))
+    torch.library.opcheck(triton.depthwise_conv_backward, (*back[3:], inside))
 
 
 @pytest.mark.parametrize("name", ["span_conv", "depthwise"])
 def test_a_second_derivative_is_refused(name):
     shapes = {"span_conv": ((1, 3, 1, 2), (1, 3, 1, 3)), "depthwise": ((1, 3, 2), (2, 3))}
     inputs = numbers(0, *shapes[name])
-    slopes = torch.autograd.grad(getattr(fused, name)(*inputs).square().sum(), inputs, create_graph=True)
+    slopes = torch.autograd.grad(getattr(triton, name)(*inputs).square().sum(), inputs, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         slopes[0].sum().backward()
 
 
 def test_defined_again_is_the_same():
     value, scores = numbers(0, (1, 3, 1, 2), (1, 3, 1, 3))
-    before, mine = fused.span_conv, fused.span_conv(value, scores)
-    importlib.reload(fused)  # as a notebook does that runs its cells after the package was imported
-    assert_close(fused.span_conv(value, scores), mine, atol=0, rtol=0)
-    assert_close(fused.mix(value, scores, None)[0], mine, atol=0, rtol=0)
+    before, mine = triton.span_conv, triton.span_conv(value, scores)
+    importlib.reload(triton)  # as a notebook does that runs its cells after the package was imported
+    assert_close(triton.span_conv(value, scores), mine, atol=0, rtol=0)
+    assert_close(triton.dynamic_conv(value, scores, None)[0], mine, atol=0, rtol=0)
     assert_close(before(value, scores), mine, atol=0, rtol=0)  # the operators of before are gone, its functions not
 
 
@@ -194,7 +194,7 @@ def model():
     model = ConvBertModel(ConvBertConfig(**sizes)).eval().to(HOME)
     with torch.no_grad():
         for layer in model.encoder.layers:
-            layer.mixer.project.weight *= 10  # so that neighbours matter
+            layer.mixer.qkv_proj.weight *= 10  # so that neighbours matter
             layer.mixer.output.weight *= 10
     return model
 
@@ -215,7 +215,7 @@ def test_the_same_model(model, name):
     seen = {}
     for kernel in ("reference", "triton"):
         same = copy.deepcopy(model)
-        choose.use_kernel(same, kernel)
+        dispatch.use_backend(same, kernel)
         out = same(ids, mask).last_hidden_state
         assert torch.isfinite(out).all()
         (out * mask[..., None]).square().sum().backward()
@@ -226,9 +226,9 @@ def test_the_same_model(model, name):
 def test_the_same_model_under_autocast(model):
     ids, mask = batch("packed")
     outs = []
-    for kernel in ("eager", "triton"):
+    for kernel in ("banded", "triton"):
         same = copy.deepcopy(model)
-        choose.use_kernel(same, kernel)
+        dispatch.use_backend(same, kernel)
         with torch.autocast(HOME, torch.bfloat16):
             outs.append(same(ids, mask).last_hidden_state)
         outs[-1].float().square().sum().backward()
@@ -239,8 +239,8 @@ def test_the_same_model_under_autocast(model):
 def test_compiled_once_without_a_break(model):
     whole, seen = CompileCounterWithBackend("aot_eager"), []
     runs = [copy.deepcopy(model), copy.deepcopy(model)]
-    choose.use_kernel(runs[0], "eager")
-    choose.use_kernel(runs[1], "triton")
+    dispatch.use_backend(runs[0], "banded")
+    dispatch.use_backend(runs[1], "triton")
     runs[1].compile(fullgraph=True, backend=whole)
     for T in (7, 4):
         ids, mask = torch.arange(2 * T, device=HOME).view(2, T) + 1, torch.ones(2, T, dtype=torch.long, device=HOME)
@@ -261,37 +261,37 @@ def test_compiled_once_without_a_break(model):
 
 @pytest.mark.skipif(HOME == "cuda", reason="the GPU that is missing here is there")
 def test_a_gpu_without_triton_is_said_once():
-    choose.works_on.cache_clear()
+    dispatch.is_available.cache_clear()
     with FakeTensorMode():
         x = torch.empty(2, device="cuda")
     with pytest.warns(UserWarning, match="without fused kernels on cuda") as said:
-        assert [choose.choose("auto", x) for _ in range(3)] == [eager] * 3
+        assert [dispatch.dispatch("auto", x) for _ in range(3)] == [banded] * 3
     assert len(said) == 1
 
 
 @pytest.mark.skipif(HOME == "cpu", reason="needs a GPU")
-@pytest.mark.parametrize("dtype", choose.FLOATS)
+@pytest.mark.parametrize("dtype", dispatch.FLOATS)
 def test_auto_is_fused_on_a_gpu(dtype):
-    assert choose.choose("auto", torch.zeros(1, dtype=dtype, device=HOME)) is fused
-    assert choose.choose("auto", torch.zeros(1, dtype=torch.float64, device=HOME)) is eager
+    assert dispatch.dispatch("auto", torch.zeros(1, dtype=dtype, device=HOME)) is triton
+    assert dispatch.dispatch("auto", torch.zeros(1, dtype=torch.float64, device=HOME)) is banded
 
 
 def test_float64_is_refused():
     with pytest.raises(ValueError, match="float64 is none of torch.float32"):
-        choose.choose("triton", torch.zeros(1, dtype=torch.float64))
+        dispatch.dispatch("triton", torch.zeros(1, dtype=torch.float64))
 
 
 REFUSED = """
 import sys
 import torch
-from convbert.kernels.choose import choose
+from convbert.backends.dispatch import dispatch
 
 for blocked in (True, False):
     sys.modules["triton"] = None
     if not blocked:
         del sys.modules["triton"]
     try:
-        choose("triton", torch.zeros(1))
+        dispatch("triton", torch.zeros(1))
     except Exception as error:
         print(type(error).__name__, error)
 """
@@ -307,7 +307,7 @@ def plain_python(code, *args, **env):
 
 def test_named_and_not_there_is_an_error():
     missing, not_here = plain_python(REFUSED)
-    assert missing.startswith("ImportError kernel='triton' needs Triton: pip install triton")
+    assert missing.startswith("ImportError backend='triton' needs Triton: pip install triton")
     assert "runs on cuda or xpu, not on cpu" in not_here and "TRITON_INTERPRET=1" in not_here
 
 
@@ -319,7 +319,7 @@ warnings.simplefilter("ignore")
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from convbert.kernels import fused
+from convbert.backends import triton
 
 backend, arch, warp, dtype, packed = sys.argv[1:]
 target = GPUTarget(backend, int(arch) if arch.isdigit() else arch, int(warp))
@@ -327,7 +327,7 @@ sizes = dict(d=12, D=12, K=3, SPAN=4, WIDE=16, BLOCK=16)
 exact = dict(tops="*fp32", totals="*fp32", parts="*fp32", inside="*i1")
 tensors = "out", "value", "scores", "gradient", "x", "filters"
 made = []
-for kernel in vars(fused).values():
+for kernel in vars(triton).values():
     if isinstance(kernel, triton.JITFunction) and any(name in kernel.arg_names for name in ("out", "parts")):
         known = {name: size for name, size in sizes.items() if name in kernel.arg_names}
         known |= {} if int(packed) else {"inside": None}

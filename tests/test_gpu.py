@@ -9,8 +9,8 @@ import torch._dynamo.testing
 from torch.testing import assert_close
 
 from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel
-from convbert.kernels.choose import use_kernel
-from convbert.kernels.packing import attend_apart, attend_in_box, pack, way_to_attend
+from convbert.backends.dispatch import use_backend
+from convbert.runtime.packing import attention_path, pack, padded_attention, varlen_attention
 from convbert.training.data import MaskedBatches, Masking
 from convbert.training.loop import fit
 from convbert.training.optim import Recipe
@@ -47,8 +47,8 @@ def test_packed_attention_and_its_gradients(dtype, lengths):
     parts = [x.unflatten(-1, (2, 64)).requires_grad_() for x in wide.split(128, dim=-1)]
     if HOME == "cuda":
         known = "row" if dtype != torch.float32 else "box"
-        assert way_to_attend(parts[0], packed) == known, "flash attention must take what it can"
-    ours, true = attend_apart(*parts, packed), by_hand(*parts, lengths)
+        assert attention_path(parts[0], packed) == known, "flash attention must take what it can"
+    ours, true = varlen_attention(*parts, packed), by_hand(*parts, lengths)
     assert_close(ours.double(), true, atol=LOOSE[dtype], rtol=LOOSE[dtype])
     weight = torch.randn(ours.shape, generator=generator).to(ours)
     mine = torch.autograd.grad(ours, parts, weight)
@@ -64,8 +64,8 @@ def test_row_and_box_agree_for_first_tokens():
     query, key, value = (torch.randn(1, sum(lengths), 2, 32, generator=generator).to(HOME) for _ in range(3))
     first = query[0][packed.starts[:-1].long()][:, None]
     assert_close(
-        attend_in_box(first, key, value, packed)[:, 0],
-        attend_apart(query, key, value, packed)[0][packed.starts[:-1].long()],
+        padded_attention(first, key, value, packed)[:, 0],
+        varlen_attention(query, key, value, packed)[0][packed.starts[:-1].long()],
         atol=1e-5,
         rtol=1e-4,
     )
@@ -77,13 +77,13 @@ def test_dropout_in_packed_attention_keeps_sequences_apart(dtype, other):
     """Weights are dropped, the others grow to make up for them, and nobody reads another sequence."""
     packed, generator = pack(mask_of([30, 50]), 9), torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, 80, 2, 64, generator=generator).to(HOME, dtype) for _ in range(3))
-    still = attend_apart(query, key, value, packed)
-    mixed = torch.stack([attend_apart(query, key, value, packed, dropout=0.2) for _ in range(200)]).float()
+    still = varlen_attention(query, key, value, packed)
+    mixed = torch.stack([varlen_attention(query, key, value, packed, dropout=0.2) for _ in range(200)]).float()
     assert mixed.std(0).mean() > 0.02, "something must be dropped"
     assert (mixed.mean(0) - still.float()).abs().mean() < 0.02
     theirs, mine = (slice(0, 30), slice(30, 80)) if other == 0 else (slice(30, 80), slice(0, 30))
     value[:, theirs] = 1e4
-    assert attend_apart(query, key, value, packed, dropout=0.2)[:, mine].abs().max() < 100
+    assert varlen_attention(query, key, value, packed, dropout=0.2)[:, mine].abs().max() < 100
 
 
 # -- whole models
@@ -115,13 +115,13 @@ def test_a_padded_batch_is_each_text_alone(dtype, K):
 
 @needs_gpu
 @pytest.mark.parametrize("words", [60, 64])  # 60 is no multiple of 8: the compiler pads products with the word table
-@pytest.mark.parametrize("kernel", ["auto", "eager"])
+@pytest.mark.parametrize("kernel", ["auto", "banded"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "autocast"])
 def test_the_compiled_graph_computes_the_same(precision, kernel, words):
     torch.manual_seed(0)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     model = ConvBertForMaskedLM(small(vocab_size=words)).to(HOME, dtype)
-    use_kernel(model, kernel)
+    use_backend(model, kernel)
     other, (ids, mask) = copy.deepcopy(model), padded([40, 3, 17, 1])
     labels = ids.where(mask.bool() & (torch.arange(40, device=HOME) % 3 == 0), -100)
     found = []
@@ -140,13 +140,13 @@ def test_the_compiled_graph_computes_the_same(precision, kernel, words):
     assert not wrong, wrong
 
 
-@pytest.mark.parametrize("kernel", ["auto", "eager"])
+@pytest.mark.parametrize("kernel", ["auto", "banded"])
 @pytest.mark.parametrize("training", [False, True])
 def test_compiled_layers_leave_padding_out_and_compute_the_same(training, kernel):
     """One graph for all lengths, whatever is padded, and the same gradients."""
     torch.manual_seed(0)
     plain = ConvBertForMaskedLM(small()).to(HOME).train(training)
-    use_kernel(plain, kernel)
+    use_backend(plain, kernel)
     quick = copy.deepcopy(plain)
     graphs = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     quick.compile_layers("inductor" if HOME == "cuda" else graphs)
@@ -162,7 +162,7 @@ def test_compiled_layers_leave_padding_out_and_compute_the_same(training, kernel
             found.append((out.logits, out.loss, [p.grad for p in each.parameters() if p.grad is not None]))
         assert_close(*found, atol=1e-4, rtol=1e-3)
     if HOME == "cpu":
-        assert 2 <= graphs.frame_count <= 2 + (kernel == "eager"), "one for rows of tokens, one for whole batches"
+        assert 2 <= graphs.frame_count <= 2 + (kernel == "banded"), "one for rows of tokens, one for whole batches"
         x = next(node for node in graphs.graphs[0].graph.nodes if node.name == "l_x_")
         assert x.meta["example_value"].shape[0] == 1, "padding is gone before the graph begins"
 

@@ -68,7 +68,7 @@ def test_every_head(head, lengths, name):
 @pytest.mark.parametrize("name", WANTED)
 @pytest.mark.parametrize(
     "way",
-    ["left", "legacy", "training", "checkpointed", "reference", "graph", "compiled layers", "holes", "embeddings"],
+    ["left", "legacy", "training", "checkpointed", "reference", "onnx", "compiled layers", "holes", "embeddings"],
 )
 def test_every_way_to_run(way, name):
     changes = dict(conv_padding="legacy") if way == "legacy" else {}
@@ -82,8 +82,8 @@ def test_every_way_to_run(way, name):
         given["inputs_embeds"] = model.get_input_embeddings()(ids).detach()
     if way == "checkpointed":
         model.gradient_checkpointing_enable()
-    if way in ("reference", "graph"):
-        convbert.kernels.choose.use_kernel(model, way)
+    if way in ("reference", "onnx"):
+        convbert.backends.dispatch.use_backend(model, way)
     if way == "compiled layers":
         model.compile_layers("eager")
     check(model, given, name)

@@ -14,8 +14,8 @@ from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertTokenizerFast,
 from convbert.export import export
 from convbert.heads import ModelOutput, TaskOutput
 from convbert.training.loop import task_loss
-from convbert.visualize.behind import look_behind
-from convbert.visualize.reading import read_text
+from convbert.visualize.encoded_text import read_text
+from convbert.visualize.mask_prediction import look_behind
 
 HEADS = ("Model", *(f"For{n}" for n in ("MaskedLM", "SequenceClassification", "TokenClassification")))
 HEADS += "ForQuestionAnswering", "ForMultipleChoice"

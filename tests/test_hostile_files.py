@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from convbert import ConvBertConfig, ConvBertForSequenceClassification, ConvBertTokenizer
-from convbert.batching import beginning
 from convbert.serving import OnnxModel
+from convbert.tokenizers.batching import beginning
+from convbert.training.evaluation import Judgement
 from convbert.training.finetuning import find_result
-from convbert.training.judging import Judgement
 from convbert.training.reports import write_card
 from convbert.training.runs import read_checkpoint
 from convbert.weights import read_state

@@ -12,10 +12,11 @@ from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 
 from convbert import ConvBertConfig, ConvBertModel
-from convbert.kernels import eager, graph, packing, reference
-from convbert.kernels.choose import use_kernel
-from convbert.kernels.packing import WORTH_A_CALL, attend_apart, openings, pack, way_to_attend
-from convbert.mixed_attention import attend
+from convbert.backends import banded, onnx, reference
+from convbert.backends.dispatch import use_backend
+from convbert.layers.mixed_attention import attend
+from convbert.runtime import packing
+from convbert.runtime.packing import MIN_TOKENS_PER_CALL, attention_path, first_tokens, pack, varlen_attention
 
 SIZES = dict(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=48, vocab_size=50)
 
@@ -40,7 +41,7 @@ def test_eager_equals_the_definition(mask, K, H, d):
     value, scores = (torch.randn(1, N, H, n, generator=generator).requires_grad_() for n in (d, K))
     x, filters = torch.randn(1, N, d, generator=generator).requires_grad_(), torch.randn(d, K).requires_grad_()
     for name, inputs in (("span_conv", (value, scores)), ("depthwise", (x, filters))):
-        ours, theirs = (getattr(module, name)(*inputs, packed) for module in (eager, reference))
+        ours, theirs = (getattr(module, name)(*inputs, packed) for module in (banded, reference))
         assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
         weight = torch.randn(ours.shape, generator=generator)
         gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (ours, theirs)]
@@ -54,7 +55,7 @@ def test_eager_around_its_blocks(T, K):
     value, scores = (torch.randn(2, T, 2, n, generator=generator).requires_grad_() for n in (3, K))
     x, filters = (torch.randn(*shape, generator=generator).requires_grad_() for shape in ((2, T, 4), (4, K)))
     for name, inputs in (("span_conv", (value, scores)), ("depthwise", (x, filters))):
-        ours, theirs = (getattr(module, name)(*inputs) for module in (eager, reference))
+        ours, theirs = (getattr(module, name)(*inputs) for module in (banded, reference))
         assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
         weight = torch.randn(ours.shape, generator=generator)
         gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (ours, theirs)]
@@ -66,38 +67,38 @@ def test_eager_around_its_blocks(T, K):
 def test_eager_in_half_precision(dtype, T):
     x, filters = torch.randn(2, T, 4), torch.randn(4, 9) / 3
     exact = reference.depthwise(x, filters)
-    assert_close(eager.depthwise(x.to(dtype), filters.to(dtype)).float(), exact, atol=0.05, rtol=0.05)
+    assert_close(banded.depthwise(x.to(dtype), filters.to(dtype)).float(), exact, atol=0.05, rtol=0.05)
     value, scores = torch.randn(2, T, 3, 16), torch.randn(2, T, 3, 9)
     exact = reference.span_conv(value, scores)
-    assert_close(eager.span_conv(value.to(dtype), scores.to(dtype)).float(), exact, atol=0.05, rtol=0.05)
+    assert_close(banded.span_conv(value.to(dtype), scores.to(dtype)).float(), exact, atol=0.05, rtol=0.05)
 
 
 @settings(deadline=None, max_examples=60)
 @given(masks())
 def test_packing_and_back(mask):
     packed, x = pack(mask, 3), torch.randn(*mask.shape, 2)
-    assert_close(packed.put_back(packed.take(x)), x * mask[..., None])
-    assert_close(packed.close_up(packed.spread_out(packed.take(x))), packed.take(x))
-    assert_close(packed.unbox(packed.box(packed.take(x))), packed.take(x))
+    assert_close(packed.pad(packed.unpad(x)), x * mask[..., None])
+    assert_close(packed.remove_gaps(packed.insert_gaps(packed.unpad(x))), packed.unpad(x))
+    assert_close(packed.from_padded(packed.to_padded(packed.unpad(x))), packed.unpad(x))
     assert packed.lengths == [n for n in mask.sum(1).tolist() if n]
-    assert packed.tokens.equal(mask.flatten().nonzero()[:, 0])
-    assert packed.starts.dtype == torch.int32 and packed.starts.diff().tolist() == packed.lengths
-    assert packed.starts[0] == 0 and packed.real.shape == (len(packed.lengths), max(packed.lengths))
+    assert packed.indices.equal(mask.flatten().nonzero()[:, 0])
+    assert packed.cu_seqlens.dtype == torch.int32 and packed.cu_seqlens.diff().tolist() == packed.lengths
+    assert packed.cu_seqlens[0] == 0 and packed.padded_mask.shape == (len(packed.lengths), max(packed.lengths))
 
 
-@pytest.mark.parametrize("short", [1, WORTH_A_CALL])
+@pytest.mark.parametrize("short", [1, MIN_TOKENS_PER_CALL])
 def test_attention_stays_in_its_sequence(short):
     lengths = [short, 3 * short, 2 * short]
     packed = pack(torch.arange(3 * short) < torch.tensor(lengths)[:, None], 3)
     q, k, v = torch.randn(3, 1, sum(lengths), 2, 4)
-    far = attend_apart(q, k, v, packed)
+    far = varlen_attention(q, k, v, packed)
     v[:, short : 4 * short] += 1  # only the second sequence may notice
-    moved = (attend_apart(q, k, v, packed) - far).abs().amax((0, 2, 3)) > 1e-3
+    moved = (varlen_attention(q, k, v, packed) - far).abs().amax((0, 2, 3)) > 1e-3
     assert moved.tolist() == [False] * short + [True] * 3 * short + [False] * 2 * short
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.tuples(st.integers(1, 3 * WORTH_A_CALL), st.integers(1, 3)), min_size=1, max_size=4))
+@given(st.lists(st.tuples(st.integers(1, 3 * MIN_TOKENS_PER_CALL), st.integers(1, 3)), min_size=1, max_size=4))
 def test_calls_and_box_equal_the_definition(groups):
     lengths = [length for length, count in groups for _ in range(count)]
     neighbours = 1 + sum(a != b for a, b in pairwise(lengths))  # of the same length share a call
@@ -108,8 +109,10 @@ def test_calls_and_box_equal_the_definition(groups):
     weight = torch.randn(query.shape, generator=generator)
     true = torch.autograd.grad(torch.cat(alone, 1), (query, key, value), weight)
     for lot, way in ((packed, None), (replace(packed, lengths=[]), "box")):  # lengths that are unknown are boxed
-        assert way_to_attend(query, lot) == (way or ("box", "calls")[query.shape[1] >= WORTH_A_CALL * neighbours])
-        mixed = attend_apart(query, key, value, lot)
+        assert attention_path(query, lot) == (
+            way or ("box", "calls")[query.shape[1] >= MIN_TOKENS_PER_CALL * neighbours]
+        )
+        mixed = varlen_attention(query, key, value, lot)
         assert_close(mixed, torch.cat(alone, 1), atol=1e-5, rtol=1e-4)
         assert_close(torch.autograd.grad(mixed, (query, key, value), weight), true, atol=1e-5, rtol=1e-4)
 
@@ -139,8 +142,8 @@ ROW = replace(pack(torch.arange(30) < torch.tensor([30, 18])[:, None], 3), flash
 def test_no_call_for_each_sequence_on_a_gpu(case, way):
     with FakeTensorMode():
         query = fake_heads(**case)[0]
-        assert way_to_attend(query, ROW) == way
-        assert way_to_attend(query, replace(ROW, flash=False)) == "box"  # an older chip, or another maker's
+        assert attention_path(query, ROW) == way
+        assert attention_path(query, replace(ROW, flash=False)) == "box"  # an older chip, or another maker's
 
 
 def test_flash_attention_is_not_looked_for_where_it_is_not(monkeypatch):
@@ -169,7 +172,7 @@ def test_attention_on_a_gpu_gives_what_it_was_given(dtype, dropout):
     tensors = {f.name: getattr(packed, f.name) for f in fields(packed) if f.type is torch.Tensor}
     with FakeTensorMode():
         there = {name: torch.empty(x.shape, dtype=x.dtype, device="cuda") for name, x in tensors.items()}
-        mixed = attend_apart(*fake_heads(dtype=dtype), replace(packed, **there, flash=True), dropout)
+        mixed = varlen_attention(*fake_heads(dtype=dtype), replace(packed, **there, flash=True), dropout)
     assert (mixed.shape, mixed.dtype, mixed.device.type) == ((1, 48, 2, 16), dtype, "cuda")
     assert mixed.is_contiguous()
 
@@ -180,7 +183,7 @@ def model():
     model = ConvBertModel(ConvBertConfig(**SIZES)).eval()
     with torch.no_grad():
         for layer in model.encoder.layers:
-            layer.mixer.project.weight *= 10  # so that neighbours matter
+            layer.mixer.qkv_proj.weight *= 10  # so that neighbours matter
             layer.mixer.output.weight *= 10
     return model
 
@@ -229,17 +232,17 @@ def test_a_hole_keeps_its_place(model):
 def test_every_kernel_gives_the_same_model(model):
     ids, mask = torch.randint(1, 50, (2, 9)), torch.tensor([[1] * 9, [1] * 5 + [0] * 4])
     outs = []
-    for name in ("auto", "reference", "eager"):  # test_fused.py has the one that needs Triton
-        use_kernel(model, name)
+    for name in ("auto", "reference", "banded"):  # test_fused.py has the one that needs Triton
+        use_backend(model, name)
         outs.append(model(ids, mask).last_hidden_state)
-    use_kernel(model, "auto")
+    use_backend(model, "auto")
     for out in outs[1:]:
         assert_close(out, outs[0], atol=1e-5, rtol=1e-4)
 
 
 def test_an_unknown_kernel_is_refused(model):
-    with pytest.raises(ValueError, match="kernel='fast' is none of auto, reference, eager, triton"):
-        use_kernel(model, "fast")
+    with pytest.raises(ValueError, match="backend='fast' is none of auto, reference, banded, triton"):
+        use_backend(model, "fast")
 
 
 @settings(deadline=None, max_examples=40)
@@ -247,10 +250,10 @@ def test_an_unknown_kernel_is_refused(model):
 def test_first_tokens_alone_are_the_first_of_all(model, mask, masked):
     ids = torch.randint(0, 50, mask.shape, generator=torch.Generator().manual_seed(0))
     run = partial(model.encoder, ids, mask if masked else None)
-    first, every = run(first_only=True).last, run().last
+    first, every = run(cls_only=True).last, run().last
     assert first.shape[1] == 1
-    assert_close(first, openings(every, 1, None, mask if masked else None), atol=1e-5, rtol=1e-4)
-    assert_close(run(first_only=True, with_hidden=True).last, first, atol=1e-5, rtol=1e-4)
+    assert_close(first, first_tokens(every, 1, None, mask if masked else None), atol=1e-5, rtol=1e-4)
+    assert_close(run(cls_only=True, output_hidden_states=True).last, first, atol=1e-5, rtol=1e-4)
 
 
 @settings(deadline=None, max_examples=20)
@@ -260,10 +263,10 @@ def test_first_tokens_alone_have_the_gradients_of_all(mask, padding):
     model = ConvBertModel(ConvBertConfig(**SIZES, conv_padding=padding)).eval()
     ids = torch.randint(0, 50, mask.shape, generator=torch.Generator().manual_seed(0))
     slopes = []
-    for first_only in (True, False):
+    for cls_only in (True, False):
         model.zero_grad()
-        last = model.encoder(ids, mask, first_only=first_only).last
-        first = last if first_only else openings(last, 1, None, mask if padding == "mask" else None)
+        last = model.encoder(ids, mask, cls_only=cls_only).last
+        first = last if cls_only else first_tokens(last, 1, None, mask if padding == "mask" else None)
         first.sin().sum().backward()
         slopes.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert slopes[0].keys() == slopes[1].keys()
@@ -276,13 +279,13 @@ def test_first_tokens_alone_have_the_gradients_of_all(mask, padding):
 def test_a_graph_convolves_every_text_alone(mask, window, hole):
     generator, mask = torch.Generator().manual_seed(0), mask & (torch.arange(mask.shape[1]) != hole)
     x = torch.randn(*mask.shape, 6, generator=generator) * mask[..., None]
-    filters, boxed = torch.randn(6, window, generator=generator), graph.box_up(mask, window)
-    found = boxed.put_back(graph.depthwise(boxed.take(x), filters, boxed))
+    filters, boxed = torch.randn(6, window, generator=generator), onnx.graph_layout(mask, window)
+    found = boxed.pad(onnx.depthwise(boxed.unpad(x), filters, boxed))
     assert_close(found, reference.depthwise(x, filters) * mask[..., None], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kernel", ["reference", "eager"])
+@pytest.mark.parametrize("kernel", ["reference", "banded"])
 def test_a_batch_of_nothing(model, kernel):
-    use_kernel(model, kernel)
+    use_backend(model, kernel)
     assert model(torch.zeros(0, 7, dtype=torch.long)).last_hidden_state.shape == (0, 7, 32)
-    use_kernel(model, "auto")
+    use_backend(model, "auto")

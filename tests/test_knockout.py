@@ -16,9 +16,9 @@ from convbert import (
     pipeline,
 )
 from convbert.config import ConvBertConfig
-from convbert.mixed_attention import MixedMaps
+from convbert.layers.mixed_attention import MixedMaps
 from convbert.visualize import knock_out, knock_outs
-from convbert.visualize.knockout import ask, changes, plot_changes, plot_knock_outs
+from convbert.visualize.ablation import ask, changes, plot_changes, plot_knock_outs
 
 TEXT = "He opened the [MASK] and read the letter twice."
 TWO = "The [MASK] sailed across the [MASK]."
@@ -156,15 +156,15 @@ class PlainAttention(nn.Module):
     def __init__(self, mixer):
         super().__init__()
         self.num_heads, self.width = mixer.num_heads, mixer.width
-        self.project, self.output = mixer.project, nn.Linear(mixer.width, mixer.output.out_features)
+        self.project, self.output = mixer.qkv_proj, nn.Linear(mixer.width, mixer.output.out_features)
 
-    def forward(self, x, mask=None, head_mask=None, with_maps=False, packed=None, first_only=False):
+    def forward(self, x, mask=None, head_mask=None, output_attentions=False, packed=None, cls_only=False):
         parts = self.project(x).split(self.width, dim=-1)[:3]
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
         maps = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
         found = (maps @ value).transpose(1, 2)
         found = found if head_mask is None else found * head_mask[0, :, None]
-        return self.output(found.flatten(2)), MixedMaps(maps, None) if with_maps else None
+        return self.output(found.flatten(2)), MixedMaps(maps, None) if output_attentions else None
 
 
 @pytest.fixture(scope="module")

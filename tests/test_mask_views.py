@@ -16,10 +16,10 @@ from test_knockout import H, L, PlainAttention, make, without
 
 from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizerFast, pipeline
 from convbert.visualize import head_view, knock_out, knock_outs, knockout_view, mask_explorer
-from convbert.visualize.behind import look_behind, plot_behind
-from convbert.visualize.canvas import contrast
+from convbert.visualize.encoded_text import open_model, read_text
+from convbert.visualize.mask_prediction import look_behind, plot_behind
 from convbert.visualize.mask_views import KnockoutView, MaskExplorer, first_questions
-from convbert.visualize.reading import open_model, read_text
+from convbert.visualize.style import contrast
 from convbert.visualize.widgets import join_modules, read_asset
 
 TEXT = "He opened the [MASK] and read the letter twice."

@@ -14,9 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convbert.training.datasets import choose_columns
 from convbert.training.metrics import GROUPS, KINDS, METRICS, entity_f1, exact_match, mcc, score, squad_f1
 from convbert.training.recipes import PUBLISHED, RECIPES, FinetuneRecipe, recipe
-from convbert.training.rows import choose_columns
 
 # rows [prediction, right answers, exact, f1] of random texts, scored by compute_exact, compute_f1 and get_raw_scores
 # of transformers 4.57.6 (data/metrics/squad_metrics.py), the last releases that had SQuAD's official script

@@ -8,11 +8,11 @@ from torch import nn
 from torch.profiler import ProfilerActivity
 
 from convbert import heads
+from convbert.backends.reference import span_conv
 from convbert.config import ConvBertConfig
-from convbert.encoder import Encoder
-from convbert.heads import ConvBertForMaskedLM, ConvBertModel, silence
-from convbert.kernels import halves
-from convbert.kernels.reference import span_conv
+from convbert.heads import ConvBertForMaskedLM, ConvBertModel, make_head_mask
+from convbert.layers.encoder import Encoder
+from convbert.runtime import half_precision
 
 SMALL = dict(
     vocab_size=61,
@@ -167,11 +167,11 @@ def test_gradient_checkpointing_runs_layers_again_and_gives_the_same_gradients(m
 @pytest.mark.parametrize("maps", [False, True])
 @pytest.mark.parametrize("slow", [set(), {torch.float16, torch.bfloat16}])
 def test_half_precision_is_finite_and_near_float32(dtype, maps, slow, monkeypatch):
-    monkeypatch.setattr(halves, "SLOW", slow)  # what the processor has no instructions for
+    monkeypatch.setattr(half_precision, "SLOW", slow)  # what the processor has no instructions for
     model = make(initializer_range=0.1)
     ids = torch.randint(1, 61, (3, 12), generator=torch.Generator().manual_seed(0))
     mask = (torch.arange(12) < torch.tensor([[12], [5], [0]])).long()
-    off = silence(model.config, attention=[(0, 0)], conv=[(1, 1)])
+    off = make_head_mask(model.config, attention=[(0, 0)], conv=[(1, 1)])
     with torch.inference_mode():
         expected = model(ids, mask, head_mask=off).last_hidden_state
         told = model.to(dtype)(ids, mask, head_mask=off, output_attentions=maps, output_hidden_states=True)
@@ -185,7 +185,7 @@ def test_half_precision_is_finite_and_near_float32(dtype, maps, slow, monkeypatc
 @pytest.mark.parametrize("again", [False, True])  # gradient checkpointing
 def test_where_halves_are_slow_layers_compute_in_float32(dtype, again, monkeypatch):
     """Exactly what float32 layers with the same numbers give; gradients reach the parameters in their own precision."""
-    monkeypatch.setattr(halves, "SLOW", {dtype})
+    monkeypatch.setattr(half_precision, "SLOW", {dtype})
     half = make(ConvBertForMaskedLM, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).to(dtype).train()
     full = make(ConvBertForMaskedLM, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
     full.load_state_dict({name: x.float() for name, x in half.state_dict().items()})
@@ -202,7 +202,7 @@ def test_where_halves_are_slow_layers_compute_in_float32(dtype, again, monkeypat
     with torch.inference_mode():
         assert half(ids).logits.dtype == dtype
         layer, x = half.encoder.layers[0].eval(), embedded.detach()
-        told, _ = halves.call_widened(layer, layer.mixer.project.weight, x)
+        told, _ = half_precision.call_in_float32(layer, layer.mixer.qkv_proj.weight, x)
         assert torch.equal(told, full.encoder.layers[0].eval()(x.float())[0])
 
 
@@ -220,7 +220,7 @@ class Adapted(torch.nn.Module):
 
 
 def test_slow_halves_train_with_adapters(monkeypatch):
-    monkeypatch.setattr(halves, "SLOW", {torch.bfloat16})
+    monkeypatch.setattr(half_precision, "SLOW", {torch.bfloat16})
     model = make().bfloat16().train()
     for layer in model.encoder.layers:
         layer.feed_forward.down = Adapted(layer.feed_forward.down)
@@ -229,7 +229,7 @@ def test_slow_halves_train_with_adapters(monkeypatch):
 
 
 def test_compiled_halves_are_the_same(monkeypatch):
-    monkeypatch.setattr(halves, "SLOW", {torch.bfloat16})
+    monkeypatch.setattr(half_precision, "SLOW", {torch.bfloat16})
     model, ids = make().bfloat16(), torch.randint(1, 61, (2, 8))
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(ids).last_hidden_state, model(ids).last_hidden_state)
@@ -240,7 +240,7 @@ def test_knocking_out_a_head_is_zeroing_its_slice_of_the_output_projection(kind)
     model = make()
     ids = torch.randint(1, 61, (2, 7), generator=torch.Generator().manual_seed(2))
     spots = {("attention", "conv")[kind]: [(1, 0)]}
-    silenced = model(ids, head_mask=silence(model.config, **spots)).last_hidden_state
+    silenced = model(ids, head_mask=make_head_mask(model.config, **spots)).last_hidden_state
     d, mixer = model.config.mixed_head_size, model.encoder.layers[1].mixer
     with torch.no_grad():
         mixer.output.weight[:, kind * model.config.mixed_width :][:, :d] = 0
@@ -263,7 +263,7 @@ def test_original_head_size_rule_builds_the_official_small_generator():
         hidden_size=64, num_attention_heads=1, embedding_size=128, intermediate_size=256, head_size_rule="original"
     )
     mixer = Encoder(config).layers[0].mixer
-    assert mixer.project.weight.shape == (4 * 64, 64) and mixer.output.weight.shape == (64, 128)
+    assert mixer.qkv_proj.weight.shape == (4 * 64, 64) and mixer.output.weight.shape == (64, 128)
     halved = Encoder(config.replace(head_size_rule="transformers")).layers[0].mixer
     assert halved.project.weight.shape == (4 * 32, 64) and halved.output.weight.shape == (64, 64)
 

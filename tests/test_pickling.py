@@ -17,7 +17,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, pipeline
-from convbert.kernels.choose import use_kernel
+from convbert.backends.dispatch import use_backend
 
 TEXTS = ["A quiet, beautiful film.", "Bad.", "The sea was calm , and nobody knew why ."]
 SMALL = 3000  # bytes; the least of our models has four million
@@ -90,7 +90,7 @@ def test_a_partial_keeps_its_options(classify):
 
 
 def test_switches_survive(classify):
-    use_kernel(classify.model, "reference")
+    use_backend(classify.model, "reference")
     classify.model.compile_layers("eager")
     classify.model.config = classify.model.config.replace(id2label={0: "no", 1: "yes"})
     classify.limit, classify.mark = 64, "mine"
@@ -98,11 +98,11 @@ def test_switches_survive(classify):
     classify.model.requires_grad_(False).train()
     sent = pickle.dumps(classify)
     again = pickle.loads(sent)
-    assert len(sent) < SMALL and again.model.encoder.backend == "eager"
+    assert len(sent) < SMALL and again.model.encoder.compile_backend == "eager"
     for pipe in (again, classify):
-        pipe.model.encoder.backend = None  # compiling takes its time
+        pipe.model.encoder.compile_backend = None  # compiling takes its time
     assert answers(again) == answers(classify)
-    assert again.model.encoder.layers[0].mixer.kernel == "reference"
+    assert again.model.encoder.layers[0].mixer.backend == "reference"
     assert again.model.config == classify.model.config and {row["label"] for row in again(TEXTS)} <= {"no", "yes"}
     assert (again.limit, again.mark, again.tokenizer.model_max_length) == (64, "mine", 64)
 

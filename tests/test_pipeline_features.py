@@ -11,8 +11,8 @@ from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertModel
 from convbert.pipelines.batches import Row
 from convbert.pipelines.features import FeatureExtractionPipeline, keep_features
-from convbert.pipelines.reading import plan_rows
-from convbert.tokenization import ConvBertTokenizerFast
+from convbert.pipelines.preprocessing import plan_rows
+from convbert.tokenizers.base import ConvBertTokenizerFast
 
 D = 32
 TEXTS = [

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertForQuestionAnswering
-from convbert.pipelines.answers import Answers
 from convbert.pipelines.batches import Row
+from convbert.pipelines.outputs import Answers
 from convbert.pipelines.question_answering import (
     Context,
     ContextPart,
@@ -30,7 +30,7 @@ from convbert.pipelines.question_answering import (
     read_contexts,
     stack_logits,
 )
-from convbert.tokenization import ConvBertTokenizerFast
+from convbert.tokenizers.base import ConvBertTokenizerFast
 
 CONTEXT = "Ada Lovelace wrote the first program in 1843.\r\nCharles Babbage never built the engine 🤖 that it was for."
 ITEM = {"question": "Who wrote the first program?", "context": CONTEXT}

@@ -13,7 +13,7 @@ import torch
 
 from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, pipeline
 from convbert.config import ConvBertConfig
-from convbert.pipelines.reading import read_texts
+from convbert.pipelines.preprocessing import read_texts
 
 TEXTS = ["A fine day.", "It rains, and nobody minds.", "", "🤖 café\r\n", "one two three four five six seven " * 12]
 PAIR = {"text": "It rains.", "text_pair": "The street is wet."}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertForTokenClassification
 from convbert.pipelines.batches import Row
-from convbert.pipelines.reading import plan_rows
+from convbert.pipelines.preprocessing import plan_rows
 from convbert.pipelines.token_classification import (
     STRATEGIES,
     RowPart,
@@ -20,7 +20,7 @@ from convbert.pipelines.token_classification import (
     keep_own,
     split_label,
 )
-from convbert.tokenization import ConvBertTokenizerFast
+from convbert.tokenizers.base import ConvBertTokenizerFast
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-creative-work", "I-creative-work"]
 PLAIN = ["NOUN", "VERB", "PUNCT", "O"]

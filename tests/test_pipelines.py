@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from convbert import ConvBertForMaskedLM, ConvBertTokenizerFast, pipeline
 from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertModel
+from convbert.pipelines.base import windows
 from convbert.pipelines.batches import plan_batches
-from convbert.pipelines.running import windows
 
 TEXTS = [
     "The [MASK] is blue.",

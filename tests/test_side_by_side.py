@@ -13,8 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from convbert import pipeline
-from convbert.kernels.halves import SLOW
 from convbert.pipelines.batches import LEAST, PIECE, plan_batches, side_by_side
+from convbert.runtime.half_precision import SLOW
 
 WORDS = "the old ship sailed across the grey sea and nobody on board knew where the wind would take it".split()
 TEXTS = [" ".join(WORDS[: 1 + 7 * i % len(WORDS)]) + f" {i}." for i in range(400)]  # about 4,800 tokens

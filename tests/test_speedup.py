@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 import convbert
 from convbert import speed_up, undo_speed_up
-from convbert.kernels.choose import use_kernel
+from convbert.backends.dispatch import use_backend
 from convbert.speedup import Depthwise, FastAttention, Pointwise, fit
 
 transformers = pytest.importorskip("transformers", reason="the models to speed up are those of transformers")
@@ -377,7 +377,7 @@ def test_undo_leaves_nothing():
     model, batch = make(), batch_for()
     before, expected = shape_of(model), model(**batch).last_hidden_state
     speed_up(model)
-    use_kernel(model, "reference")
+    use_backend(model, "reference")
     assert shape_of(undo_speed_up(model)) == before
     assert torch.equal(model(**batch).last_hidden_state, expected)
     assert shape_of(undo_speed_up(model)) == before
@@ -393,8 +393,8 @@ def test_twice_is_once():
 def test_the_kernels_can_be_chosen():
     model, batch = make(), batch_for()
     expected = model(**batch).last_hidden_state
-    use_kernel(speed_up(model), "reference")
-    changed = [part.kernel for part in model.modules() if isinstance(part, FastAttention | Depthwise)]
+    use_backend(speed_up(model), "reference")
+    changed = [part.backend for part in model.modules() if isinstance(part, FastAttention | Depthwise)]
     assert changed == ["reference"] * 4
     assert_close(model(**batch).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
+from convbert.backends.reference import span_conv
 from convbert.config import ConvBertConfig
 from convbert.heads import ConvBertForMaskedLM, ConvBertModel
-from convbert.kernels.reference import span_conv
-from convbert.mixed_attention import MixedAttention, MixedMaps, attend, split_heads
+from convbert.layers.mixed_attention import MixedAttention, MixedMaps, attend, split_heads
 from convbert.pipelines.tasks import pipeline
-from convbert.visualize.reading import at_rest, open_model, read_text
-from convbert.visualize.split import (
+from convbert.visualize.encoded_text import at_rest, open_model, read_text
+from convbert.visualize.head_contributions import (
     banded,
     centre_of_mass,
     contribution_norms,
@@ -182,7 +182,7 @@ def test_maps_are_the_models_own(tiny):
     model, tokenizer = tiny
     split = head_split(TINY, TEXTS[0])
     with at_rest(model):
-        maps = model.encoder(**read_text(tokenizer, TEXTS[0]).batch(), with_maps=True).maps
+        maps = model.encoder(**read_text(tokenizer, TEXTS[0]).batch(), output_attentions=True).maps
     for layer, seen in enumerate(maps):
         assert_close(split.attention[layer], seen.attention[0])
         assert_close(split.conv_kernel[layer], seen.conv_kernel[0])
@@ -408,10 +408,10 @@ class PlainAttention(nn.Module):
         self.project = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x, mask=None, head_mask=None, with_maps=False, packed=None, first_only=False):
+    def forward(self, x, mask=None, head_mask=None, output_attentions=False, packed=None, cls_only=False):
         query, key, value = (split_heads(part, self.num_heads) for part in self.project(x).chunk(3, -1))
         mixed, attention = attend(query, key, value)
-        return self.output(mixed.flatten(2)), MixedMaps(attention, None) if with_maps else None
+        return self.output(mixed.flatten(2)), MixedMaps(attention, None) if output_attentions else None
 
 
 def make_plain() -> nn.Module:

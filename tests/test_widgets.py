@@ -16,9 +16,9 @@ import torch
 from conftest import ROOT
 
 from convbert import ConvBertConfig, ConvBertModel
-from convbert.tokenization import ConvBertTokenizerFast
-from convbert.visualize.reading import open_model
-from convbert.visualize.split import head_split
+from convbert.tokenizers.base import ConvBertTokenizerFast
+from convbert.visualize.encoded_text import open_model
+from convbert.visualize.head_contributions import head_split
 
 needs = dict(reason='the views need pip install "convbert[widgets]"', exc_type=ImportError)
 views = pytest.importorskip("convbert.visualize.views", **needs)
@@ -619,8 +619,8 @@ def random_view(kind, heads: int, tokens: int, sharpness: float):
     model = ConvBertModel(config)
     with torch.no_grad():
         for layer in model.encoder.layers:
-            layer.mixer.project.weight *= sharpness
-            layer.mixer.conv_kernel.weight *= sharpness
+            layer.mixer.qkv_proj.weight *= sharpness
+            layer.mixer.kernel_proj.weight *= sharpness
     words = ("the old man sat by the sea and thought of his ship " * tokens).split()
     words = [word for word in words if len(tokenizer.tokenize(word)) == 1][: tokens - 2]
     view = kind(model, " ".join(words), tokenizer=tokenizer)

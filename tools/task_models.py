@@ -19,9 +19,9 @@ import torch
 from convbert import ConvBertConfig, ConvBertTokenizerFast
 from convbert.pipelines.tasks import TASKS
 from convbert.training.data import Masking
+from convbert.training.evaluation import judge
 from convbert.training.examples import Reading
 from convbert.training.finetuning import finetune, plan_work
-from convbert.training.judging import judge
 from convbert.training.optim import Recipe
 from convbert.training.pretraining import Plan, pretrain
 

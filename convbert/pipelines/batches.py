@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..kernels.halves import is_slow
+from ..runtime.half_precision import needs_upcast
 
 # %% ../../nbs/pipelines/02_batches.ipynb #59adbb03
 PIECE, LEAST = 2048, 1024  # room for tokens in a batch that a thread reads: at most, and at least
@@ -92,7 +92,7 @@ def can_be_shared(
 ) -> bool:
     "Whether several threads may call a model at a time, and gain by it."
     weights = list(model.parameters())  # none in torch when ONNX Runtime has them
-    if not weights or any(weight.device.type != "cpu" or is_slow(weight) for weight in weights):
+    if not weights or any(weight.device.type != "cpu" or needs_upcast(weight) for weight in weights):
         return False
     return not any(map(is_compiled, model.modules()))
 
