@@ -167,7 +167,7 @@ def test_gradient_checkpointing_runs_layers_again_and_gives_the_same_gradients(m
 @pytest.mark.parametrize("maps", [False, True])
 @pytest.mark.parametrize("slow", [set(), {torch.float16, torch.bfloat16}])
 def test_half_precision_is_finite_and_near_float32(dtype, maps, slow, monkeypatch):
-    monkeypatch.setattr(half_precision, "SLOW", slow)  # what the processor has no instructions for
+    monkeypatch.setattr(half_precision, "EMULATED", slow)  # what the processor has no instructions for
     model = make(initializer_range=0.1)
     ids = torch.randint(1, 61, (3, 12), generator=torch.Generator().manual_seed(0))
     mask = (torch.arange(12) < torch.tensor([[12], [5], [0]])).long()
@@ -185,7 +185,7 @@ def test_half_precision_is_finite_and_near_float32(dtype, maps, slow, monkeypatc
 @pytest.mark.parametrize("again", [False, True])  # gradient checkpointing
 def test_where_halves_are_slow_layers_compute_in_float32(dtype, again, monkeypatch):
     """Exactly what float32 layers with the same numbers give; gradients reach the parameters in their own precision."""
-    monkeypatch.setattr(half_precision, "SLOW", {dtype})
+    monkeypatch.setattr(half_precision, "EMULATED", {dtype})
     half = make(ConvBertForMaskedLM, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).to(dtype).train()
     full = make(ConvBertForMaskedLM, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
     full.load_state_dict({name: x.float() for name, x in half.state_dict().items()})
@@ -220,7 +220,7 @@ class Adapted(torch.nn.Module):
 
 
 def test_slow_halves_train_with_adapters(monkeypatch):
-    monkeypatch.setattr(half_precision, "SLOW", {torch.bfloat16})
+    monkeypatch.setattr(half_precision, "EMULATED", {torch.bfloat16})
     model = make().bfloat16().train()
     for layer in model.encoder.layers:
         layer.feed_forward.down = Adapted(layer.feed_forward.down)
@@ -229,7 +229,7 @@ def test_slow_halves_train_with_adapters(monkeypatch):
 
 
 def test_compiled_halves_are_the_same(monkeypatch):
-    monkeypatch.setattr(half_precision, "SLOW", {torch.bfloat16})
+    monkeypatch.setattr(half_precision, "EMULATED", {torch.bfloat16})
     model, ids = make().bfloat16(), torch.randint(1, 61, (2, 8))
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(ids).last_hidden_state, model(ids).last_hidden_state)
