@@ -33,7 +33,6 @@ from convbert.tokenizers.wordpiece import (
     added_token,
     as_text,
     build_backend,
-    choose,
     is_list,
     make_options,
     make_template,
@@ -42,6 +41,7 @@ from convbert.tokenizers.wordpiece import (
     takes,
     train_vocab,
 )
+from ..validation import check_choice
 
 # %% ../../nbs/tokenizers/04_base.ipynb #acc07923
 class SpecialMixin:
@@ -150,7 +150,7 @@ class AddingMixin:
         given = dict(special_tokens_dict)
         more = [token for name in SPECIAL_LISTS for token in as_tokens(given.pop(name, None))]
         for name in given:
-            choose("the name of a special token", name, (*SPECIAL, *SPECIAL_LISTS))
+            check_choice("the name of a special token", name, (*SPECIAL, *SPECIAL_LISTS))
         unknown = getattr(given.get("unk_token"), "content", given.get("unk_token"))
         if unknown is not None and unknown not in self.backend_tokenizer.get_vocab(with_added_tokens=False):
             raise ValueError(f"unk_token={unknown!r} must be in the vocabulary itself, which is fixed")
