@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .atomic import atomic_folder
 from .compat import MODEL_HABITS, SAVE_HABITS, refuse_others, translate
-from .folders import atomic_folder, read_whole
 from .hub import Origin, resolve, trace
+from .snapshots import read_snapshot
 from .weights import WEIGHT_PATTERNS, parse_size, read_state, weight_files, write_weights
 
 # %% ../nbs/08_checkpoints.ipynb #53ae1373
@@ -374,7 +375,7 @@ class PretrainedMixin(SavingMixin):
         options = {name: taken.pop(name) for name in ("dtype", "device")}
         hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=taken.pop("token"))
         folder = resolve(name, **hub)
-        chosen, disk = read_whole(folder, lambda at: (choose_config(cls, config, at, hub), read_state(at)))
+        chosen, disk = read_snapshot(folder, lambda at: (choose_config(cls, config, at, hub), read_state(at)))
         config, disk = chosen.replace(**taken), as_saved(cls.key_map, disk)
         try:
             model = build(cls, config, disk, ignore_mismatched_sizes=ignore_mismatched_sizes, **options)

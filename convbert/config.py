@@ -18,10 +18,11 @@ from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields, r
 from pathlib import Path
 from typing import Any
 
+from .atomic import atomic_folder
 from .compat import FILE_HABITS, translate
 from .files import read_json
-from .folders import atomic_folder, read_whole
 from .hub import resolve, suggest
+from .snapshots import read_snapshot
 
 # %% ../nbs/06_config.ipynb #859a5f89
 def count_heads(
@@ -250,7 +251,7 @@ class ConfigFilesMixin(ConfigMixin):
         hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
         overrides = translate(overrides, FILE_HABITS, {"token": token})
         folder = resolve(name, weights=False, **{**hub, "token": overrides.pop("token")})
-        return read_whole(folder, lambda at: read_config(cls, at)).replace(**overrides)
+        return read_snapshot(folder, lambda at: read_config(cls, at)).replace(**overrides)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any):

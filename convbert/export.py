@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .atomic import atomic_folder, is_staging
 from .backends.dispatch import use_backend
-from .folders import atomic_folder, is_leftover, read_whole
 from .heads import ConvBertForMultipleChoice
 from .hub import resolve
 from .serving import CLASSES, GRAPH, OnnxModel, class_in
+from .snapshots import read_snapshot
 from .tokenizers.base import ConvBertTokenizerFast
 from .validation import check_choice
 
@@ -172,7 +173,7 @@ def check_request(folder: str | os.PathLike, precision: str) -> None:  # raises 
     if missing:
         raise ImportError(f'export needs {", ".join(missing)}: pip install "convbert[onnx]"')
     target = Path(os.path.expanduser(folder))
-    if target.exists() and not (target.is_dir() and all(is_leftover(file.name) for file in target.iterdir())):
+    if target.exists() and not (target.is_dir() and all(is_staging(file.name) for file in target.iterdir())):
         raise FileExistsError(f"{str(target)!r} is there already: export to a new or an empty folder")
 
 
@@ -195,7 +196,7 @@ def take_model(
         if any(p.dtype != torch.float32 for p in model.parameters()):
             raise ValueError("a graph is drawn in float32: pass model.float()")
     else:
-        return read_whole(resolve(model), lambda at: (class_in(at).from_pretrained(at), as_tokenizer(tokenizer or at)))
+        return read_snapshot(resolve(model), lambda at: (class_in(at).from_pretrained(at), as_tokenizer(tokenizer or at)))
     return model, as_tokenizer(tokenizer)
 
 # %% ../nbs/15_export.ipynb #fbe67cff

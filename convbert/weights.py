@@ -22,8 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .atomic import atomic_folder
 from .files import WEIGHT_FILES, check_file, read_json, weight_files
-from .folders import atomic_folder, read_whole
+from .snapshots import read_snapshot
 
 # %% ../nbs/07_weights.ipynb #20aa4131
 def _broken(path: Path, error: Exception) -> ValueError:
@@ -133,7 +134,7 @@ def read_state(
     allow_pickle: bool = True,  # False reads safetensors only
 ) -> dict[str, Tensor]:  # under the disk's names, on the CPU, as stored
     "The tensors of the checkpoint in a folder."
-    return read_whole(folder, partial(_read_state, allow_pickle=allow_pickle))
+    return read_snapshot(folder, partial(_read_state, allow_pickle=allow_pickle))
 
 
 def _read_state(folder: Path, allow_pickle: bool) -> dict[str, Tensor]:

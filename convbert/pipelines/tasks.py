@@ -22,7 +22,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..compat import PIPELINE_HABITS, translate
 from ..config import NOTED, ConvBertConfig
-from ..folders import read_whole
 from .base import call_options, choose_device
 from .features import FeatureExtractionPipeline
 from .fill_mask import FillMaskPipeline
@@ -32,6 +31,7 @@ from .text_classification import TextClassificationPipeline
 from .token_classification import TokenClassificationPipeline
 from .zero_shot import ZeroShotClassificationPipeline
 from ..serving import OnnxModel, holds_graph
+from ..snapshots import read_snapshot
 from ..tokenizers.base import ConvBertTokenizerFast
 from ..validation import suggest
 
@@ -211,5 +211,5 @@ def pipeline(
     name = default_model(task) if model is None else unwrap(model)
     if isinstance(name, str | os.PathLike) and os.path.isdir(path := os.path.expanduser(name)):
         given = Path(path)
-        return read_whole(given, lambda at: open_pipeline(kind, name if at == given else at, **how))
+        return read_snapshot(given, lambda at: open_pipeline(kind, name if at == given else at, **how))
     return open_pipeline(kind, name, **how)

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+from ..atomic import atomic_folder
 from ..compat import SAVE_HABITS, TOKENIZER_HABITS, refuse_others, translate
-from ..folders import atomic_folder, read_whole
 from ..hub import Origin, resolve, trace
+from ..snapshots import read_snapshot
 from .batching import BatchEncoding, CallOptions, encode_examples, gather, make_columns
 from .padding import PaddingMixin
 from convbert.tokenizers.wordpiece import (
@@ -282,7 +283,7 @@ def open_tokenizer(
         return kind(vocab, added_tokens=added, **options | overrides)
 
     try:
-        return read_whole(folder, read)
+        return read_snapshot(folder, read)
     except ValueError as error:
         named = str(folder) in str(error)
         raise error if named else ValueError(f"cannot load the tokenizer in {folder}: {error}") from None

@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..atomic import atomic_folder
 from ..files import read_json
-from ..folders import atomic_folder
 from ..pipelines.base import choose_device
 from ..pipelines.outputs import table
 from ..pipelines.tasks import TASKS, find_task
