@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import atomic_folder
-from .compat import FILE_HABITS, translate
+from .compat import FILE_ARGUMENTS, translate
 from .files import read_json
 from .hub import resolve, suggest
 from .snapshots import read_snapshot
@@ -249,7 +249,7 @@ class ConfigFilesMixin(ConfigMixin):
     ):
         "Read the `config.json` of a model."
         hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-        overrides = translate(overrides, FILE_HABITS, {"token": token})
+        overrides = translate(overrides, FILE_ARGUMENTS, {"token": token})
         folder = resolve(name, weights=False, **{**hub, "token": overrides.pop("token")})
         return read_snapshot(folder, lambda at: read_config(cls, at)).replace(**overrides)
 

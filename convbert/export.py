@@ -196,7 +196,8 @@ def take_model(
         if any(p.dtype != torch.float32 for p in model.parameters()):
             raise ValueError("a graph is drawn in float32: pass model.float()")
     else:
-        return read_snapshot(resolve(model), lambda at: (class_in(at).from_pretrained(at), as_tokenizer(tokenizer or at)))
+        folder = resolve(model)
+        return read_snapshot(folder, lambda at: (class_in(at).from_pretrained(at), as_tokenizer(tokenizer or at)))
     return model, as_tokenizer(tokenizer)
 
 # %% ../nbs/15_export.ipynb #fbe67cff

@@ -46,7 +46,7 @@ def listing(folder: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    monkeypatch.setattr(hub, "_said", set())
+    monkeypatch.setattr(hub, "_warned", set())
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_local_folder(tmp_path, monkeypatch):
 
 def test_bundled_name(tmp_path, monkeypatch):
     make(tmp_path / "models", {"convbert-tiny/config.json": CONFIG, "notes/readme.txt": ""})
-    monkeypatch.setattr(hub, "_models", lambda: tmp_path / "models")
+    monkeypatch.setattr(hub, "_models_folder", lambda: tmp_path / "models")
     assert "convbert-tiny" in bundled()
     assert resolve("convbert-tiny") == tmp_path / "models" / "convbert-tiny"
     with pytest.raises(ModelNotFoundError, match=r"Did you mean 'convbert-tiny'\?.*'\./my-model'.*'owner/name'"):

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..compat import CALL_HABITS, INPUT_NAMES, Habit, translate
+from ..compat import CALL_ARGUMENTS, INPUT_NAMES, ArgumentRule, translate
 from .batches import Row, find_pad_id, make_batch, plan_work, side_by_side
 from .outputs import Answers
 from .pickling import Reference, by_reference
@@ -299,8 +299,8 @@ def call_options(
     "The options of a task's calls."
     asked, known = split_names(kind)
     known = [*(asked if calling else asked[1:]), *known]
-    inputs = {name: Habit(asked[0]) for name in INPUT_NAMES if calling and name not in known}
-    options = translate(given, CALL_HABITS | inputs)
+    inputs = {name: ArgumentRule(asked[0]) for name in INPUT_NAMES if calling and name not in known}
+    options = translate(given, CALL_ARGUMENTS | inputs)
     for name in options:
         if name not in known:
             raise TypeError(f"{kind.task} has no option {name!r}. {suggest(name, known)}")

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..compat import PIPELINE_HABITS, translate
+from ..compat import PIPELINE_ARGUMENTS, translate
 from ..config import NOTED, ConvBertConfig
 from .base import call_options, choose_device
 from .features import FeatureExtractionPipeline
@@ -204,7 +204,7 @@ def pipeline(
 ):  # a callable: text in, answers out
     "A ready-made helper for a task."
     kind = TASKS[find_task(task)]
-    taken = translate(spread({"dtype": dtype, "device": device, **options}), PIPELINE_HABITS)
+    taken = translate(spread({"dtype": dtype, "device": device, **options}), PIPELINE_ARGUMENTS)
     dtype, device = taken.pop("dtype"), taken.pop("device")
     hub = {name: taken.pop(name) for name in [*taken] if name in LOADING}
     how = dict(tokenizer=tokenizer, device=device, dtype=dtype, hub=hub, calls=call_options(kind, taken))

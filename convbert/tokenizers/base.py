@@ -21,7 +21,7 @@ from typing import Any
 from weakref import WeakSet
 
 from ..atomic import atomic_folder
-from ..compat import SAVE_HABITS, TOKENIZER_HABITS, refuse_others, translate
+from ..compat import SAVE_ARGUMENTS, TOKENIZER_ARGUMENTS, refuse_others, translate
 from ..hub import Origin, resolve, trace
 from ..snapshots import read_snapshot
 from .batching import BatchEncoding, CallOptions, encode_examples, gather, make_columns
@@ -301,7 +301,7 @@ class SavingMixin:
 
     def save_pretrained(self, save_directory: str | os.PathLike, **others) -> tuple[str, ...]:
         "Write the tokenizer's files into a folder, all or none; returns their paths."
-        refuse_others("save_pretrained", translate(others, SAVE_HABITS))
+        refuse_others("save_pretrained", translate(others, SAVE_ARGUMENTS))
         config = saved_config(self)
         special = {name: config[name] for name in SPECIAL if config[name] is not None}
         whole = json.loads(self.backend_tokenizer.to_str())
@@ -331,7 +331,7 @@ class FilesMixin(SavingMixin):
         **overrides,  # options of `TokenizerOptions` that win over the files, and what transformers would take
     ):
         "The tokenizer of that name."
-        overrides = translate(overrides, TOKENIZER_HABITS, {"token": token})
+        overrides = translate(overrides, TOKENIZER_ARGUMENTS, {"token": token})
         token = overrides.pop("token")
         special = {name: overrides.pop(name) for name in SPECIAL_LISTS if name in overrides}
         where = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}

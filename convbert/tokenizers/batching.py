@@ -54,8 +54,7 @@ class CallOptions:
             check_choice(name, getattr(self, name), allowed)
         check_count("stride", self.stride, 0)
         for name in ("max_length", "pad_to_multiple_of"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
+            if getattr(self, name) is not None: check_count(name, getattr(self, name))
 
     @property
     def fill(self) -> str | None:

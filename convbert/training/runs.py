@@ -133,7 +133,9 @@ def alone(
     with suppress(NotImplementedError):
         lock = try_lock(file)
         if lock is None:
-            raise OSError(f"{folder} is in use: {lock_owner(file)} trains in it. Wait for its end or choose another folder")
+            raise OSError(
+                f"{folder} is in use: {lock_owner(file)} trains in it. Wait for its end or choose another folder"
+            )
     _mine[place] = threading.get_ident()
     try:
         yield
