@@ -101,7 +101,7 @@ def write_journal(transaction: Path) -> None:
 
 # %% ../nbs/02_atomic.ipynb #91f6ad0c
 def should_restore(name: str, folder: Path, modified: list[str]) -> bool:
-    "Whether to restore a backup: not over a file that was modified since, nor weights that modified ones replaced."
+    "Whether to restore a backup: not over a file that was modified since, nor beside newer weights that replaced it."
     weights = (".safetensors", ".bin", ".index.json")
     removed = name.endswith(weights) and not os.path.lexists(folder / name)
     return name not in modified and not (removed and any(other.endswith(weights) for other in modified))
