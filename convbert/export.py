@@ -22,12 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .atomic import atomic_folder, is_staging
 from .backends.dispatch import use_backend
-from .folders import atomic_folder, is_leftover, read_whole
-from .hub import resolve, suggest
+from .hub import resolve
 from .modeling import ConvBertForMultipleChoice
 from .serving import CLASSES, GRAPH, OnnxModel, class_in
+from .snapshots import read_snapshot
 from .tokenizers.base import ConvBertTokenizerFast
+from .validation import check_choice
 
 # %% ../nbs/15_export.ipynb #822c559b
 @contextmanager
@@ -166,13 +168,12 @@ def check_graph(
 # %% ../nbs/15_export.ipynb #7a564c5a
 def check_request(folder: str | os.PathLike, precision: str) -> None:  # raises what is wrong with it
     "Refuse before the work begins."
-    if precision not in LIMITS:
-        raise ValueError(f"precision={precision!r} is unknown. {suggest(str(precision), LIMITS)}")
+    check_choice("precision", precision, LIMITS)
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
         raise ImportError(f'export needs {", ".join(missing)}: pip install "convbert[onnx]"')
     target = Path(os.path.expanduser(folder))
-    if target.exists() and not (target.is_dir() and all(is_leftover(file.name) for file in target.iterdir())):
+    if target.exists() and not (target.is_dir() and all(is_staging(file.name) for file in target.iterdir())):
         raise FileExistsError(f"{str(target)!r} is there already: export to a new or an empty folder")
 
 
@@ -195,7 +196,8 @@ def take_model(
         if any(p.dtype != torch.float32 for p in model.parameters()):
             raise ValueError("a graph is drawn in float32: pass model.float()")
     else:
-        return read_whole(resolve(model), lambda at: (class_in(at).from_pretrained(at), as_tokenizer(tokenizer or at)))
+        folder = resolve(model)
+        return read_snapshot(folder, lambda at: (class_in(at).from_pretrained(at), as_tokenizer(tokenizer or at)))
     return model, as_tokenizer(tokenizer)
 
 # %% ../nbs/15_export.ipynb #fbe67cff
