@@ -26,7 +26,7 @@ from .backends.dispatch import use_backend
 from .folders import atomic_folder, is_leftover, read_whole
 from .heads import ConvBertForMultipleChoice
 from .hub import resolve, suggest
-from .serving import CLASSES, GRAPH, OnnxModel, class_in
+from .serving import CLASSES, GRAPH, OnnxModel, read_model_class
 from .tokenizers.base import ConvBertTokenizerFast
 
 # %% ../nbs/15_export.ipynb #822c559b
@@ -195,7 +195,7 @@ def take_model(
         if any(p.dtype != torch.float32 for p in model.parameters()):
             raise ValueError("a graph is drawn in float32: pass model.float()")
     else:
-        return read_whole(resolve(model), lambda at: (class_in(at).from_pretrained(at), as_tokenizer(tokenizer or at)))
+        return read_whole(resolve(model), lambda at: (read_model_class(at).from_pretrained(at), as_tokenizer(tokenizer or at)))
     return model, as_tokenizer(tokenizer)
 
 # %% ../nbs/15_export.ipynb #fbe67cff

@@ -142,14 +142,14 @@ def in_one_row(x: Tensor) -> Tensor:  # `(count, H, n, d)` to `(1, H, count*n, d
 def attention_path(
     query: Tensor,  # `(1, N, H, d)`
     packed: Packed,
-) -> str:  # "row", "calls" or "box"
+) -> str:  # "flash", "per_length" or "padded"
     "How sequences are kept apart: in one call for the row, in a call for equal neighbours, or in a box."
     half, d = query.dtype in (torch.bfloat16, torch.float16), query.shape[-1]
     if packed.flash and half and d % 8 == 0 and d <= 192:  # wider heads have no way back on some chips
-        return "row"
+        return "flash"
     if torch.compiler.is_compiling() or query.device.type in GPUS or not packed.lengths:
-        return "box"
-    return "calls" if sum(packed.lengths) >= MIN_TOKENS_PER_CALL * len(equal_runs(packed.lengths)) else "box"
+        return "padded"
+    return "per_length" if sum(packed.lengths) >= MIN_TOKENS_PER_CALL * len(equal_runs(packed.lengths)) else "padded"
 
 # %% ../../nbs/runtime/02_packing.ipynb #73d4650c
 def padded_attention(
@@ -174,12 +174,12 @@ def varlen_attention(
 ) -> Tensor:  # `(1, N, H, d)`
     "Attention from each token to the tokens of its own sequence."
     way = attention_path(query, packed)
-    if way == "row":
+    if way == "flash":
         parts, longest = (x.squeeze(0) for x in (query, key, value)), packed.padded_mask.shape[1]
         still = False, False  # no causal mask, no map for debugging
         given = *parts, packed.cu_seqlens, packed.cu_seqlens, longest, longest, dropout, *still
         return torch.ops.aten._flash_attention_forward(*given)[0].unsqueeze(0)
-    if way == "calls":
+    if way == "per_length":
         lengths, counts = zip(*equal_runs(packed.lengths), strict=True)
         sizes = [n * count for n, count in zip(lengths, counts, strict=True)]
         parts = zip(counts, *(x.transpose(1, 2).split(sizes, dim=2) for x in (query, key, value)), strict=True)

@@ -108,9 +108,9 @@ def test_calls_and_box_equal_the_definition(groups):
     packed = pack(torch.arange(max(lengths)) < torch.tensor(lengths)[:, None], 3)
     weight = torch.randn(query.shape, generator=generator)
     true = torch.autograd.grad(torch.cat(alone, 1), (query, key, value), weight)
-    for lot, way in ((packed, None), (replace(packed, lengths=[]), "box")):  # lengths that are unknown are boxed
+    for lot, way in ((packed, None), (replace(packed, lengths=[]), "padded")):  # lengths that are unknown are boxed
         assert attention_path(query, lot) == (
-            way or ("box", "calls")[query.shape[1] >= MIN_TOKENS_PER_CALL * neighbours]
+            way or ("padded", "per_length")[query.shape[1] >= MIN_TOKENS_PER_CALL * neighbours]
         )
         mixed = varlen_attention(query, key, value, lot)
         assert_close(mixed, torch.cat(alone, 1), atol=1e-5, rtol=1e-4)
@@ -132,18 +132,18 @@ ROW = replace(pack(torch.arange(30) < torch.tensor([30, 18])[:, None], 3), flash
 @pytest.mark.parametrize(
     ("case", "way"),
     [
-        ({}, "row"),
-        ({"dtype": torch.float16}, "row"),
-        ({"dtype": torch.float32}, "box"),
-        ({"d": 12}, "box"),
-        ({"d": 264}, "box"),
+        ({}, "flash"),
+        ({"dtype": torch.float16}, "flash"),
+        ({"dtype": torch.float32}, "padded"),
+        ({"d": 12}, "padded"),
+        ({"d": 264}, "padded"),
     ],
 )
 def test_no_call_for_each_sequence_on_a_gpu(case, way):
     with FakeTensorMode():
         query = fake_heads(**case)[0]
         assert attention_path(query, ROW) == way
-        assert attention_path(query, replace(ROW, flash=False)) == "box"  # an older chip, or another maker's
+        assert attention_path(query, replace(ROW, flash=False)) == "padded"  # an older chip, or another maker's
 
 
 def test_flash_attention_is_not_looked_for_where_it_is_not(monkeypatch):
@@ -232,7 +232,7 @@ def test_a_hole_keeps_its_place(model):
 def test_every_kernel_gives_the_same_model(model):
     ids, mask = torch.randint(1, 50, (2, 9)), torch.tensor([[1] * 9, [1] * 5 + [0] * 4])
     outs = []
-    for name in ("auto", "reference", "banded"):  # test_fused.py has the one that needs Triton
+    for name in ("auto", "reference", "banded"):  # test_triton.py has the one that needs Triton
         use_backend(model, name)
         outs.append(model(ids, mask).last_hidden_state)
     use_backend(model, "auto")
