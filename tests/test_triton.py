@@ -76,9 +76,9 @@ def test_equal_to_the_definition(mask, K, H, d, packed):
 @pytest.mark.parametrize("d", [32, 48, 300])
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_lengths_around_a_block(d, more):
-    T = triton.tile(d)[1] + more
+    T = triton.block_sizes(d)[1] + more
     compare("span_conv", numbers(0, (1, T, 1, d), (1, T, 1, 5)))
-    T = triton.tile(64)[1] + more  # the filters take 64 features at a time
+    T = triton.block_sizes(64)[1] + more  # the filters take 64 features at a time
     compare("depthwise", numbers(1, (1, T, d), (d, 5)))
 
 
