@@ -1,4 +1,4 @@
-"""The convolutions against their definition, and batches without padding against each sentence alone."""
+"""Padding-free batches: layouts, attention within sequences, and models against each text alone."""
 
 from dataclasses import fields, replace
 from functools import partial
@@ -6,14 +6,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from conftest import padded_masks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 
 from convbert import ConvBertConfig, ConvBertModel
-from convbert.backends import banded, onnx, reference
-from convbert.backends.dispatch import use_backend
 from convbert.layers.mixed_attention import attend
 from convbert.runtime import packing
 from convbert.runtime.packing import MIN_TOKENS_PER_CALL, attention_path, first_tokens, pack, varlen_attention
@@ -21,61 +20,9 @@ from convbert.runtime.packing import MIN_TOKENS_PER_CALL, attention_path, first_
 SIZES = dict(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=48, vocab_size=50)
 
 
-@st.composite
-def masks(draw):
-    """Padded batches: right, left or on both sides, empty rows among them, but not all of them."""
-    T = draw(st.integers(1, 12))
-    spans = draw(st.lists(st.tuples(st.integers(0, T), st.integers(0, T)), min_size=1, max_size=5))
-    mask = torch.zeros(len(spans), T, dtype=torch.bool)
-    for row, (a, b) in zip(mask, spans, strict=True):
-        row[min(a, b) : max(a, b)] = True
-    mask[-1, 0] |= not mask.any()
-    return mask
-
-
 @settings(deadline=None, max_examples=60)
-@given(masks(), st.sampled_from([1, 3, 5, 9]), st.sampled_from([1, 3]), st.integers(1, 5))
-def test_eager_equals_the_definition(mask, K, H, d):
-    packed, N = pack(mask, K), int(mask.sum())
-    generator = torch.Generator().manual_seed(0)
-    value, scores = (torch.randn(1, N, H, n, generator=generator).requires_grad_() for n in (d, K))
-    x, filters = torch.randn(1, N, d, generator=generator).requires_grad_(), torch.randn(d, K).requires_grad_()
-    for name, inputs in (("span_conv", (value, scores)), ("depthwise", (x, filters))):
-        ours, theirs = (getattr(module, name)(*inputs, packed) for module in (banded, reference))
-        assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-        weight = torch.randn(ours.shape, generator=generator)
-        gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (ours, theirs)]
-        assert_close(*gradients, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("K", [1, 9, 33, 41])
-@pytest.mark.parametrize("T", [1, 11, 12, 13, 15, 16, 17, 31, 32, 33])  # blocks have 16 rows, or half a window
-def test_eager_around_its_blocks(T, K):
-    generator = torch.Generator().manual_seed(0)
-    value, scores = (torch.randn(2, T, 2, n, generator=generator).requires_grad_() for n in (3, K))
-    x, filters = (torch.randn(*shape, generator=generator).requires_grad_() for shape in ((2, T, 4), (4, K)))
-    for name, inputs in (("span_conv", (value, scores)), ("depthwise", (x, filters))):
-        ours, theirs = (getattr(module, name)(*inputs) for module in (banded, reference))
-        assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-        weight = torch.randn(ours.shape, generator=generator)
-        gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (ours, theirs)]
-        assert_close(*gradients, atol=1e-4, rtol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("T", [1, 2, 8, 9, 33])
-def test_eager_in_half_precision(dtype, T):
-    x, filters = torch.randn(2, T, 4), torch.randn(4, 9) / 3
-    exact = reference.depthwise(x, filters)
-    assert_close(banded.depthwise(x.to(dtype), filters.to(dtype)).float(), exact, atol=0.05, rtol=0.05)
-    value, scores = torch.randn(2, T, 3, 16), torch.randn(2, T, 3, 9)
-    exact = reference.span_conv(value, scores)
-    assert_close(banded.span_conv(value.to(dtype), scores.to(dtype)).float(), exact, atol=0.05, rtol=0.05)
-
-
-@settings(deadline=None, max_examples=60)
-@given(masks())
-def test_packing_and_back(mask):
+@given(padded_masks())
+def test_layouts_and_their_inverses(mask):
     packed, x = pack(mask, 3), torch.randn(*mask.shape, 2)
     assert_close(packed.pad(packed.unpad(x)), x * mask[..., None])
     assert_close(packed.remove_gaps(packed.insert_gaps(packed.unpad(x))), packed.unpad(x))
@@ -91,33 +38,33 @@ def test_attention_stays_in_its_sequence(short):
     lengths = [short, 3 * short, 2 * short]
     packed = pack(torch.arange(3 * short) < torch.tensor(lengths)[:, None], 3)
     q, k, v = torch.randn(3, 1, sum(lengths), 2, 4)
-    far = varlen_attention(q, k, v, packed)
+    before = varlen_attention(q, k, v, packed)
     v[:, short : 4 * short] += 1  # only the second sequence may notice
-    moved = (varlen_attention(q, k, v, packed) - far).abs().amax((0, 2, 3)) > 1e-3
-    assert moved.tolist() == [False] * short + [True] * 3 * short + [False] * 2 * short
+    changed = (varlen_attention(q, k, v, packed) - before).abs().amax((0, 2, 3)) > 1e-3
+    assert changed.tolist() == [False] * short + [True] * 3 * short + [False] * 2 * short
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 3 * MIN_TOKENS_PER_CALL), st.integers(1, 3)), min_size=1, max_size=4))
-def test_calls_and_box_equal_the_definition(groups):
+def test_each_path_equals_attention_alone(groups):
     lengths = [length for length, count in groups for _ in range(count)]
-    neighbours = 1 + sum(a != b for a, b in pairwise(lengths))  # of the same length share a call
+    calls = 1 + sum(a != b for a, b in pairwise(lengths))  # consecutive sequences of one length share a call
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, sum(lengths), 2, 4, generator=generator).requires_grad_() for _ in range(3))
     alone = [attend(*each)[0] for each in zip(*(x.split(lengths, 1) for x in (query, key, value)), strict=True)]
     packed = pack(torch.arange(max(lengths)) < torch.tensor(lengths)[:, None], 3)
     weight = torch.randn(query.shape, generator=generator)
     true = torch.autograd.grad(torch.cat(alone, 1), (query, key, value), weight)
-    for lot, way in ((packed, None), (replace(packed, lengths=[]), "padded")):  # lengths that are unknown are boxed
-        assert attention_path(query, lot) == (
-            way or ("padded", "per_length")[query.shape[1] >= MIN_TOKENS_PER_CALL * neighbours]
+    for layout, path in ((packed, None), (replace(packed, lengths=[]), "padded")):  # unknown lengths: the padded layout
+        assert attention_path(query, layout) == (
+            path or ("padded", "per_length")[query.shape[1] >= MIN_TOKENS_PER_CALL * calls]
         )
-        mixed = varlen_attention(query, key, value, lot)
+        mixed = varlen_attention(query, key, value, layout)
         assert_close(mixed, torch.cat(alone, 1), atol=1e-5, rtol=1e-4)
         assert_close(torch.autograd.grad(mixed, (query, key, value), weight), true, atol=1e-5, rtol=1e-4)
 
 
-# -- attention on a GPU that is not there: kinds, shapes and strides
+# -- attention on a GPU that is not here: dtypes, shapes and strides
 
 
 def fake_heads(device="cuda", dtype=torch.bfloat16, d=16):
@@ -126,11 +73,11 @@ def fake_heads(device="cuda", dtype=torch.bfloat16, d=16):
     return [x.unflatten(-1, (2, d)) for x in parts[:3]]
 
 
-ROW = replace(pack(torch.arange(30) < torch.tensor([30, 18])[:, None], 3), flash=True)
+PACKED = replace(pack(torch.arange(30) < torch.tensor([30, 18])[:, None], 3), flash=True)
 
 
 @pytest.mark.parametrize(
-    ("case", "way"),
+    ("case", "path"),
     [
         ({}, "flash"),
         ({"dtype": torch.float16}, "flash"),
@@ -139,14 +86,14 @@ ROW = replace(pack(torch.arange(30) < torch.tensor([30, 18])[:, None], 3), flash
         ({"d": 264}, "padded"),
     ],
 )
-def test_no_call_for_each_sequence_on_a_gpu(case, way):
+def test_no_call_for_each_sequence_on_a_gpu(case, path):
     with FakeTensorMode():
         query = fake_heads(**case)[0]
-        assert attention_path(query, ROW) == way
-        assert attention_path(query, replace(ROW, flash=False)) == "padded"  # an older chip, or another maker's
+        assert attention_path(query, PACKED) == path
+        assert attention_path(query, replace(PACKED, flash=False)) == "padded"  # an older GPU, or another maker's
 
 
-def test_flash_attention_is_not_looked_for_where_it_is_not(monkeypatch):
+def test_flash_attention_is_found_where_it_runs(monkeypatch):
     assert not packing.has_flash(torch.device("cpu")) and not packing.has_flash(torch.device("xpu"))
     asked = {"is_flash_attention_available": True, "flash_sdp_enabled": True}
     for name, value in asked.items():
@@ -157,7 +104,7 @@ def test_flash_attention_is_not_looked_for_where_it_is_not(monkeypatch):
         assert packing.has_flash(torch.device("cuda")) == known
     assert packing.has_flash(torch.device("cuda"))
     for where, name, value in (
-        (torch.backends.cuda, "flash_sdp_enabled", lambda: False),  # somebody's wish
+        (torch.backends.cuda, "flash_sdp_enabled", lambda: False),  # disabled by the user
         (torch.backends.cuda, "is_flash_attention_available", lambda: False),  # a torch built without
         (torch.version, "hip", "6.4"),
     ):
@@ -167,12 +114,12 @@ def test_flash_attention_is_not_looked_for_where_it_is_not(monkeypatch):
 
 
 @pytest.mark.parametrize(("dtype", "dropout"), [(torch.bfloat16, 0.0), (torch.float16, 0.1)])
-def test_attention_on_a_gpu_gives_what_it_was_given(dtype, dropout):
+def test_attention_on_a_gpu_keeps_shape_dtype_and_device(dtype, dropout):
     packed = pack(torch.arange(30) < torch.tensor([30, 18])[:, None], 3)
     tensors = {f.name: getattr(packed, f.name) for f in fields(packed) if f.type is torch.Tensor}
     with FakeTensorMode():
-        there = {name: torch.empty(x.shape, dtype=x.dtype, device="cuda") for name, x in tensors.items()}
-        mixed = varlen_attention(*fake_heads(dtype=dtype), replace(packed, **there, flash=True), dropout)
+        on_gpu = {name: torch.empty(x.shape, dtype=x.dtype, device="cuda") for name, x in tensors.items()}
+        mixed = varlen_attention(*fake_heads(dtype=dtype), replace(packed, **on_gpu, flash=True), dropout)
     assert (mixed.shape, mixed.dtype, mixed.device.type) == ((1, 48, 2, 16), dtype, "cuda")
     assert mixed.is_contiguous()
 
@@ -189,8 +136,8 @@ def model():
 
 
 @settings(deadline=None, max_examples=40)
-@given(mask=masks())
-def test_a_batch_equals_its_sentences(model, mask):
+@given(mask=padded_masks())
+def test_a_batch_equals_its_texts(model, mask):
     ids = torch.randint(1, 50, mask.shape, generator=torch.Generator().manual_seed(0))
     out = model(ids, mask.long(), output_hidden_states=True)
     for name, states in (("last", out.last_hidden_state), ("embeddings", out.hidden_states[0])):
@@ -202,7 +149,7 @@ def test_a_batch_equals_its_sentences(model, mask):
             assert_close(out.last_hidden_state[row, places], alone[0], atol=1e-5, rtol=1e-4)
 
 
-def test_gradients_of_a_batch_equal_those_of_its_sentences(model):
+def test_gradients_of_a_batch_equal_those_of_its_texts(model):
     ids = torch.randint(1, 50, (2, 7), generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
 
@@ -211,43 +158,27 @@ def test_gradients_of_a_batch_equal_those_of_its_sentences(model):
         sum(losses).backward()
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
-    together = gradients((model(ids, mask).last_hidden_state * mask[..., None]).square().sum())
-    apart = gradients(*(model(ids[i : i + 1, :n]).last_hidden_state.square().sum() for i, n in ((0, 7), (1, 4))))
-    assert_close(together, apart, atol=1e-3, rtol=1e-3)
+    batched = gradients((model(ids, mask).last_hidden_state * mask[..., None]).square().sum())
+    alone = gradients(*(model(ids[i : i + 1, :n]).last_hidden_state.square().sum() for i, n in ((0, 7), (1, 4))))
+    assert_close(batched, alone, atol=1e-3, rtol=1e-3)
 
 
-def test_a_batch_of_nothing_is_finite(model):
+def test_a_batch_of_padding_is_finite(model):
     out = model(torch.ones(2, 3, dtype=torch.long), torch.zeros(2, 3)).last_hidden_state
     assert out.shape == (2, 3, 32) and out.eq(0).all()
 
 
-def test_a_hole_keeps_its_place(model):
+def test_a_hole_keeps_its_position(model):
     ids, mask = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[1, 0, 1, 1]])
     assert pack(mask.bool(), 9) is None
     holed, closed = model(ids, mask), model(ids[:, [0, 2, 3]], position_ids=torch.tensor([[0, 2, 3]]))
-    apart = (holed.last_hidden_state[:, [0, 2, 3]] - closed.last_hidden_state).abs().max()
-    assert apart > 1e-4  # the neighbours of a hidden word are not neighbours of each other
-
-
-def test_every_kernel_gives_the_same_model(model):
-    ids, mask = torch.randint(1, 50, (2, 9)), torch.tensor([[1] * 9, [1] * 5 + [0] * 4])
-    outs = []
-    for name in ("auto", "reference", "banded"):  # test_triton.py has the one that needs Triton
-        use_backend(model, name)
-        outs.append(model(ids, mask).last_hidden_state)
-    use_backend(model, "auto")
-    for out in outs[1:]:
-        assert_close(out, outs[0], atol=1e-5, rtol=1e-4)
-
-
-def test_an_unknown_kernel_is_refused(model):
-    with pytest.raises(ValueError, match="backend='fast' is none of auto, reference, banded, triton"):
-        use_backend(model, "fast")
+    difference = (holed.last_hidden_state[:, [0, 2, 3]] - closed.last_hidden_state).abs().max()
+    assert difference > 1e-4  # the neighbours of a hidden word are not neighbours of each other
 
 
 @settings(deadline=None, max_examples=40)
-@given(masks(), st.booleans())
-def test_first_tokens_alone_are_the_first_of_all(model, mask, masked):
+@given(padded_masks(), st.booleans())
+def test_cls_only_equals_the_first_tokens(model, mask, masked):
     ids = torch.randint(0, 50, mask.shape, generator=torch.Generator().manual_seed(0))
     run = partial(model.encoder, ids, mask if masked else None)
     first, every = run(cls_only=True).last, run().last
@@ -257,35 +188,18 @@ def test_first_tokens_alone_are_the_first_of_all(model, mask, masked):
 
 
 @settings(deadline=None, max_examples=20)
-@given(masks(), st.sampled_from(["mask", "legacy"]))
-def test_first_tokens_alone_have_the_gradients_of_all(mask, padding):
+@given(padded_masks(), st.sampled_from(["mask", "legacy"]))
+def test_cls_only_has_the_same_gradients(mask, padding):
     torch.manual_seed(0)
     model = ConvBertModel(ConvBertConfig(**SIZES, conv_padding=padding)).eval()
     ids = torch.randint(0, 50, mask.shape, generator=torch.Generator().manual_seed(0))
-    slopes = []
+    grads = []
     for cls_only in (True, False):
         model.zero_grad()
         last = model.encoder(ids, mask, cls_only=cls_only).last
         first = last if cls_only else first_tokens(last, 1, None, mask if padding == "mask" else None)
         first.sin().sum().backward()
-        slopes.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
-    assert slopes[0].keys() == slopes[1].keys()
-    for name, slope in slopes[0].items():
-        assert_close(slope, slopes[1][name], atol=1e-4, rtol=1e-3)
-
-
-@settings(deadline=None, max_examples=60)
-@given(masks(), st.sampled_from([1, 3, 5, 9]), st.integers(0, 12))
-def test_a_graph_convolves_every_text_alone(mask, window, hole):
-    generator, mask = torch.Generator().manual_seed(0), mask & (torch.arange(mask.shape[1]) != hole)
-    x = torch.randn(*mask.shape, 6, generator=generator) * mask[..., None]
-    filters, boxed = torch.randn(6, window, generator=generator), onnx.graph_layout(mask, window)
-    found = boxed.pad(onnx.depthwise(boxed.unpad(x), filters, boxed))
-    assert_close(found, reference.depthwise(x, filters) * mask[..., None], atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("kernel", ["reference", "banded"])
-def test_a_batch_of_nothing(model, kernel):
-    use_backend(model, kernel)
-    assert model(torch.zeros(0, 7, dtype=torch.long)).last_hidden_state.shape == (0, 7, 32)
-    use_backend(model, "auto")
+        grads.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
+    for name, grad in grads[0].items():
+        assert_close(grad, grads[1][name], atol=1e-4, rtol=1e-3)
