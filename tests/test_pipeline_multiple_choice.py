@@ -7,8 +7,8 @@ import warnings
 import pytest
 import torch
 
-from convbert.config import ConvBertConfig
-from convbert.heads import ConvBertForMultipleChoice
+from convbert.families.convbert import ConvBertConfig
+from convbert.modeling import ConvBertForMultipleChoice
 from convbert.pipelines.multiple_choice import MultipleChoicePipeline, choice_pairs, read_choices
 from convbert.tokenizers.base import ConvBertTokenizerFast
 
@@ -215,7 +215,7 @@ def test_untrained_weights_are_refused_and_training_mode_is_left(choose, tmp_pat
     choose.model.train()
     again = MultipleChoicePipeline(choose.model, choose.tokenizer)
     assert not choose.model.training and again(QUESTION) == again(QUESTION)
-    from convbert.heads import ConvBertModel
+    from convbert.modeling import ConvBertModel
 
     ConvBertModel(CONFIG).save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match="classifier"):

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..heads import ConvBertModel
 from ..hub import suggest
+from ..modeling import ConvBertModel
 from .base import Job, Limits, Pipeline
 from .batches import Row
 from .outputs import Answers

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..heads import ConvBertForMaskedLM
+from ..modeling import ConvBertForMaskedLM
 from .base import Job, Limits, Pipeline, attempt, counts, run_rows
 from .batches import Row
 from .outputs import Answer, Answers

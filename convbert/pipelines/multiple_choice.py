@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..heads import ConvBertForMultipleChoice, TaskOutput
+from ..modeling import ConvBertForMultipleChoice
+from ..outputs import TaskOutput
 from .base import Job, Limits, Pipeline, check_top_k
 from .batches import Row
 from .outputs import Answer, Answers

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..heads import ConvBertForQuestionAnswering, QuestionAnsweringOutput
+from ..modeling import ConvBertForQuestionAnswering
+from ..outputs import QuestionAnsweringOutput
 from .base import Job, Limits, Pipeline, check_counts, check_top_k, counts
 from .batches import Row
 from .outputs import Answer, Marked, table

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ConvBertConfig
-from ..heads import ConvBertForSequenceClassification
+from ..families.convbert import ConvBertConfig
 from ..hub import suggest
+from ..modeling import ConvBertForSequenceClassification
 from .base import Job, Limits, Pipeline, check_top_k
 from .batches import Row
 from .outputs import Answer, Answers

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..heads import ConvBertForTokenClassification
 from ..hub import suggest
+from ..modeling import ConvBertForTokenClassification
 from .base import Job, Limits, Pipeline
 from .batches import Row
 from .outputs import Answer, Answers, Marked

@@ -20,9 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import ConvBertConfig
-from ..heads import ClassificationHead, ConvBertForMaskedLM, ConvBertForSequenceClassification, make_head_mask
-from ..layers.encoder import Layer, untouched
+from ..ablation import make_head_mask
+from ..families.convbert import ConvBertConfig
+from ..heads import ClassificationHead
+from ..layers.encoder import Layer
+from ..layers.feed_forward import untouched
+from ..modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification
 from ..pipelines.base import check_counts
 from ..pipelines.fill_mask import check_masked, find_masks
 from ..pipelines.text_classification import choose_scoring

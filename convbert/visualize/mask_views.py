@@ -19,7 +19,7 @@ import traitlets
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..heads import ConvBertForMaskedLM
+from ..modeling import ConvBertForMaskedLM
 from ..pipelines.base import check_counts
 from ..tokenizers.base import ConvBertTokenizerFast
 from convbert.visualize.ablation import (
