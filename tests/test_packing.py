@@ -181,10 +181,10 @@ def test_a_hole_keeps_its_position(model):
 def test_cls_only_equals_the_first_tokens(model, mask, masked):
     ids = torch.randint(0, 50, mask.shape, generator=torch.Generator().manual_seed(0))
     run = partial(model.encoder, ids, mask if masked else None)
-    first, every = run(cls_only=True).last, run().last
+    first, every = run(cls_only=True).last_hidden_state, run().last_hidden_state
     assert first.shape[1] == 1
     assert_close(first, first_tokens(every, 1, None, mask if masked else None), atol=1e-5, rtol=1e-4)
-    assert_close(run(cls_only=True, output_hidden_states=True).last, first, atol=1e-5, rtol=1e-4)
+    assert_close(run(cls_only=True, output_hidden_states=True).last_hidden_state, first, atol=1e-5, rtol=1e-4)
 
 
 @settings(deadline=None, max_examples=20)
@@ -196,7 +196,7 @@ def test_cls_only_has_the_same_gradients(mask, padding):
     grads = []
     for cls_only in (True, False):
         model.zero_grad()
-        last = model.encoder(ids, mask, cls_only=cls_only).last
+        last = model.encoder(ids, mask, cls_only=cls_only).last_hidden_state
         first = last if cls_only else first_tokens(last, 1, None, mask if padding == "mask" else None)
         first.sin().sum().backward()
         grads.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})

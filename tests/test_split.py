@@ -183,10 +183,10 @@ def test_maps_are_the_models_own(tiny):
     model, tokenizer = tiny
     split = head_split(TINY, TEXTS[0])
     with at_rest(model):
-        maps = model.encoder(**read_text(tokenizer, TEXTS[0]).batch(), output_attentions=True).maps
-    for layer, seen in enumerate(maps):
-        assert_close(split.attention[layer], seen.attention[0])
-        assert_close(split.conv_kernel[layer], seen.conv_kernel[0])
+        seen = model.encoder(**read_text(tokenizer, TEXTS[0]).batch(), output_attentions=True)
+    for layer, (attention, conv_kernel) in enumerate(zip(seen.attentions, seen.conv_kernels, strict=True)):
+        assert_close(split.attention[layer], attention[0])
+        assert_close(split.conv_kernel[layer], conv_kernel[0])
 
 
 def test_entropy_and_centre_against_loops(generator):

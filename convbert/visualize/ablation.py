@@ -119,7 +119,7 @@ def ask(
     read = read_text(tokenizer, text, text_pair, min(model.config.max_position_embeddings, tokenizer.model_max_length))
     places = find_places(model, read, f"{text} {text_pair or ''}", tokenizer)
     with at_rest(model):
-        entering = model.encoder(**read.batch(next(model.parameters()).device), output_hidden_states=True).hidden
+        entering = model.encoder(**read.batch(next(model.parameters()).device), output_hidden_states=True).hidden_states
     name = tokenizer.convert_ids_to_tokens if isinstance(model, ConvBertForMaskedLM) else model.config.id2label.get
     return Question(model, read, places, name, entering)
 

@@ -97,7 +97,9 @@ def listen(
         hooks.append(layer.mixer.output.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0])))
     try:
         with at_rest(model):
-            maps = model.encoder(**batch, output_attentions=True).maps
+            encoded = model.encoder(**batch, output_attentions=True)
+            kernels = encoded.conv_kernels or [None] * len(encoded.attentions)  # attention alone has none
+            maps = zip(encoded.attentions, kernels, strict=True)
             outputs = [layer.mixer.output for layer in model.encoder.layers]
             return [split_layer(*parts) for parts in zip(maps, heard, outputs, strict=True)]
     finally:
@@ -107,7 +109,7 @@ def listen(
 
 def split_layer(maps: Any, mixed: Tensor, output: nn.Linear) -> LayerSplit:
     "One layer's maps, and the work of its heads."
-    attention, kernel = maps.attention, maps.conv_kernel
+    attention, kernel = maps
     B, H, T, _ = attention.shape
     kernel = attention.new_zeros(B, 0, T, 1) if kernel is None else kernel
     norms = contribution_norms(mixed, output, H + kernel.shape[1])
