@@ -1,4 +1,4 @@
-"""ConvBERT, ELECTRA, ALBERT and DistilBERT in PyTorch: models, tokenizers and pipelines, each loaded when first used."""
+"""ConvBERT, ELECTRA, ALBERT and DistilBERT in PyTorch, and their pipelines; each name is loaded when first used."""
 
 __version__ = "0.1.0"
 

@@ -664,7 +664,8 @@ def test_copies(ours):
 
 def test_importing_and_building_need_no_torch():
     code = (
-        "import sys; from convbert.tokenizers.base import ConvBertTokenizer as T; lazy = 'tokenizers' not in sys.modules; "
+        "import sys; from convbert.tokenizers.base import ConvBertTokenizer as T; "
+        "lazy = 'tokenizers' not in sys.modules; "
         "T(vocab='[PAD] [UNK] [CLS] [SEP] [MASK] a'.split())('a', return_tensors='np'); "
         "print(lazy, [m for m in ('torch', 'transformers', 'huggingface_hub') if m in sys.modules])"
     )
