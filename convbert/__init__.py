@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # what `__getattr__` hands out, spelled out for editors and t
     from .hub import bundled
     from .pipelines import pipeline
     from .speedup import speed_up, undo_speed_up
-    from .tokenizers.base import ConvBertTokenizer, ConvBertTokenizerFast
+    from .tokenizers.classes import ConvBertTokenizer, ConvBertTokenizerFast
 
 _homes = {  # public name -> the module that defines it
     "ConvBertConfig": "config",
@@ -28,8 +28,8 @@ _homes = {  # public name -> the module that defines it
     "ConvBertForSequenceClassification": "heads",
     "ConvBertForTokenClassification": "heads",
     "ConvBertModel": "heads",
-    "ConvBertTokenizer": "tokenizers.base",
-    "ConvBertTokenizerFast": "tokenizers.base",
+    "ConvBertTokenizer": "tokenizers.classes",
+    "ConvBertTokenizerFast": "tokenizers.classes",
     "bundled": "hub",
     "pipeline": "pipelines",
     "speed_up": "speedup",

@@ -27,7 +27,7 @@ from .folders import atomic_folder, is_leftover, read_whole
 from .heads import ConvBertForMultipleChoice
 from .hub import resolve, suggest
 from .serving import CLASSES, GRAPH, OnnxModel, class_in
-from .tokenizers.base import ConvBertTokenizerFast
+from .tokenizers.classes import ConvBertTokenizerFast
 
 # %% ../nbs/15_export.ipynb #822c559b
 @contextmanager

@@ -31,7 +31,7 @@ from ..hub import suggest
 from .batches import Row, find_pad_id, make_batch, plan_work, side_by_side
 from .outputs import Answers
 from .pickling import Reference, by_reference
-from ..tokenizers.base import ConvBertTokenizerFast
+from ..tokenizers.classes import ConvBertTokenizerFast
 
 # %% ../../nbs/pipelines/05_base.ipynb #542fd6b5
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from ..heads import ConvBertForQuestionAnswering, QuestionAnsweringOutput
 from .base import Job, Limits, Pipeline, check_counts, check_top_k, counts
 from .batches import Row
 from .outputs import Answer, Marked, table
-from ..tokenizers.base import ConvBertTokenizerFast
-from ..tokenizers.wordpiece import is_list
+from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.inputs import is_list
 
 # %% ../../nbs/pipelines/09_question_answering.ipynb #5e0eb64e
 def as_asked(

@@ -33,7 +33,7 @@ from .text_classification import TextClassificationPipeline
 from .token_classification import TokenClassificationPipeline
 from .zero_shot import ZeroShotClassificationPipeline
 from ..serving import OnnxModel, holds_graph
-from ..tokenizers.base import ConvBertTokenizerFast
+from ..tokenizers.classes import ConvBertTokenizerFast
 
 # %% ../../nbs/pipelines/13_tasks.ipynb #5146168f
 TASKS = {

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any
 
 from ..hub import suggest
-from ..tokenizers.wordpiece import is_list
+from ..tokenizers.inputs import is_list
 from .files import PLACE, Wanted, load_rows
 from .formats import NUMBER, WHOLE
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hub import suggest
-from ..tokenizers.wordpiece import SURROGATES, is_list
+from ..tokenizers.inputs import SURROGATES, is_list
 from convbert.training.formats import (
     FORMATS,
     TABLES,

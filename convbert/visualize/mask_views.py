@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from ..heads import ConvBertForMaskedLM
 from ..pipelines.base import check_counts
-from ..tokenizers.base import ConvBertTokenizerFast
+from ..tokenizers.classes import ConvBertTokenizerFast
 from convbert.visualize.ablation import (
     Change,
     KnockOuts,
