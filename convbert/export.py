@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from .backends.dispatch import use_backend
 from .folders import atomic_folder, is_leftover, read_whole
 from .heads import ConvBertForMultipleChoice
-from .hub import resolve, suggest
+from .hub import resolve
 from .serving import CLASSES, GRAPH, OnnxModel, class_in
 from .tokenizers.classes import ConvBertTokenizerFast
+from .validation import check_choice
 
 # %% ../nbs/15_export.ipynb #822c559b
 @contextmanager
@@ -166,8 +167,7 @@ def check_graph(
 # %% ../nbs/15_export.ipynb #7a564c5a
 def check_request(folder: str | os.PathLike, precision: str) -> None:  # raises what is wrong with it
     "Refuse before the work begins."
-    if precision not in LIMITS:
-        raise ValueError(f"precision={precision!r} is unknown. {suggest(str(precision), LIMITS)}")
+    check_choice("precision", precision, LIMITS)
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
         raise ImportError(f'export needs {", ".join(missing)}: pip install "convbert[onnx]"')

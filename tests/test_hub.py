@@ -15,7 +15,10 @@ import pytest
 from hub_server import HubServer, point_at
 
 from convbert import hub
-from convbert.hub import ModelNotFoundError, atomic_folder, bundled, resolve, suggest, weight_files
+from convbert.files import weight_files
+from convbert.folders import atomic_folder
+from convbert.hub import ModelNotFoundError, bundled, resolve
+from convbert.validation import suggest
 
 CONFIG = json.dumps({"model_type": "convbert"})
 FULL = {
@@ -420,7 +423,7 @@ def test_read_only_place():
 
 SMALL_DISK = """
     import resource, signal, sys
-    from convbert.hub import atomic_folder
+    from convbert.folders import atomic_folder
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     with atomic_folder(sys.argv[1]) as staged:
@@ -429,7 +432,7 @@ SMALL_DISK = """
 """
 KILLED = """
     import sys, time
-    from convbert.hub import atomic_folder
+    from convbert.folders import atomic_folder
     with atomic_folder(sys.argv[1]) as staged:
         (staged / "config.json").write_text("new")
         print("writing", flush=True)

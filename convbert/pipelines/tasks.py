@@ -23,7 +23,6 @@ from torch.optim.swa_utils import AveragedModel
 from ..compat import PIPELINE_HABITS, translate
 from ..config import NOTED, ConvBertConfig
 from ..folders import read_whole
-from ..hub import suggest
 from .base import call_options, choose_device
 from .features import FeatureExtractionPipeline
 from .fill_mask import FillMaskPipeline
@@ -34,6 +33,7 @@ from .token_classification import TokenClassificationPipeline
 from .zero_shot import ZeroShotClassificationPipeline
 from ..serving import OnnxModel, holds_graph
 from ..tokenizers.classes import ConvBertTokenizerFast
+from ..validation import suggest
 
 # %% ../../nbs/pipelines/13_tasks.ipynb #5146168f
 TASKS = {

@@ -10,8 +10,8 @@ __all__ = ['PADDED', 'BatchEncoding', 'row_lookup', 'to_tensor', 'make_columns']
 # %% ../../nbs/tokenizers/08_batch_encoding.ipynb #0b000604
 from typing import Any
 
-from ..hub import suggest
 from .options import CallOptions
+from ..validation import suggest
 
 # %% ../../nbs/tokenizers/08_batch_encoding.ipynb #d5977b40
 class BatchEncoding(dict):

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from ..hub import suggest
 from .inputs import as_text, is_list
-from .options import SPECIAL, SPECIAL_LISTS, TokenizerOptions, choose
+from .options import SPECIAL, SPECIAL_LISTS, TokenizerOptions
 from .wordpiece import build_pipeline
+from ..validation import check_choice, suggest
 
 # %% ../../nbs/tokenizers/05_special_tokens.ipynb #d20dfd04
 def added_token(
@@ -151,7 +151,7 @@ class AddingMixin:
         given = dict(special_tokens_dict)
         more = [token for name in SPECIAL_LISTS for token in as_tokens(given.pop(name, None))]
         for name in given:
-            choose("the name of a special token", name, (*SPECIAL, *SPECIAL_LISTS))
+            check_choice("the name of a special token", name, (*SPECIAL, *SPECIAL_LISTS))
         unknown = getattr(given.get("unk_token"), "content", given.get("unk_token"))
         if unknown is not None and unknown not in self.backend_tokenizer.get_vocab(with_added_tokens=False):
             raise ValueError(f"unk_token={unknown!r} must be in the vocabulary itself, which is fixed")

@@ -17,8 +17,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from .inputs import texts_of
-from .options import TokenizerOptions, check_count
+from .options import TokenizerOptions
 from .wordpiece import build_pipeline
+from ..validation import check_count
 
 # %% ../../nbs/tokenizers/06_trainers.ipynb #1f2a3b4c
 def split_parts(
