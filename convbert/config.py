@@ -16,11 +16,13 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from .compat import FILE_HABITS, translate
+from .atomic import atomic_folder
+from .compat import FILE_ARGUMENTS, translate
 from .config_checks import check_values, set_labels
 from .files import read_json
-from .folders import atomic_folder, read_whole
-from .hub import resolve, suggest
+from .hub import resolve
+from .snapshots import read_snapshot
+from .validation import suggest
 
 # %% ../nbs/07_config.ipynb #8ed95d63
 def read_config_file(
@@ -187,9 +189,9 @@ class ConfigFilesMixin(ChangeMixin):
     ):
         "Read the `config.json` of a model."
         hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-        overrides = translate(overrides, FILE_HABITS, {"token": token})
+        overrides = translate(overrides, FILE_ARGUMENTS, {"token": token})
         folder = resolve(name, weights=False, **{**hub, "token": overrides.pop("token")})
-        return read_whole(folder, lambda at: read_config(cls, at)).replace(**overrides)
+        return read_snapshot(folder, lambda at: read_config(cls, at)).replace(**overrides)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any):
@@ -230,6 +232,11 @@ class SizesMixin:
         doc="Dropout before the matrix that labels tokens.",
     )
     text_dropout = property(lambda self: self.token_dropout, doc="Dropout in the head that labels texts.")
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        "What a model reads of a batch of texts, as its tokenizer gives it."
+        return ("input_ids", "attention_mask", *["token_type_ids"] * bool(self.type_vocab_size))
 
     @property
     def head_kinds(self) -> tuple[str, ...]:
@@ -298,7 +305,8 @@ def set_attribute(
     elif name in NOTED or name in config.extra:
         config.extra[name] = value
     else:
-        raise FrozenInstanceError(f"{type(config).__name__} has no field {name!r}. {nearest(type(config), name, names)}")
+        kind = type(config)
+        raise FrozenInstanceError(f"{kind.__name__} has no field {name!r}. {nearest(kind, name, names)}")
 
 
 def get_attribute(config: EncoderConfig, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Files of users: every shape gives the same rows, nothing is lost or guessed in make_head_mask, faults are named by line."""
+"""Files of users: every shape gives the same rows, nothing is lost or guessed, faults are named by line."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""Half of BERT's heads look everywhere. In ConvBERT the other half look around themselves, through a kernel that each token makes for itself.
+"""Self-attention heads for what is far away, convolution heads for what is near: ConvBERT's layer, equation by equation.
 
 Docs: https://convbert.github.io/convbert/layers/mixed_attention.html.md"""
 
@@ -8,6 +8,7 @@ Docs: https://convbert.github.io/convbert/layers/mixed_attention.html.md"""
 __all__ = ['span_key', 'kernel_logits', 'conv_kernel_logits', 'span_dynamic_conv', 'MixedAttention']
 
 # %% ../../nbs/layers/03_mixed_attention.ipynb #cabaa9af
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,22 +24,22 @@ from ..runtime.packing import Packed, first_tokens
 # %% ../../nbs/layers/03_mixed_attention.ipynb #5d00b0de
 def span_key(
     x: Tensor,  # `(B, T, D)`, zero at padding
-    filters: Tensor,  # `(D, 1, K)`: one short filter per feature
+    filters: Tensor,  # `(D, 1, K)`: one filter per feature
     pointwise: nn.Linear,  # D to H*d
-    kernels: Any = reference,  # which implementation convolves: a module that `choose` gives
-    packed: Packed | None = None,  # where sequences begin and end; each row is one sequence when None
+    backend: ModuleType = reference,  # as `dispatch` returns it
+    packed: Packed | None = None,  # boundaries of concatenated sequences; one sequence per row when None
 ) -> Tensor:  # K_s: `(B, T, H*d)`
-    "The span-aware key: what surrounds a token."
-    return pointwise(kernels.depthwise(x, filters[:, 0], packed))
+    "Equation 3: the span-aware key."
+    return pointwise(backend.depthwise(x, filters[:, 0], packed))
 
-# %% ../../nbs/layers/03_mixed_attention.ipynb #41239289
+
 def kernel_logits(
     query: Tensor,  # Q: `(B, T, H*d)`
     key: Tensor,  # K_s: `(B, T, H*d)`
     generator: nn.Linear,  # W_f: H*d to H*K
     num_heads: int,  # H
 ) -> Tensor:  # `(B, T, H, K)`, before the softmax over K
-    "Scores of each token's own convolution kernels, one per head."
+    "Equation 4 up to the softmax: logits of each token's kernels, one per head."
     return split_heads(generator(query * key), num_heads)
 
 # %% ../../nbs/layers/03_mixed_attention.ipynb #798264d8
@@ -46,7 +47,7 @@ def conv_kernel_logits(
     x: Tensor,  # `(B, T, D)`, zero at padding
     query: Tensor,  # `(B, T, H*d)`
     mixer: nn.Module,  # a `MixedAttention`, whose parameters are used
-    packed: Packed | None = None,  # where sequences begin and end
+    packed: Packed | None = None,  # boundaries of concatenated sequences
 ) -> Tensor:  # `(B, T, H, K)`, before the softmax over K
     "Equations 3 and 4 with a layer's own parameters, up to the softmax."
     key = span_key(x, mixer.span_depthwise, mixer.span_pointwise, dispatch(mixer.backend, x), packed)
@@ -58,15 +59,15 @@ def span_dynamic_conv(
     query: Tensor,  # `(B, T, H*d)`
     conv_value: Tensor,  # `(B, T, H*d)`, zero at padding
     mixer: nn.Module,  # a `MixedAttention`, whose parameters are used
-    packed: Packed | None = None,  # where sequences begin and end
-    with_kernel: bool = False,  # and then without `packed`
-) -> tuple[Tensor, Tensor | None]:  # mixed values `(B, T, H, d)`, and kernels `(B, H, T, K)` if they were asked for
+    packed: Packed | None = None,  # boundaries of concatenated sequences
+    with_kernel: bool = False,  # return the kernels, too; without `packed`
+) -> tuple[Tensor, Tensor | None]:  # mixed values `(B, T, H, d)`, and kernels `(B, H, T, K)` if asked for
     "Equation 5 with a layer's own parameters."
-    scores, value = conv_kernel_logits(x, query, mixer, packed), split_heads(conv_value, mixer.num_heads)
-    if with_kernel:
-        kernel = scores.softmax(-1).transpose(1, 2)
+    logits, value = conv_kernel_logits(x, query, mixer, packed), split_heads(conv_value, mixer.num_heads)
+    if with_kernel:  # the very kernels that mixed the values, so that gradients pass through them
+        kernel = logits.softmax(-1).transpose(1, 2)
         return reference.shift_sum(value, kernel.transpose(1, 2)[..., None, :]), kernel
-    return dispatch(mixer.backend, value).span_conv(value, scores, packed), None
+    return dispatch(mixer.backend, value).span_conv(value, logits, packed), None
 
 # %% ../../nbs/layers/03_mixed_attention.ipynb #1b2aed87
 class MixedAttention(nn.Module):
@@ -82,8 +83,7 @@ class MixedAttention(nn.Module):
         self.receptive_field = K // 2 + 1  # of the first token's convolution: itself and what follows
         self.qkv_proj = Projection(D, A, config.qkv_names)
         self.span_depthwise = nn.Parameter(torch.empty(D, 1, K).normal_(std=1 / K))
-        self.span_pointwise = nn.Linear(D, A)
-        self.kernel_proj = nn.Linear(A, H * K)
+        self.span_pointwise, self.kernel_proj = nn.Linear(D, A), nn.Linear(A, H * K)
         self.output = nn.Linear(2 * A, D)
 
     def forward(
@@ -91,25 +91,24 @@ class MixedAttention(nn.Module):
         x: Tensor,  # `(B, T, D)`
         mask: Tensor | None = None,  # `(B, T)`, true at real tokens
         head_mask: Tensor | None = None,  # `(2, H)`: factors for attention heads and for convolution heads
-        output_attentions: bool = False,  # also return where the heads looked (slower: the maps must be built)
-        packed: Packed | None = None,  # where sequences begin and end, instead of a mask and without maps
-        cls_only: bool = False,  # the first token of each sequence alone is asked for, without maps
+        output_attentions: bool = False,  # also return attention maps and kernels (slower: both must be built)
+        packed: Packed | None = None,  # boundaries of concatenated sequences, instead of a mask and without maps
+        cls_only: bool = False,  # compute the first token of each sequence only, without maps
     ) -> tuple[Tensor, Any]:  # `(B, T, D)`, or `(B, 1, D)`, `(S, 1, D)` when packed; and `(attention, conv_kernel)`
         "Equation 6."
         query, key, value, conv_value = self.qkv_proj(x).split(self.width, dim=-1)
         if mask is not None and not self.legacy_padding:
             x, conv_value = x * mask[..., None], conv_value * mask[..., None]
-        if cls_only:  # whose windows reach no further
-            legacy_mask = None if self.legacy_padding else mask  # transformers reads the first column
-            lead = self.receptive_field, packed, legacy_mask
-            x, query, conv_value = (first_tokens(part, *lead) for part in (x, query, conv_value))
-        rows = None if cls_only else packed
-        near, kernel = span_dynamic_conv(x, query, conv_value, self, rows, output_attentions)
+        if cls_only:  # transformers reads the first column
+            first = self.receptive_field, packed, None if self.legacy_padding else mask
+            x, query, conv_value = (first_tokens(part, *first) for part in (x, query, conv_value))
+        layout = None if cls_only else packed
+        conv_out, kernel = span_dynamic_conv(x, query, conv_value, self, layout, output_attentions)
         query, key, value = (split_heads(part, self.num_heads) for part in (query, key, value))
-        query, near = (query[:, :1], near[:, :1]) if cls_only else (query, near)
-        drop = self.dropout * self.training
-        far, attention = self_attention(query, key, value, mask, packed, drop, output_attentions)
+        query, conv_out = (query[:, :1], conv_out[:, :1]) if cls_only else (query, conv_out)
+        p = self.dropout * self.training
+        attention_out, weights = self_attention(query, key, value, mask, packed, p, output_attentions)
         if head_mask is not None:
-            far, near = far * head_mask[0, :, None], near * head_mask[1, :, None]
-        maps = (attention, kernel) if output_attentions else None
-        return self.output(torch.cat([far, near], dim=2).flatten(2)), maps
+            attention_out, conv_out = attention_out * head_mask[0, :, None], conv_out * head_mask[1, :, None]
+        maps = (weights, kernel) if output_attentions else None
+        return self.output(torch.cat([attention_out, conv_out], dim=2).flatten(2)), maps

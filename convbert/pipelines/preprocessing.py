@@ -18,8 +18,9 @@ from torch import Tensor
 
 from .base import attempt
 from .batches import Row
-from ..tokenizers.base import ConvBertTokenizerFast
-from ..tokenizers.batching import share_room
+from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.truncation import truncated_lengths
+from ..validation import is_whole
 
 # %% ../../nbs/pipelines/04_preprocessing.ipynb #fcee1397
 def is_missing(value: Any) -> bool:
@@ -71,7 +72,7 @@ def cut_pair(
         [i for i, of in zip(encoding.ids, encoding.sequence_ids, strict=True) if of == part] for part in (0, 1)
     )
     room = limit - tokenizer.num_special_tokens_to_add(True)
-    keep = share_room(room, len(first), len(second), "longest_first")
+    keep = truncated_lengths(room, len(first), len(second), "longest_first")
     left = tokenizer.truncation_side == "left"
     first, second = (part[len(part) - n :] if left else part[:n] for part, n in zip((first, second), keep, strict=True))
     types = tokenizer.create_token_type_ids_from_sequences(first, second)
@@ -107,8 +108,7 @@ def split_text(
 # %% ../../nbs/pipelines/04_preprocessing.ipynb #3c8b335b
 def check_stride(stride: int | None, limit: int) -> None:  # raises `ValueError` with value and rule
     "Refuse a stride that leaves no room for new tokens."
-    whole = hasattr(stride, "__index__") and not isinstance(stride, bool)
-    if stride is not None and not (whole and 0 <= stride < limit - 2):
+    if stride is not None and not (is_whole(stride) and 0 <= stride < limit - 2):
         raise ValueError(f"stride={stride!r} must be a whole number from 0 to {limit - 3}: rows have {limit} tokens")
 
 

@@ -27,14 +27,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..atomic import atomic_folder
 from ..files import read_json
-from ..folders import atomic_folder
-from ..hub import suggest
 from ..pipelines.base import choose_device
 from ..pipelines.outputs import table
 from ..pipelines.tasks import TASKS, find_task
-from ..tokenizers.base import ConvBertTokenizerFast
-from ..tokenizers.wordpiece import make_options, takes
+from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.options import make_options, takes
 from .checks import check_labels, check_rows, check_variety, describe_labels, read_sets
 from .data import MaskedBatches, Masking, encode_documents
 from .datasets import Labels, choose_columns, find_labels, their_columns, wanted_of
@@ -47,6 +46,7 @@ from .optim import Recipe
 from .pretraining import make_room
 from .reports import mistakes, plot_confusions, plot_learning, write_card
 from .runs import alone, check_facts
+from ..validation import suggest
 from ..weights import WEIGHT_PATTERNS
 
 # %% ../../nbs/training/14_finetuning.ipynb #7c9277b7
