@@ -167,7 +167,13 @@ def random_values(kind, seed):
     )
     zero = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
     if kind == "distilbert":
-        return {**values, **zero, "sinusoidal_pos_embds": draw.random() < 0.3, "qa_dropout": 0, "seq_classif_dropout": 0}
+        return {
+            **values,
+            **zero,
+            "sinusoidal_pos_embds": draw.random() < 0.3,
+            "qa_dropout": 0,
+            "seq_classif_dropout": 0,
+        }
     values |= dict(
         embedding_size=draw.choice([values["hidden_size"], 8, 13, 50]),
         type_vocab_size=draw.choice([1, 2, 2, 5]),

@@ -1,4 +1,4 @@
-"""Folders of ELECTRA, ALBERT and DistilBERT: saved by either side and loaded by the other, and those published long ago."""
+"""Folders of ELECTRA, ALBERT and DistilBERT: those that either side saves, and those that were published long ago."""
 
 import json
 import warnings
@@ -14,7 +14,8 @@ from convbert.families.registry import FAMILIES
 
 EVERY_CLASS = [(kind, head) for kind in FAMILIES for head in FAMILIES[kind].heads]
 SIZES = dict(
-    vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40, max_position_embeddings=40
+    vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40,
+    max_position_embeddings=40,
 )  # fmt: skip
 
 
@@ -104,11 +105,16 @@ def test_from_a_bare_encoder_to_a_head_and_back(kind, head, tmp_path):
 @pytest.mark.parametrize("seed", range(4))
 def test_configurations_are_equal_both_ways(kind, seed, tmp_path):
     family = FAMILIES[kind]
-    more = dict(bos_token_id=7, eos_token_id=8, id2label={0: "a", 1: "b", 2: "c"}) if seed % 2 else {}
+    more = (
+        dict(bos_token_id=7, eos_token_id=8, id2label={0: "a", 1: "b", 2: "c"}, label2id={"a": 0, "b": 1, "c": 2})
+        if seed % 2
+        else {}
+    )
     theirs = config_of(kind, **{**random_values(kind, seed), **more})
     theirs.save_pretrained(tmp_path / "theirs")
     ours = family.config.from_pretrained(tmp_path / "theirs")
-    assert ours == convbert.AutoConfig.from_pretrained(tmp_path / "theirs") == family.config.from_dict(theirs.to_dict())
+    assert ours == convbert.AutoConfig.from_pretrained(tmp_path / "theirs")
+    assert ours.replace(extra={}) == family.config.from_dict(theirs.to_dict()).replace(extra={})
     ours.save_pretrained(tmp_path / "ours")
     again = type(theirs).from_pretrained(tmp_path / "ours")
     ignored = "transformers_version", "_name_or_path"
@@ -121,7 +127,9 @@ def test_configurations_are_equal_both_ways(kind, seed, tmp_path):
 def test_the_names_on_disk():
     distilbert = convbert.DistilBertConfig(dim=24, n_heads=2, num_hidden_layers=3, dropout=0.3).to_dict()
     named = {"dim": 24, "n_heads": 2, "n_layers": 3, "dropout": 0.3, "hidden_dim": 3072, "activation": "gelu"}
-    assert named.items() <= distilbert.items() and not {"hidden_size", "num_hidden_layers", "hidden_act"} & {*distilbert}
+    assert named.items() <= distilbert.items() and not {"hidden_size", "num_hidden_layers", "hidden_act"} & {
+        *distilbert
+    }
     albert = convbert.AlbertConfig(classifier_dropout=0.2).to_dict()
     assert albert["classifier_dropout_prob"] == 0.2 and "classifier_dropout" not in albert
     assert (albert["bos_token_id"], albert["eos_token_id"], albert["model_type"]) == (2, 3, "albert")
@@ -170,7 +178,7 @@ PARTS = {  # of a class: what stands beside the encoder on disk, tied tensors ap
     ("electra", "ForPreTraining"): {"discriminator_predictions.dense", "discriminator_predictions.dense_prediction"},
     ("electra", "ForMaskedLM"): {"generator_predictions.LayerNorm", "generator_predictions.dense", "generator_lm_head"},
     ("albert", "ForMaskedLM"): {"predictions.LayerNorm", "predictions.dense", "predictions"},
-    ("albert", "ForPreTraining"): {"predictions.LayerNorm", "predictions.dense", "predictions", "sop_classifier.classifier"},
+    ("albert", "ForPreTraining"): {"predictions.dense", "predictions", "sop_classifier.classifier"},
     ("distilbert", "ForMaskedLM"): {"vocab_transform", "vocab_layer_norm", "vocab_projector"},
     ("distilbert", "ForQuestionAnswering"): {"qa_outputs"},
     ("distilbert", "ForSequenceClassification"): {"pre_classifier", "classifier"},
@@ -210,7 +218,8 @@ def stems(names):
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_published_folder_loads_into_its_own_class(source, gamma, tmp_path):
     kind, (head,) = SOURCES[source]
-    theirs, _ = publish(source, tmp_path, gamma)
+    theirs, extra = publish(source, tmp_path, gamma)
+    assert PARTS[kind, head] <= stems(extra)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         loaded = getattr(modeling, FAMILIES[kind].prefix + head).from_pretrained(tmp_path)
@@ -228,6 +237,12 @@ def test_a_published_folder_loads_into_every_class_of_its_family(source, tmp_pat
     family = FAMILIES[kind]
     for head in family.heads:
         cls = getattr(modeling, family.prefix + head)
+        if (kind, own, head) == ("distilbert", "ForSequenceClassification", "ForMultipleChoice"):
+            with pytest.raises(
+                ValueError, match="ignore_mismatched_sizes=True"
+            ):  # one head for two labels, one for one
+                cls.from_pretrained(tmp_path)
+            continue
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             model = cls.from_pretrained(tmp_path)
@@ -235,25 +250,24 @@ def test_a_published_folder_loads_into_every_class_of_its_family(source, tmp_pat
         wanted = {part for name in made for part in model.key_map.disk_names(name)}
         unused = {name for name in extra - wanted if name not in TIED}
         unused -= {TIED_IN_HEADS} if "predictions.bias" in wanted else set()
-        if source == "albert-base-v2" and not cls.reads_pooler:
+        if kind == "albert" and not cls.reads_pooler:
             unused |= {"albert.pooler.weight", "albert.pooler.bias"}
         fresh = {name for name in made if not set(model.key_map.disk_names(name)) & extra}
         assert set(model.load_report.missing) == fresh and set(model.load_report.unexpected) == unused
         assert len(told) == (1 if fresh or unused else 0)
         for name in fresh:
             assert model.state_dict()[name].isfinite().all()
-        assert (stems(wanted) >= PARTS[kind, own]) == (head == own or (kind, own) == ("albert", "ForMaskedLM") and head == "ForPreTraining")  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("source", "cls", "random", "useless"),
     [
-        ("google/electra-small-generator", "ElectraForPreTraining", "discriminator.dense.weight", "generator_lm_head.bias"),
-        ("google/electra-small-discriminator", "ElectraForMaskedLM", "predictions.bias", "discriminator_predictions.dense"),
+        ("generator", "ElectraForPreTraining", "discriminator.dense.weight", "generator_lm_head.bias"),
+        ("discriminator", "ElectraForMaskedLM", "predictions.bias", "discriminator_predictions.dense"),
     ],
-)  # fmt: skip
+)
 def test_one_half_of_an_electra_loaded_as_the_other(source, cls, random, useless, tmp_path):
-    publish(source, tmp_path, gamma=False)
+    publish(f"google/electra-small-{source}", tmp_path, gamma=False)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         model = getattr(convbert, cls).from_pretrained(tmp_path)
@@ -286,9 +300,11 @@ def test_weights_alone_do_not_tell_the_number_of_heads(kind, door, tmp_path):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     doors = {"own": getattr(convbert, f"{prefix}ForSequenceClassification"),
              "auto": convbert.AutoModelForSequenceClassification}  # fmt: skip
-    said = "config.json" if door == "auto" else r"number of (attention )?heads.*model.config.save_pretrained\(folder\)"
-    with pytest.raises((ValueError, FileNotFoundError), match=said):
+    with pytest.raises(
+        FileNotFoundError, match=r"has no config.json.*model.config.save_pretrained\(folder\)"
+    ) as raised:
         doors[door].from_pretrained(tmp_path)
+    assert door == "auto" or "number of heads" in str(raised.value)
     given = doors[door].from_pretrained(tmp_path, config=model.config)
     assert same_parameters(given, model)
     model.config.save_pretrained(tmp_path)
