@@ -189,7 +189,7 @@ class SavingMixin:
 class PretrainedMixin(SavingMixin):
     "Gives a model class `from_pretrained` and `save_pretrained`; it needs `config_class`, `key_map` and `self.config`."
 
-    sizes_of: Callable[[Mapping[str, Tensor]], dict[str, int]] | None = None  # a family that can tell them by its weights
+    sizes_of: Callable[[Mapping[str, Tensor]], dict[str, int]] | None = None  # told by weights
     load_report: LoadReport | None = None  # set by `from_pretrained`; a model that was never loaded has none
     origin: Origin | None = None  # the same
 

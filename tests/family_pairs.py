@@ -181,7 +181,8 @@ def random_values(kind, seed):
     )
     if kind == "albert":
         groups = draw.choice([g for g in (1, 2, 3) if g <= layers])
-        return {**values, **zero, "num_hidden_groups": groups, "inner_group_num": draw.choice([1, 1, 2, 3]),
-                "classifier_dropout": 0.0}  # fmt: skip
-    return {**values, **zero, "classifier_dropout": draw.choice([None, 0.0]), "summary_last_dropout": 0.0,
-            "summary_use_proj": draw.random() < 0.7, "summary_activation": draw.choice(["gelu", "relu", ""])}  # fmt: skip
+        inner = draw.choice([1, 1, 2, 3])
+        return {**values, **zero, "num_hidden_groups": groups, "inner_group_num": inner, "classifier_dropout": 0.0}
+    summary = {"summary_use_proj": draw.random() < 0.7, "summary_activation": draw.choice(["gelu", "relu", ""])}
+    dropout = {"classifier_dropout": draw.choice([None, 0.0]), "summary_last_dropout": 0.0}
+    return {**values, **zero, **summary, **dropout}

@@ -1,4 +1,4 @@
-"""A fifth family from outside: its file under 60 lines, its models equal to transformers', its folders loaded by name."""
+"""A fifth family from outside: in under 60 lines its models equal transformers', and its folders load by name."""
 
 import json
 from pathlib import Path
