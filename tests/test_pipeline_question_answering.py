@@ -78,7 +78,7 @@ def their_rule(item, rows, kept, top_k, align_to_words=True, handle_impossible_a
         for side in (spans.start, spans.end):
             total *= 1 + side.exp().sum().item()
         least = min(least, 1 / total)
-        for score, *place in spans.found:
+        for score, *place in spans.candidates:
             start, end = row.metadata.char_span(*place, align_to_words)
             text = item["context"][start:end]
             new = dict(score=0.0, start=start, end=end, answer=text)
