@@ -215,7 +215,7 @@ def pretrain(args: argparse.Namespace) -> None:
     "Train a masked language model on plain text, or go on with a run that was stopped."
     from dataclasses import replace
 
-    from convbert.config import ConvBertConfig
+    from convbert.families.convbert import ConvBertConfig
     from convbert.training import pretraining
 
     given = {k: v for k, v in vars(args).items() if v is not None}

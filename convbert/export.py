@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from .backends.dispatch import use_backend
 from .folders import atomic_folder, is_leftover, read_whole
-from .heads import ConvBertForMultipleChoice
 from .hub import resolve, suggest
+from .modeling import ConvBertForMultipleChoice
 from .serving import CLASSES, GRAPH, OnnxModel, class_in
 from .tokenizers.base import ConvBertTokenizerFast
 

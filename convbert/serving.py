@@ -18,21 +18,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import heads
-from .config import ConvBertConfig, read_config_file
+from . import modeling
+from .config import read_config_file
+from .families.convbert import ConvBertConfig
 from .files import GRAPH, weight_files
 from .folders import read_whole, stamp, standing
+from .input_checks import check_inputs
+from .outputs import EncoderOutput, ModelOutput, QuestionAnsweringOutput, TaskOutput
+from .pretrained_model import as_dictionary_or_tuple
 
 # %% ../nbs/16_serving.ipynb #1d460a09
 CLASSES = {
     kind.__name__: kind
     for kind in (
-        heads.ConvBertModel,
-        heads.ConvBertForMaskedLM,
-        heads.ConvBertForSequenceClassification,
-        heads.ConvBertForTokenClassification,
-        heads.ConvBertForQuestionAnswering,
-        heads.ConvBertForMultipleChoice,
+        modeling.ConvBertModel,
+        modeling.ConvBertForMaskedLM,
+        modeling.ConvBertForSequenceClassification,
+        modeling.ConvBertForTokenClassification,
+        modeling.ConvBertForQuestionAnswering,
+        modeling.ConvBertForMultipleChoice,
     )
 }
 
@@ -78,7 +82,11 @@ def open_session(
 
 # %% ../nbs/16_serving.ipynb #e4493e44
 INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
-OUTPUTS = {"last_hidden_state": heads.EncoderOutput, "logits": heads.TaskOutput, "start_logits": heads.QuestionAnsweringOutput}
+OUTPUTS = {
+    "last_hidden_state": EncoderOutput,
+    "logits": TaskOutput,
+    "start_logits": QuestionAnsweringOutput,
+}
 
 
 def output_names(
@@ -110,7 +118,7 @@ def all_inputs(
     mask = torch.ones_like(input_ids) if mask is None else mask
     types = torch.zeros_like(input_ids) if types is None else types
     rows = dict(attention_mask=mask.flatten(0, -2), token_type_ids=types.flatten(0, -2), position_ids=None)
-    heads.check_inputs(config, input_ids.flatten(0, -2), None, rows)
+    check_inputs(config, input_ids.flatten(0, -2), None, rows)
     given = dict(input_ids=input_ids, attention_mask=mask, token_type_ids=types)
     return {name: x.long() for name, x in given.items()}
 
@@ -170,7 +178,7 @@ class OnnxModel(FileModel):
         self.config, self.model_class, self.session, self.names, self.stamp = read_whole(folder, open_folder)
         self.folder = Path(os.path.abspath(folder))
 
-    @heads.as_dictionary_or_tuple
+    @as_dictionary_or_tuple
     def forward(
         self,
         input_ids: Tensor,  # `(B, T)`, or `(B, C, T)` for multiple choice
@@ -178,7 +186,7 @@ class OnnxModel(FileModel):
         token_type_ids: Tensor | None = None,  # of the same shape, zeros when None
         *,
         predict_at: Tensor | None = None,  # `(B, M)`: give these positions' scores only
-    ) -> heads.ModelOutput:  # as the model in torch gives it
+    ) -> ModelOutput:  # as the model in torch gives it
         "Check a batch and run the graph."
         given = all_inputs(self.config, input_ids, attention_mask, token_type_ids)
         found = self.session.run(None, {name: x.numpy() for name, x in given.items()})

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backends.dispatch import dispatch
-from .layers.mixed_attention import MixedAttention, fused_attention, kernel_logits, split_heads
+from .layers.attention import fused_attention, split_heads
+from .layers.mixed_attention import MixedAttention, kernel_logits
 
 # %% ../nbs/17_speedup.ipynb #da59635d
 class Depthwise(nn.Conv1d):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convbert.config import PRESETS, ConvBertConfig
+from convbert.families.convbert import PRESETS, ConvBertConfig
 
 FIELDS = (
     "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob "

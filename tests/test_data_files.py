@@ -17,8 +17,8 @@ datasets = pytest.importorskip("datasets")
 pandas = pytest.importorskip("pandas")
 
 from convbert import ConvBertTokenizerFast, cli  # noqa: E402
-from convbert.config import ConvBertConfig  # noqa: E402
-from convbert.heads import ConvBertModel  # noqa: E402
+from convbert.families.convbert import ConvBertConfig  # noqa: E402
+from convbert.modeling import ConvBertModel  # noqa: E402
 from convbert.training.data import hold_out, load_documents  # noqa: E402
 from convbert.training.datasets import load_rows  # noqa: E402
 from convbert.training.finetuning import finetune, plan_work  # noqa: E402

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 datasets = pytest.importorskip("datasets")
 
 from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, pipeline  # noqa: E402
-from convbert.config import ConvBertConfig  # noqa: E402
-from convbert.heads import ConvBertModel  # noqa: E402
+from convbert.families.convbert import ConvBertConfig  # noqa: E402
+from convbert.modeling import ConvBertModel  # noqa: E402
 from convbert.training.datasets import Labels, choose_columns, load_rows  # noqa: E402
 from convbert.training.examples import Reading, read_answers, read_tags  # noqa: E402
 from convbert.training.finetuning import Tuning, finetune, plan_work, to_recipe  # noqa: E402

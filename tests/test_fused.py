@@ -154,7 +154,9 @@ def test_memory_kept_is_inputs_and_two_numbers_per_head():
 
 @pytest.mark.parametrize(("dtype", "lengths"), [(torch.float32, None), (torch.bfloat16, [3, 1])])
 def test_operators_keep_the_rules(dtype, lengths):
-    inside = None if lengths is None else pack((torch.arange(3) < torch.tensor(lengths)[:, None]).to(HOME), 5).window_mask
+    inside = (
+        None if lengths is None else pack((torch.arange(3) < torch.tensor(lengths)[:, None]).to(HOME), 5).window_mask
+    )
     B, T = (2, 3) if lengths is None else (1, sum(lengths))
     value, scores, came = numbers(0, (B, T, 2, 3), (B, T, 2, 5), (B, T, 2, 3), dtype=dtype)
     x, filters = numbers(1, (B, T, 6), (6, 5), dtype=dtype)

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 import convbert
 from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertTokenizerFast, pipeline
 from convbert.export import export
-from convbert.heads import ModelOutput, TaskOutput
+from convbert.outputs import ModelOutput, TaskOutput
 from convbert.training.loop import task_loss
 from convbert.visualize.encoded_text import encode_text
 from convbert.visualize.mask_prediction import predict_mask

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from convbert import ConvBertConfig, ConvBertModel
 from convbert.backends import banded, onnx, reference
 from convbert.backends.dispatch import use_backend
-from convbert.layers.mixed_attention import attend
+from convbert.layers.attention import attend
 from convbert.runtime import packing
 from convbert.runtime.packing import MIN_TOKENS_PER_CALL, attention_path, first_tokens, pack, varlen_attention
 

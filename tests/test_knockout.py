@@ -15,7 +15,7 @@ from convbert import (
     ConvBertTokenizerFast,
     pipeline,
 )
-from convbert.config import ConvBertConfig
+from convbert.families.convbert import ConvBertConfig
 from convbert.layers.mixed_attention import MixedMaps
 from convbert.visualize import knock_out, knock_outs
 from convbert.visualize.ablation import ablation_target, top_changes

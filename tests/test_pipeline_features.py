@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from convbert.config import ConvBertConfig
-from convbert.heads import ConvBertModel
+from convbert.families.convbert import ConvBertConfig
+from convbert.modeling import ConvBertModel
 from convbert.pipelines.batches import EncodedInput
 from convbert.pipelines.features import FeatureExtractionPipeline, pool_window
 from convbert.pipelines.preprocessing import plan_windows

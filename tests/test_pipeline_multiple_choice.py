@@ -7,8 +7,8 @@ import warnings
 import pytest
 import torch
 
-from convbert.config import ConvBertConfig
-from convbert.heads import ConvBertForMultipleChoice
+from convbert.families.convbert import ConvBertConfig
+from convbert.modeling import ConvBertForMultipleChoice
 from convbert.pipelines.multiple_choice import MultipleChoicePipeline, choice_pairs, encode_choices
 from convbert.tokenizers.base import ConvBertTokenizerFast
 

@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convbert.config import ConvBertConfig
-from convbert.heads import ConvBertForQuestionAnswering
+from convbert.families.convbert import ConvBertConfig
+from convbert.modeling import ConvBertForQuestionAnswering
 from convbert.pipelines.batches import EncodedInput
 from convbert.pipelines.outputs import ResultList
 from convbert.pipelines.qa_inputs import ContextWindow, TokenizedContext, encode_questions, window_layout

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, pipeline
-from convbert.config import ConvBertConfig
+from convbert.families.convbert import ConvBertConfig
 from convbert.pipelines.preprocessing import encode_texts
 
 TEXTS = ["A fine day.", "It rains, and nobody minds.", "", "🤖 café\r\n", "one two three four five six seven " * 12]

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convbert.config import ConvBertConfig
-from convbert.heads import ConvBertForTokenClassification
+from convbert.families.convbert import ConvBertConfig
+from convbert.modeling import ConvBertForTokenClassification
 from convbert.pipelines.aggregation import STRATEGIES
 from convbert.pipelines.batches import EncodedInput
 from convbert.pipelines.preprocessing import plan_windows

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convbert import ConvBertForMaskedLM, ConvBertTokenizerFast, pipeline
-from convbert.config import ConvBertConfig
-from convbert.heads import ConvBertModel
+from convbert.families.convbert import ConvBertConfig
+from convbert.modeling import ConvBertModel
 from convbert.pipelines.batches import plan_batches
 from convbert.pipelines.streaming import iter_chunks
 

@@ -11,9 +11,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from convbert.backends.reference import span_conv
-from convbert.config import ConvBertConfig
-from convbert.heads import ConvBertForMaskedLM, ConvBertModel
-from convbert.layers.mixed_attention import MixedAttention, MixedMaps, attend, split_heads
+from convbert.families.convbert import ConvBertConfig
+from convbert.layers.attention import attend, split_heads
+from convbert.layers.mixed_attention import MixedAttention, MixedMaps
+from convbert.modeling import ConvBertForMaskedLM, ConvBertModel
 from convbert.pipelines.tasks import pipeline
 from convbert.visualize.encoded_text import encode_text, eval_mode, load_model
 from convbert.visualize.head_contributions import (

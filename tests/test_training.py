@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from convbert.config import ConvBertConfig
-from convbert.heads import ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertForTokenClassification
+from convbert.families.convbert import ConvBertConfig
+from convbert.modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertForTokenClassification
 from convbert.tokenizers.base import ConvBertTokenizerFast
 from convbert.training.data import MaskedBatches, Masking
 from convbert.training.loop import Meter, finish_step, fit, task_loss
@@ -28,8 +28,8 @@ SCRIPT = textwrap.dedent(
     """
     import sys, torch
     torch.set_num_threads(1)
-    from convbert.config import ConvBertConfig
-    from convbert.heads import ConvBertForMaskedLM
+    from convbert.families.convbert import ConvBertConfig
+    from convbert.modeling import ConvBertForMaskedLM
     from convbert.training.loop import fit
     from convbert.training.optim import Recipe
 

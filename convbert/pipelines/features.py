@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..heads import ConvBertModel
+from ..modeling import ConvBertModel
 from ..hub import suggest
 from .base import Pipeline
 from .batches import EncodedInput

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..heads import ConvBertForMultipleChoice, TaskOutput
+from ..modeling import ConvBertForMultipleChoice
+from ..outputs import TaskOutput
 from .base import Pipeline
 from .batches import EncodedInput
 from .outputs import Result, ResultList

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import ConvBertConfig
+from ..families.convbert import ConvBertConfig
 
 # %% ../../nbs/pipelines/08_pickling.ipynb #5e0d0007
 def fingerprint(

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..heads import ConvBertForQuestionAnswering, QuestionAnsweringOutput
+from ..modeling import ConvBertForQuestionAnswering
+from ..outputs import QuestionAnsweringOutput
 from .base import Pipeline
 from .batches import EncodedInput
 from .options import count_checks

@@ -22,7 +22,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from ..compat import PIPELINE_HABITS, translate
-from ..config import NOTED, ConvBertConfig
+from ..config import NOTED
+from ..families.convbert import ConvBertConfig
 from ..folders import read_whole
 from ..hub import suggest
 from .base import choose_device

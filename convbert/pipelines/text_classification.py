@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ConvBertConfig
-from ..heads import ConvBertForSequenceClassification
+from ..families.convbert import ConvBertConfig
+from ..modeling import ConvBertForSequenceClassification
 from ..hub import suggest
 from .base import Pipeline
 from .batches import EncodedInput

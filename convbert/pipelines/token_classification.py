@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..heads import ConvBertForTokenClassification
+from ..modeling import ConvBertForTokenClassification
 from .aggregation import check_strategy, entity_results, label_groups, label_words, token_results
 from .base import Pipeline
 from .batches import EncodedInput

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..heads import ConvBertForSequenceClassification
+from ..modeling import ConvBertForSequenceClassification
 from .base import Pipeline
 from .batches import EncodedInput
 from .outputs import Result

@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..config import ConvBertConfig
+from ..families.convbert import ConvBertConfig
 from ..folders import atomic_folder
-from ..heads import ConvBertForMaskedLM
+from ..modeling import ConvBertForMaskedLM
 from ..pipelines.base import choose_device, refuse_untrained
 from ..pipelines.outputs import escape_markdown
 from ..tokenizers.base import ConvBertTokenizerFast

@@ -19,9 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import ConvBertConfig
-from ..heads import ClassificationHead, ConvBertForMaskedLM, ConvBertForSequenceClassification, make_head_mask
-from ..layers.encoder import Layer, untouched
+from ..families.convbert import ConvBertConfig
+from ..ablation import make_head_mask
+from ..heads import ClassificationHead
+from ..modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification
+from ..layers.encoder import Layer
+from ..layers.feed_forward import untouched
 from ..pipelines.fill_mask import mask_positions, parse_masked_text
 from ..pipelines.spec import check_counts
 from ..pipelines.text_classification import choose_score_function

@@ -17,7 +17,7 @@ import traitlets
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..heads import ConvBertForMaskedLM
+from ..modeling import ConvBertForMaskedLM
 from ..pipelines.spec import check_counts
 from ..tokenizers.base import ConvBertTokenizerFast
 from .ablation import head_mask_for, num_head_kinds

@@ -16,7 +16,7 @@ import traitlets
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..heads import ConvBertForMaskedLM
+from ..modeling import ConvBertForMaskedLM
 from ..pipelines.spec import check_counts
 from ..tokenizers.base import ConvBertTokenizerFast
 from convbert.visualize.ablation import (

@@ -29,8 +29,8 @@ def make_folder(folder, qa=1.0, lean=10.0):
     import numpy as np
     import torch
 
-    from convbert.config import ConvBertConfig
-    from convbert.heads import ConvBertForQuestionAnswering
+    from convbert.families.convbert import ConvBertConfig
+    from convbert.modeling import ConvBertForQuestionAnswering
     from convbert.tokenizers.base import ConvBertTokenizerFast
 
     tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
