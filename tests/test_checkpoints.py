@@ -396,7 +396,7 @@ def test_fused_blocks_of_another_shape(saved):
     name = "convbert.encoder.layer.1.attention.self.value.weight"
     write_state(saved, state | {name: torch.zeros(4, 16)})
     with pytest.raises(
-        ValueError, match=r"layers\.1\.mixer\.project\.weight: shape \(4, 16\) .*value\.weight\), \(8, 16\)"
+        ValueError, match=r"layers\.1\.mixer\.qkv_proj\.weight: shape \(4, 16\) .*value\.weight\), \(8, 16\)"
     ):
         ConvBertForMaskedLM.from_pretrained(saved)
 

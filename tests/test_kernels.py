@@ -250,10 +250,10 @@ def test_an_unknown_kernel_is_refused(model):
 def test_first_tokens_alone_are_the_first_of_all(model, mask, masked):
     ids = torch.randint(0, 50, mask.shape, generator=torch.Generator().manual_seed(0))
     run = partial(model.encoder, ids, mask if masked else None)
-    first, every = run(cls_only=True).last, run().last
+    first, every = run(cls_only=True).last_hidden_state, run().last_hidden_state
     assert first.shape[1] == 1
     assert_close(first, first_tokens(every, 1, None, mask if masked else None), atol=1e-5, rtol=1e-4)
-    assert_close(run(cls_only=True, output_hidden_states=True).last, first, atol=1e-5, rtol=1e-4)
+    assert_close(run(cls_only=True, output_hidden_states=True).last_hidden_state, first, atol=1e-5, rtol=1e-4)
 
 
 @settings(deadline=None, max_examples=20)
@@ -265,7 +265,7 @@ def test_first_tokens_alone_have_the_gradients_of_all(mask, padding):
     slopes = []
     for cls_only in (True, False):
         model.zero_grad()
-        last = model.encoder(ids, mask, cls_only=cls_only).last
+        last = model.encoder(ids, mask, cls_only=cls_only).last_hidden_state
         first = last if cls_only else first_tokens(last, 1, None, mask if padding == "mask" else None)
         first.sin().sum().backward()
         slopes.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})

@@ -16,7 +16,6 @@ from convbert import (
     pipeline,
 )
 from convbert.families.convbert import ConvBertConfig
-from convbert.layers.mixed_attention import MixedMaps
 from convbert.visualize import knock_out, knock_outs
 from convbert.visualize.ablation import ablation_target, top_changes
 from convbert.visualize.ablation_figures import plot_changes, plot_knock_outs
@@ -165,7 +164,7 @@ class PlainAttention(nn.Module):
         maps = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
         found = (maps @ value).transpose(1, 2)
         found = found if head_mask is None else found * head_mask[0, :, None]
-        return self.output(found.flatten(2)), MixedMaps(maps, None) if output_attentions else None
+        return self.output(found.flatten(2)), (maps, None) if output_attentions else None
 
 
 @pytest.fixture(scope="module")

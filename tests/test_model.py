@@ -266,7 +266,7 @@ def test_original_head_size_rule_builds_the_official_small_generator():
     mixer = Encoder(config).layers[0].mixer
     assert mixer.qkv_proj.weight.shape == (4 * 64, 64) and mixer.output.weight.shape == (64, 128)
     halved = Encoder(config.replace(head_size_rule="transformers")).layers[0].mixer
-    assert halved.project.weight.shape == (4 * 32, 64) and halved.output.weight.shape == (64, 64)
+    assert halved.qkv_proj.weight.shape == (4 * 32, 64) and halved.output.weight.shape == (64, 64)
 
 
 @pytest.mark.parametrize(("rule", "std"), [("original", 1 / 9), ("transformers", 0.02)])

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from convbert.backends.reference import span_conv
 from convbert.families.convbert import ConvBertConfig
 from convbert.layers.attention import attend, split_heads
-from convbert.layers.mixed_attention import MixedAttention, MixedMaps
+from convbert.layers.mixed_attention import MixedAttention
 from convbert.modeling import ConvBertForMaskedLM, ConvBertModel
 from convbert.pipelines.tasks import pipeline
 from convbert.visualize.encoded_text import encode_text, eval_mode, load_model
@@ -183,10 +183,10 @@ def test_maps_are_the_models_own(tiny):
     model, tokenizer = tiny
     split = head_split(TINY, TEXTS[0])
     with eval_mode(model):
-        maps = model.encoder(**encode_text(tokenizer, TEXTS[0]).batch(), output_attentions=True).maps
-    for layer, seen in enumerate(maps):
-        assert_close(split.attention[layer], seen.attention[0])
-        assert_close(split.conv_kernel[layer], seen.conv_kernel[0])
+        seen = model.encoder(**encode_text(tokenizer, TEXTS[0]).batch(), output_attentions=True)
+    for layer, (attention, conv_kernel) in enumerate(zip(seen.attentions, seen.conv_kernels, strict=True)):
+        assert_close(split.attention[layer], attention[0])
+        assert_close(split.conv_kernel[layer], conv_kernel[0])
 
 
 def test_entropy_and_centre_against_loops(generator):
@@ -410,9 +410,9 @@ class PlainAttention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x, mask=None, head_mask=None, output_attentions=False, packed=None, cls_only=False):
-        query, key, value = (split_heads(part, self.num_heads) for part in self.project(x).chunk(3, -1))
+        query, key, value = (split_heads(part, self.num_heads) for part in self.qkv_proj(x).chunk(3, -1))
         mixed, attention = attend(query, key, value)
-        return self.output(mixed.flatten(2)), MixedMaps(attention, None) if output_attentions else None
+        return self.output(mixed.flatten(2)), (attention, None) if output_attentions else None
 
 
 def make_plain() -> nn.Module:

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..modeling import ConvBertModel
 from ..hub import suggest
+from ..modeling import ConvBertModel
 from .base import Pipeline
 from .batches import EncodedInput
 from .outputs import ResultList

@@ -1,4 +1,4 @@
-"""What a pipeline gives back: ordinary lists and dictionaries of ordinary numbers, which know how to show themselves.
+"""What a pipeline returns: ordinary lists and dictionaries of ordinary numbers, with a display of their own in notebooks and terminals.
 
 Docs: https://convbert.github.io/convbert/pipelines/outputs.html.md"""
 
@@ -16,14 +16,14 @@ from typing import Any
 
 # %% ../../nbs/pipelines/01_outputs.ipynb #151873a5
 def format_value(value: Any) -> str:
-    "A value in a table: numbers short, lists joined."
+    "A value as text: floats with four decimals, lists joined by commas."
     if isinstance(value, float):
         return f"{value:.4f}"
     return ", ".join(map(format_value, value)) if isinstance(value, list) else str(value)
 
 
 def html_cell(name: str, value: Any) -> str:
-    "One table cell; a score between 0 and 1 has its share of the cell tinted."
+    "One table cell; a score between 0 and 1 shades its share of the cell."
     tint = "background:linear-gradient(90deg,rgba(46,134,171,.35) {0:.1f}%,transparent {0:.1f}%);min-width:6em"
     style = tint.format(100 * value) if name == "score" and isinstance(value, float) and 0 <= value <= 1 else ""
     return f"<td style='text-align:left;{style}'>{escape(format_value(value))}</td>"
@@ -40,7 +40,7 @@ def html_table(
 
 
 def text_table(rows: Sequence[dict]) -> str:
-    "The same for a terminal: aligned columns."
+    "The values as aligned columns, for a terminal."
     cells = [[format_value(value) for value in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=False)]
     return "\n".join("  ".join(v.ljust(w) for v, w in zip(row, widths, strict=False)).rstrip() for row in cells)
@@ -48,8 +48,8 @@ def text_table(rows: Sequence[dict]) -> str:
 # %% ../../nbs/pipelines/01_outputs.ipynb #a1d2e3f5
 def escape_markdown(
     value: Any,  # a label, the name of a file, a number
-) -> str:  # Markdown that shows it as it is written, on one line
-    "Text for a table or a heading: what means something to Markdown or HTML becomes an entity, which means nothing."
+) -> str:  # Markdown that shows it literally, on one line
+    "Text for a table or a heading: characters with a meaning in Markdown or HTML become entities."
     text = escape(" ".join(str(value).split()), quote=False)
     return re.sub(r"[\\`*|~\[\]]", lambda found: f"&#{ord(found[0])};", text)
 
@@ -67,10 +67,10 @@ class Result(dict):
 
 
 class ResultList(list):
-    "Several results, or one list of them per mask or per text."
+    "Several results, or a list of them per mask or per text."
 
     def nested(self) -> bool:
-        "Whether these are several lists."
+        "Whether the elements are lists themselves."
         return any(isinstance(part, list) for part in self)
 
     def _repr_html_(self) -> str:
@@ -86,14 +86,14 @@ class ResultList(list):
         return text_table(self) if self else "no results"
 
 # %% ../../nbs/pipelines/01_outputs.ipynb #8e23b88d
-HIGHLIGHT_COLORS = ("46,134,171", "214,128,44", "91,156,80", "176,94,148", "139,117,201", "120,120,120")  # red, green, blue
+HIGHLIGHT_COLORS = "46,134,171", "214,128,44", "91,156,80", "176,94,148", "139,117,201", "120,120,120"  # RGB
 
 
 def highlight(
     text: str,
-    spans: Iterable[tuple[int, int, str]],  # start, end and label of each marked place, in order, without overlap
+    spans: Iterable[tuple[int, int, str]],  # start, end and label of each span, in order, without overlap
 ) -> str:  # HTML
-    "The text with places marked, each label in its own tint."
+    "The text with spans highlighted, each label in its own colour."
     parts, at, tints = [], 0, {}
     for start, end, label in spans:
         tint = HIGHLIGHT_COLORS[tints.setdefault(label, len(tints)) % len(HIGHLIGHT_COLORS)]
@@ -105,20 +105,20 @@ def highlight(
 
 # %% ../../nbs/pipelines/01_outputs.ipynb #7e2c0d02
 class SpanList(ResultList):
-    "Results that are places in one text; a notebook shows the text with these places marked."
+    "Results that are spans of one text; a notebook shows the text with these spans highlighted."
 
     def __init__(
         self,
         rows: Iterable[dict] = (),  # with `start` and `end`
-        text: str = "",  # that they are places of
-        label: str = "",  # the key that names a place, if any
+        text: str = "",  # that they are spans of
+        label: str = "",  # the key of a span's label, if any
     ):
-        "Keep the text beside the results; it is no part of the list."
+        "Keep the text as an attribute; it is not an element of the list."
         super().__init__(rows)
         self.text, self.label = text, label
 
     def _repr_html_(self) -> str:
-        "The marked text, with a few words around the places when it is long."
+        "The highlighted text; of a long one, only the surroundings of the spans."
         first, last = min((r["start"] for r in self), default=0), max((r["end"] for r in self), default=0)
         low, high = max(0, first - 300), min(len(self.text), max(last, first) + 300)
         spans, at = [], low

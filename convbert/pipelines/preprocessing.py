@@ -1,4 +1,4 @@
-"""Texts and pairs of texts become rows: cut and said, or read whole in rows that overlap.
+"""Texts and pairs of texts become rows: truncated with a warning, or read to the end in overlapping windows.
 
 Docs: https://convbert.github.io/convbert/pipelines/preprocessing.html.md"""
 
@@ -23,7 +23,7 @@ from ..tokenizers.batching import share_room
 
 # %% ../../nbs/pipelines/10_preprocessing.ipynb #fcee1397
 def is_missing(value: Any) -> bool:
-    "Whether this is how a dataset (None) or a table (NaN) says that there is nothing."
+    "Whether a value is missing: None in a data set, NaN in a table."
     return value is None or (isinstance(value, float) and value != value)
 
 
@@ -54,36 +54,38 @@ def parse_text_or_pair(
 def truncate_text(
     ids: list[int],  # a text with `[CLS]` and `[SEP]`
     max_length: int,  # most tokens the model takes
-    side: str,  # "right" or "left": where it is cut
+    side: str,  # "right" or "left": where tokens are removed
 ) -> EncodedInput:
-    "A text that is too long, cut."
+    "A text that is too long, truncated."
     body = ids[1 : max_length - 1] if side == "right" else ids[len(ids) - max_length + 1 : -1]
     return EncodedInput([ids[0], *body, ids[-1]], truncated_from=len(ids))
 
 
 def truncate_pair(
-    encoding: Any,  # `tokenizers.Encoding` of a pair, not cut
+    encoding: Any,  # `tokenizers.Encoding` of a pair, not truncated
     tokenizer: ConvBertTokenizerFast,
     max_length: int,  # most tokens the model takes
 ) -> EncodedInput:
-    "A pair that is too long, cut where it is longer."
+    "A pair that is too long, truncated where it is longer."
     first, second = (
-        [i for i, of in zip(encoding.ids, encoding.sequence_ids, strict=True) if of == part] for part in (0, 1)
+        [i for i, sequence in zip(encoding.ids, encoding.sequence_ids, strict=True) if sequence == part]
+        for part in (0, 1)
     )
     room = max_length - tokenizer.num_special_tokens_to_add(True)
     keep = share_room(room, len(first), len(second), "longest_first")
     left = tokenizer.truncation_side == "left"
     first, second = (part[len(part) - n :] if left else part[:n] for part, n in zip((first, second), keep, strict=True))
     types = tokenizer.create_token_type_ids_from_sequences(first, second)
-    return EncodedInput(tokenizer.build_inputs_with_special_tokens(first, second), types, truncated_from=len(encoding.ids))
+    ids = tokenizer.build_inputs_with_special_tokens(first, second)
+    return EncodedInput(ids, types, truncated_from=len(encoding.ids))
 
 # %% ../../nbs/pipelines/10_preprocessing.ipynb #4ec562f6
 def plan_windows(
     count: int,  # tokens of the text
-    room: int,  # most tokens of text in a row
-    stride: int,  # tokens that neighbouring rows share at least
-) -> list[tuple[int, int, int, int]]:  # a row reads tokens `start:stop`, and its scores count for `low:high`
-    "Cover a text with rows, and give each token to the row that sees most around it."
+    room: int,  # most tokens of text in a window
+    stride: int,  # tokens that neighbouring windows share at least
+) -> list[tuple[int, int, int, int]]:  # a window has tokens `start:stop`, and its scores count for `low:high`
+    "Cover a text with windows, and assign each token to the one that has most context around it."
     if count <= room:
         return [(0, count, 0, count)] if count else []
     steps = -(-(count - room) // (room - stride))
@@ -95,9 +97,9 @@ def plan_windows(
 def sliding_windows(
     ids: list[int],  # a whole text with `[CLS]` and `[SEP]`
     max_length: int,  # most tokens the model takes
-    stride: int,  # tokens that neighbouring rows share at least
-) -> list[EncodedInput]:  # the note of a row is the slice of it that counts
-    "A long text as several rows."
+    stride: int,  # tokens that neighbouring windows share at least
+) -> list[EncodedInput]:  # their metadata are the slices that count
+    "A long text as several windows."
     rows, count = [], len(ids) - 2
     for start, stop, low, high in plan_windows(count, max_length - 2, stride):
         own = slice(0 if start == 0 else low - start + 1, high - start + (2 if stop == count else 1))
@@ -109,27 +111,29 @@ def check_stride(stride: int | None, max_length: int) -> None:  # raises `ValueE
     "Refuse a stride that leaves no room for new tokens."
     whole = hasattr(stride, "__index__") and not isinstance(stride, bool)
     if stride is not None and not (whole and 0 <= stride < max_length - 2):
-        raise ValueError(f"stride={stride!r} must be a whole number from 0 to {max_length - 3}: rows have {max_length} tokens")
+        rule = f"a whole number from 0 to {max_length - 3}: rows have {max_length} tokens"
+        raise ValueError(f"stride={stride!r} must be {rule}")
 
 
 def encode_texts(
-    texts: list,  # texts and pairs, as `parse_text_or_pair` makes them
+    texts: list,  # texts and pairs, see `parse_text_or_pair`
     tokenizer: ConvBertTokenizerFast,
     max_length: int,  # most tokens the model takes
-    stride: int | None = None,  # tokens that the rows of a long text share; None cuts it
-) -> list[list[EncodedInput] | Exception]:  # the note of a row is the slice of it that counts
+    stride: int | None = None,  # tokens that the windows of a long text share; None truncates it
+) -> list[list[EncodedInput] | Exception]:  # their metadata are the slices that count
     "Tokenize texts into rows."
 
     def rows_of(text: str | tuple[str, str], e: Any) -> list[EncodedInput] | Exception:
         "The rows of one text."
         if len(e.ids) <= max_length:
             return [EncodedInput(e.ids, e.type_ids if 1 in e.type_ids else None, metadata=slice(0, len(e.ids)))]
-        if isinstance(text, tuple) and stride is not None:
-            return ValueError(f"a pair of {len(e.ids)} tokens cannot be read with a stride: leave it out to cut")
+        pair = isinstance(text, tuple)
+        if pair and stride is not None:
+            return ValueError(f"a pair of {len(e.ids)} tokens cannot be read with a stride: leave it out to truncate")
         if stride is not None:
             return sliding_windows(e.ids, max_length, stride)
         side = tokenizer.truncation_side
-        row = truncate_pair(e, tokenizer, max_length) if isinstance(text, tuple) else truncate_text(e.ids, max_length, side)
+        row = truncate_pair(e, tokenizer, max_length) if pair else truncate_text(e.ids, max_length, side)
         return [row._replace(metadata=slice(0, max_length))]
 
     encodings = tokenizer(texts, verbose=False).encodings
@@ -140,7 +144,7 @@ def average_scores(
     rows: list[EncodedInput],
     scores: list[Tensor],  # of each, of one shape
 ) -> Tensor:  # of that shape
-    "The mean over the rows of a text."
+    "The mean over the windows of a text."
     if len(rows) == 1:
         return scores[0]
     weights = torch.tensor([float(len(row.input_ids)) for row in rows])
@@ -152,9 +156,9 @@ def encode_pair(
     second: list[int],  # and of the second, without special tokens
     tokenizer: ConvBertTokenizerFast,
     max_length: int,  # most tokens the model takes
-    side: str,  # "left" or "right": where the first text is cut
+    side: str,  # "left" or "right": where the first text is truncated
 ) -> EncodedInput:
-    "Two texts as one row; only the first is cut."
+    "Two texts as one row; only the first is truncated."
     special = tokenizer.num_special_tokens_to_add(True)
     total, room = len(first) + len(second) + special, max_length - special - len(second)
     if total > max_length and room < 1:
@@ -170,10 +174,10 @@ def encode_pair(
 
 # %% ../../nbs/pipelines/10_preprocessing.ipynb #a289b929
 def encode_pairs(
-    items: Sequence[list[tuple[str, str]]],  # for each input the pairs of texts that the model reads
+    items: Sequence[list[tuple[str, str]]],  # the pairs of texts of each input
     tokenizer: ConvBertTokenizerFast,
     max_length: int,  # most tokens the model takes
-    side: str,  # "left" or "right": where a first text that is too long is cut
+    side: str,  # "left" or "right": where a first text that is too long is truncated
 ) -> list[list[EncodedInput] | Exception]:  # one row per pair, or what is wrong with one of an input's pairs
     "Tokenize pairs that share texts, each text once."
     texts = list(dict.fromkeys(text for pairs in items for pair in pairs for text in pair))
@@ -183,7 +187,7 @@ def encode_pairs(
     def rows_of(pairs: list[tuple[str, str]]) -> list[EncodedInput]:
         "The rows of one input."
         rows = [encode_pair(ids[first], ids[second], tokenizer, max_length, side) for first, second in pairs]
-        longest = max(row.truncated_from for row in rows)  # an input that was cut is counted once, however many rows it has
-        return [row._replace(truncated_from=longest if place == 0 else 0) for place, row in enumerate(rows)]
+        longest = max(row.truncated_from for row in rows)  # an input counts once, however many rows it has
+        return [row._replace(truncated_from=longest if i == 0 else 0) for i, row in enumerate(rows)]
 
     return [try_call(rows_of, pairs) for pairs in items]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..families.convbert import ConvBertConfig
-from ..modeling import ConvBertForSequenceClassification
 from ..hub import suggest
+from ..modeling import ConvBertForSequenceClassification
 from .base import Pipeline
 from .batches import EncodedInput
 from .outputs import Result, ResultList

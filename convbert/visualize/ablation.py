@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..families.convbert import ConvBertConfig
 from ..ablation import make_head_mask
+from ..families.convbert import ConvBertConfig
 from ..heads import ClassificationHead
-from ..modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification
 from ..layers.encoder import Layer
 from ..layers.feed_forward import untouched
+from ..modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification
 from ..pipelines.fill_mask import mask_positions, parse_masked_text
 from ..pipelines.spec import check_counts
 from ..pipelines.text_classification import choose_score_function
@@ -119,7 +119,7 @@ def ablation_target(
     positions = prediction_positions(model, encoded, f"{text} {text_pair or ''}", tokenizer)
     with eval_mode(model):
         batch = encoded.batch(next(model.parameters()).device)
-        layer_inputs = model.encoder(**batch, output_hidden_states=True).hidden
+        layer_inputs = model.encoder(**batch, output_hidden_states=True).hidden_states
     label = tokenizer.convert_ids_to_tokens if isinstance(model, ConvBertForMaskedLM) else model.config.id2label.get
     return AblationTarget(model, encoded, positions, label, layer_inputs)
 

@@ -80,7 +80,7 @@ def kernel_to_band(
 # %% ../../nbs/visualize/02_head_contributions.ipynb #713b9bb5
 @dataclass
 class LayerSplit:
-    "One layer of a batch."
+    "The heads of one layer on a batch."
 
     attention: Tensor  # `(B, H_a, T, T)`
     conv_kernel: Tensor  # `(B, H_c, T, K)`; H_c is 0 without convolution
@@ -92,23 +92,24 @@ def capture_heads(
     model: nn.Module,  # any head around an `Encoder`
     batch: dict[str, Tensor],  # `(B, T)` each
 ) -> list[LayerSplit]:  # one per layer
-    "Run a batch and write down what every head did."
-    heard, hooks = [], []
+    "Run a batch and record the maps and the contributions of every head."
+    mixed, hooks = [], []
     for layer in model.encoder.layers:
-        hooks.append(layer.mixer.output.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0])))
+        hooks.append(layer.mixer.output.register_forward_pre_hook(lambda _, inputs: mixed.append(inputs[0])))
     try:
         with eval_mode(model):
-            maps = model.encoder(**batch, output_attentions=True).maps
-            outputs = [layer.mixer.output for layer in model.encoder.layers]
-            return [split_layer(*parts) for parts in zip(maps, heard, outputs, strict=True)]
+            output = model.encoder(**batch, output_attentions=True)
+            kernels = output.conv_kernels or [None] * len(output.attentions)  # attention alone has none
+            projections = [layer.mixer.output for layer in model.encoder.layers]
+            layers = zip(output.attentions, kernels, mixed, projections, strict=True)
+            return [split_layer(*parts) for parts in layers]
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def split_layer(maps: Any, mixed: Tensor, output: nn.Linear) -> LayerSplit:
-    "One layer's maps, and the work of its heads."
-    attention, kernel = maps.attention, maps.conv_kernel
+def split_layer(attention: Tensor, kernel: Tensor | None, mixed: Tensor, output: nn.Linear) -> LayerSplit:
+    "One layer's maps, and the norms of its heads' contributions."
     B, H, T, _ = attention.shape
     kernel = attention.new_zeros(B, 0, T, 1) if kernel is None else kernel
     norms = contribution_norms(mixed, output, H + kernel.shape[1])
