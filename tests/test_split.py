@@ -410,7 +410,7 @@ class PlainAttention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x, mask=None, head_mask=None, output_attentions=False, packed=None, cls_only=False):
-        query, key, value = (split_heads(part, self.num_heads) for part in self.qkv_proj(x).chunk(3, -1))
+        query, key, value = (split_heads(part, self.num_heads) for part in self.project(x).chunk(3, -1))
         mixed, attention = attend(query, key, value)
         return self.output(mixed.flatten(2)), (attention, None) if output_attentions else None
 

@@ -1,4 +1,4 @@
-"""What the encoder makes of a text: one vector per token, or one for the whole text, as lists or as tensors.
+"""The encoder's vectors for a text: one per token, or one for the whole text, as lists or as tensors.
 
 Docs: https://convbert.github.io/convbert/pipelines/features.html.md"""
 
@@ -26,11 +26,11 @@ from .spec import RunOptions, TaskSpec
 
 # %% ../../nbs/pipelines/22_features.ipynb #0dd12607
 def pool_window(
-    states: Tensor,  # `(T, D)`, the pads of the batch included
+    states: Tensor,  # `(T, D)`, padding of the batch included
     row: EncodedInput,
     pooling: str | None,  # None, "cls" or "mean"
 ) -> Tensor:  # `(T, D)` or `(D,)`
-    "What is needed of a row's vectors."
+    "What the result needs of a row's vectors."
     if pooling == "cls":
         return states[0].clone()
     return states[row.metadata].sum(0) if pooling == "mean" else states[row.metadata].clone()
@@ -41,7 +41,7 @@ def join_windows(
     pooled: list[Tensor],  # as `pool_window` made them
     pooling: str | None,  # None, "cls" or "mean"
 ) -> Tensor:  # `(T, D)` or `(D,)`
-    "The features of a text from those of its rows."
+    "The features of a text from those of its windows."
     if pooling is None:
         return torch.cat(pooled)
     if pooling == "cls":
@@ -57,7 +57,7 @@ def feature_result(
     normalize: bool,  # divide each vector by its length
     as_tensor: bool,  # or lists
 ) -> Tensor | list:  # `(T, D)` or `(D,)`
-    "The features of a text as the caller wants them."
+    "The features of a text in the form that the caller asked for."
     states = join_windows(rows, pooled, pooling)
     states = F.normalize(states, dim=-1) if normalize else states
     return states if as_tensor else states.tolist()
@@ -67,7 +67,7 @@ POOLINGS = ("cls", "mean")
 
 
 def check_pooling(pooling: str | None) -> None:  # raises `ValueError` with value and rule
-    "Refuse a way of pooling that there is not."
+    "Refuse an unknown pooling."
     if pooling is not None and pooling not in POOLINGS:
         hint = suggest(str(pooling), POOLINGS)
         raise ValueError(f"pooling={pooling!r} is unknown; None gives every token's vector. {hint}")
@@ -89,12 +89,12 @@ class FeatureExtractionPipeline(Pipeline):
         pooling: str | None = None,  # None: a vector per token; "cls": the first one; "mean": their mean
         normalize: bool = False,  # divide each vector by its length, so that a dot product is a cosine
         return_tensors: bool = False,  # `torch.Tensor` on the CPU instead of lists
-        stride: int | None = None,  # read long texts in rows that share so many tokens; None cuts them
+        stride: int | None = None,  # read long texts in windows that share so many tokens; None truncates them
         batch_size: int | None = None,  # most rows per batch
-        batch_tokens: int = 8192,  # most tokens at work at a time, padding included
+        batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `(T, D)` or, pooled, `(D,)` numbers per text
-        "Answer for one text, a list or a stream."
+        "Features of one text, a list or a stream."
         preprocess = partial(encode_texts, tokenizer=self.tokenizer, max_length=self.max_length, stride=stride)
         advice = "the rest was not read; pass stride=64 to read all of it"
         reduce = partial(pool_window, pooling=pooling)

@@ -1,4 +1,4 @@
-"""What stands behind a `[MASK]`: the likeliest words, the scores of chosen ones, or several masks filled together.
+"""The most probable words for a `[MASK]`, the scores of given words, or several masks filled jointly.
 
 Docs: https://convbert.github.io/convbert/pipelines/fill_mask.html.md"""
 
@@ -30,10 +30,10 @@ from ..tokenizers.base import ConvBertTokenizerFast
 # %% ../../nbs/pipelines/11_fill_mask.ipynb #f2970fab
 def window_around_masks(
     ids: list[int],  # the whole text with `[CLS]` and `[SEP]`
-    masks: list[int],  # places of its masks
+    masks: list[int],  # positions of its masks
     max_length: int,  # most tokens the model takes
 ) -> tuple[int, int]:  # start and end of the body that stays between `[CLS]` and `[SEP]`
-    "The part of a long text that holds its masks, with as much on either side as fits."
+    "The part of a long text around its masks, with as much context on either side as fits."
     room, body = max_length - 2, len(ids) - 1
     if masks[-1] - masks[0] >= room:
         raise ValueError(f"the masks are {masks[-1] - masks[0] + 1} tokens apart, and the model sees {room} at a time")
@@ -43,7 +43,7 @@ def window_around_masks(
 
 # %% ../../nbs/pipelines/11_fill_mask.ipynb #fe04d1f1
 def parse_masked_text(
-    item: Any,  # what the caller gave
+    item: Any,  # a text, or a dictionary with `text`
     mask: str,  # as the tokenizer writes it
 ) -> str:
     "A text with at least one mask."
@@ -56,7 +56,7 @@ def parse_masked_text(
 
 
 def mask_positions(ids: list[int], tokenizer: ConvBertTokenizerFast) -> list[int]:
-    "Places of the masks in a row of ids."
+    "Positions of the masks in a sequence of ids."
     return [i for i, token in enumerate(ids) if token == tokenizer.mask_token_id]
 
 
@@ -64,13 +64,14 @@ def encode_masked(
     ids: list[int],  # a whole text, with special tokens
     tokenizer: ConvBertTokenizerFast,
     max_length: int,  # most tokens the model takes
-) -> EncodedInput:  # its note is the ids of the whole text
-    "Find the masks of a text, and cut it around them when it is too long."
-    places = mask_positions(ids, tokenizer)
+) -> EncodedInput:  # its metadata are the ids of the whole text
+    "A row that asks for the masks of a text, truncated around them when it is too long."
+    positions = mask_positions(ids, tokenizer)
     if len(ids) <= max_length:
-        return EncodedInput(ids, predict_at=places, metadata=ids)
-    start, end = window_around_masks(ids, places, max_length)
-    return EncodedInput([ids[0], *ids[start:end], ids[-1]], predict_at=[p - start + 1 for p in places], truncated_from=len(ids), metadata=ids)
+        return EncodedInput(ids, predict_at=positions, metadata=ids)
+    start, end = window_around_masks(ids, positions, max_length)
+    kept, positions = [ids[0], *ids[start:end], ids[-1]], [p - start + 1 for p in positions]
+    return EncodedInput(kept, predict_at=positions, truncated_from=len(ids), metadata=ids)
 
 # %% ../../nbs/pipelines/11_fill_mask.ipynb #16380715
 def top_tokens(
@@ -79,7 +80,7 @@ def top_tokens(
     targets: list[int] | None = None,  # ids to choose from
     normalize: bool = False,  # make the targets' probabilities sum to 1
 ) -> list[tuple[float, int]]:  # (probability, id), best first; targets in their own order
-    "The likeliest words, or the scores of the targets."
+    "The most probable tokens, or the scores of the targets."
     if targets is None:
         best = scores.topk(min(top_k or 5, len(scores)))
         return list(zip(best.values.exp().tolist(), best.indices.tolist(), strict=True))
@@ -92,7 +93,7 @@ def target_ids(
     targets: str | list[str],  # words
     tokenizer: ConvBertTokenizerFast,
 ) -> list[int]:  # one id per word, each once
-    "Ids of the target words; a word that is not one token cannot stand behind one mask."
+    "Ids of the target words; a word that is not one token cannot fill one mask."
     words = [targets] if isinstance(targets, str) else list(targets)
     if not words:
         raise ValueError("the list of targets is empty")
@@ -107,7 +108,7 @@ def target_ids(
                 f"target {word!r} is not one token of this vocabulary (it is read as {pieces}), "
                 "so it cannot fill one mask"
             )
-    return list(dict.fromkeys(ids))  # a word that is named twice counts once
+    return list(dict.fromkeys(ids))  # a word that is given twice counts once
 
 # %% ../../nbs/pipelines/11_fill_mask.ipynb #67a94e6a
 def fill_masks(
@@ -116,27 +117,27 @@ def fill_masks(
 ) -> EncodedInput:  # with the other masks left
     "The row with its first masks filled."
     ids = list(row.input_ids)
-    for place, token in zip(row.predict_at, tokens, strict=False):
-        ids[place] = token
+    for position, token in zip(row.predict_at, tokens, strict=False):
+        ids[position] = token
     return row._replace(input_ids=ids, predict_at=row.predict_at[len(tokens) :])
 
 
 def beam_search(
-    score: Callable[[list[EncodedInput]], list],  # rows to the words (probability, id) at each of their masks
+    predict_rows: Callable[[list[EncodedInput]], list],  # rows to the tokens (probability, id) at each of their masks
     row: EncodedInput,
-    first: list[tuple[float, int]],  # the words at its first mask
-    beams: int,  # beginnings that are kept
-) -> list[tuple[float, list[int]]]:  # (probability of all words together, one id per mask), best first
-    "Fill all masks of a text from left to right, keeping the best beginnings."
+    first: list[tuple[float, int]],  # the tokens at its first mask
+    beams: int,  # prefixes that are kept
+) -> list[tuple[float, list[int]]]:  # (joint probability, one id per mask), best first
+    "Fill all masks of a text from left to right, keeping the most probable prefixes."
     kept = [(math.log(max(p, 1e-45)), [i]) for p, i in first]
     for _ in row.predict_at[1:]:
-        words = score([fill_masks(row, tokens) for _, tokens in kept])
-        grown = [
+        tokens_of = predict_rows([fill_masks(row, tokens) for _, tokens in kept])
+        extended = [
             (log + math.log(max(p, 1e-45)), [*tokens, i])
-            for (log, tokens), per_mask in zip(kept, words, strict=True)
+            for (log, tokens), per_mask in zip(kept, tokens_of, strict=True)
             for p, i in per_mask[0]
         ]
-        kept = sorted(grown, key=lambda beam: -beam[0])[:beams]
+        kept = sorted(extended, key=lambda beam: -beam[0])[:beams]
     return sorted(((math.exp(log), tokens) for log, tokens in kept), key=lambda found: -found[0])
 
 # %% ../../nbs/pipelines/11_fill_mask.ipynb #96eb778f
@@ -151,10 +152,10 @@ class MaskResults(Pipeline):
     def independent_results(self, text: str, rows: list[EncodedInput], outputs: list) -> ResultList:
         "Results that fill one mask and leave the others."
         ids = rows[0].metadata
-        places = mask_positions(ids, self.tokenizer)
+        positions = mask_positions(ids, self.tokenizer)
         lists = [
             ResultList(make_result(self.tokenizer, ids, {at: i}, p) for p, i in tokens)
-            for at, tokens in zip(places, outputs[0], strict=True)
+            for at, tokens in zip(positions, outputs[0], strict=True)
         ]
         return lists[0] if len(lists) == 1 else ResultList(lists)
 
@@ -163,10 +164,10 @@ class MaskResults(Pipeline):
     ) -> ResultList:
         "Results that fill every mask."
         ids, row = rows[0].metadata, rows[0]
-        places = mask_positions(ids, self.tokenizer)
+        positions = mask_positions(ids, self.tokenizer)
         found = beam_search(predict_rows, row, outputs[0][0], beams)[:top_k]
         return ResultList(
-            make_result(self.tokenizer, ids, dict(zip(places, tokens, strict=True)), p, joint=True)
+            make_result(self.tokenizer, ids, dict(zip(positions, tokens, strict=True)), p, joint=True)
             for p, tokens in found
         )
 
@@ -181,21 +182,21 @@ class FillMaskPipeline(MaskResults):
         self,
         texts: Any,  # a text with one or more `[MASK]`, a list of them, or a stream
         *,
-        top_k: int | None = None,  # answers per mask; 5, or all targets, when None
-        targets: str | list[str] | None = None,  # score these words only; answers in this order (joint: best first)
+        top_k: int | None = None,  # results per mask; 5, or all targets, when None
+        targets: str | list[str] | None = None,  # score these words only; results in this order (joint: best first)
         normalize_targets: bool = False,  # make the targets' scores sum to 1
-        joint: bool = False,  # score all masks of a text together
+        joint: bool = False,  # score all masks of a text jointly
         batch_size: int | None = None,  # most texts per batch
-        batch_tokens: int = 8192,  # most tokens at work at a time, padding included
+        batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `{score, token, token_str, sequence}`, best first or as targets; one such list per mask, per text
-        "Answer for one text, a list or a stream."
+        "Results for one text, a list or a stream."
         if joint and normalize_targets:
-            raise ValueError("normalize_targets=True is for masks that are scored one by one, not for joint=True")
+            raise ValueError("normalize_targets=True is for masks that are scored independently, not for joint=True")
         options = RunOptions(batch_size, batch_tokens, progress)
         words = None if targets is None else target_ids(targets, self.tokenizer)
         wanted = top_k or (5 if words is None else len(words))
-        beams = max(wanted, 20)  # wide enough that the first answers do not depend on how many are asked for
+        beams = max(wanted, 20)  # wide enough that the first results do not depend on how many are asked for
         choose = partial(top_tokens, top_k=beams if joint else top_k, targets=words, normalize=normalize_targets)
         spec = self.spec(lambda scores, row: [choose(s) for s in scores[: len(row.predict_at)].log_softmax(-1)])
         if joint:
@@ -214,11 +215,11 @@ class FillMaskPipeline(MaskResults):
 def make_result(
     tokenizer: ConvBertTokenizerFast,
     ids: list[int],  # the whole text, with special tokens
-    filled: dict[int, int],  # place to token
+    filled: dict[int, int],  # position to token
     score: float,
     joint: bool = False,  # `token` and `token_str` are lists
 ) -> Result:
-    "One answer: its score, its words, and the whole text with them in place."
+    "One result: its score, its tokens, and the whole text with them in place."
     hidden = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
     text = [filled.get(at, i) for at, i in enumerate(ids) if at in filled or i not in hidden]
     tokens, words = list(filled.values()), [tokenizer.decode([i]) for i in filled.values()]

@@ -1,4 +1,4 @@
-"""Which of several continuations or answers fits best: a question and its choices in, the chosen one and its score out.
+"""Which of several continuations or answers fits best: a question and its choices in, the best choice and its score out.
 
 Docs: https://convbert.github.io/convbert/pipelines/multiple_choice.html.md"""
 
@@ -30,7 +30,7 @@ def check_choices(choices: Any) -> list[str]:  # raises `TypeError` or `ValueErr
     "At least two texts to choose from."
     if isinstance(choices, str):
         raise TypeError(f"choices must be a list of texts, got the text {choices!r:.60}: put each choice into a list")
-    choices = choices.tolist() if hasattr(choices, "tolist") else choices  # an array, as pandas has it
+    choices = choices.tolist() if hasattr(choices, "tolist") else choices  # an array, as in a data frame
     if not isinstance(choices, list | tuple):
         raise TypeError(f"choices must be a list of texts, got {type(choices).__name__}: {choices!r:.60}")
     for place, choice in enumerate(choices):
@@ -63,7 +63,7 @@ def parse_choices(
 def choice_pairs(
     item: dict[str, Any],  # as `parse_choices` makes it, or a dataset's row of that form
 ) -> list[tuple[str, str]]:  # first and second text for each choice
-    "The pair of texts that a model reads for each choice; the same here and in fine-tuning."
+    "The pair of texts for each choice; the same here and in fine-tuning."
     parts = [(item.get(name) or "").strip() for name in ("context", "question")]
     first = " ".join(part for part in parts if part)
     return [(first, choice) for choice in item["choices"]]
@@ -82,32 +82,37 @@ def forward_one_choice(
     model: ConvBertForMultipleChoice,
     batch: dict[str, Tensor],  # `(B, T)`
 ) -> TaskOutput:  # logits `(B, 1)`
-    "Ask each row as a question that has one choice."
+    "Run each row as a question with one choice."
     return model(**{name: tensor[:, None] for name, tensor in batch.items()}, return_dict=True)
 
 # %% ../../nbs/pipelines/20_multiple_choice.ipynb #324cd5ca
 def rank_choices(
     scores: list[float],
     choices: list[str],
-    top_k: int | str | None,  # "best": one answer; a number: a list of so many; None: a list of all
+    top_k: int | str | None,  # "best": one result; a number: a list of so many; None: a list of all
 ) -> Result | ResultList:
     "The choices by score, the best first."
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
-    answers = ResultList(Result(label=i, choice=choices[i], score=scores[i]) for i in order)
-    return answers[0] if top_k == "best" else ResultList(answers[:top_k])
+    results = ResultList(Result(label=i, choice=choices[i], score=scores[i]) for i in order)
+    return results[0] if top_k == "best" else ResultList(results[:top_k])
 
 
-def choice_results(item: dict[str, Any], rows: list[EncodedInput], scores: list[Tensor], top_k: int | str | None) -> Any:
-    "The answer to a question from the score of each of its choices."
+def choice_results(
+    item: dict[str, Any],
+    rows: list[EncodedInput],  # one per choice
+    scores: list[Tensor],  # of each row
+    top_k: int | str | None,  # see `rank_choices`
+) -> Result | ResultList:
+    "The result for a question from the scores of its choices."
     return rank_choices(torch.stack(scores).softmax(0).tolist(), item["choices"], top_k)
 
 # %% ../../nbs/pipelines/20_multiple_choice.ipynb #4f529020
 def gather_question(
-    inputs: Any,  # what was given by place
-    words: dict[str, Any],  # and what by name: `question`, `choices`, `context`
+    inputs: Any,  # given by position
+    keywords: dict[str, Any],  # `question`, `choices`, `context`
 ) -> Any:  # the inputs, or one question; raises `TypeError` for both or neither
-    "What is asked, by place or by name."
-    named = {name: value for name, value in words.items() if value is not None}
+    "The inputs of a call, by position or by name."
+    named = {name: value for name, value in keywords.items() if value is not None}
     if isinstance(inputs, str):
         raise TypeError(f"expected a dictionary, got the text {inputs!r:.60}: write question=..., choices=[...]")
     if (inputs is None) == (not named):
@@ -128,12 +133,12 @@ class MultipleChoicePipeline(Pipeline):
         question: str | None = None,  # or the question itself, with its
         choices: Sequence[str] | None = None,  # choices, at least two
         context: str | None = None,  # and what stands before it
-        top_k: int | str | None = "best",  # "best": one answer; a number: a list of so many choices; None: of all
+        top_k: int | str | None = "best",  # "best": one result; a number: a list of so many choices; None: of all
         batch_size: int | None = None,  # most rows per batch; each choice is a row
-        batch_tokens: int = 8192,  # most tokens at work at a time, padding included
+        batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
-    ) -> Any:  # `{label, choice, score}`, or a list of them, per question; `label` is the place among the choices
-        "Answer one question, a list or a stream."
+    ) -> Any:  # `{label, choice, score}`, or a list of them, per question; `label` is the index of the choice
+        "Results for one question, a list or a stream."
         questions = gather_question(inputs, {"question": question, "choices": choices, "context": context})
         spec = TaskSpec(
             parse=parse_choices,

@@ -1,4 +1,4 @@
-"""One line from text to answer: `pipeline("fill-mask")` loads a model and its tokenizer, batches what it is given, and answers in plain Python.
+"""One line from text to result: `pipeline("fill-mask")` loads a model and its tokenizer, batches its inputs, and returns plain Python.
 
 Docs: https://convbert.github.io/convbert/pipelines/tasks.html.md"""
 
@@ -64,7 +64,7 @@ DEFAULT_MODELS = {
 
 def find_task(
     task: str,  # a task or its alias
-) -> str:  # a key of `TASKS`; raises `ValueError` with the names that are near
+) -> str:  # a key of `TASKS`; raises `ValueError` with similar names
     "The task of that name."
     name = ALIASES.get(task, task)
     if name not in TASKS:
@@ -81,16 +81,16 @@ def unwrap_compiled(model: Any) -> Any:
 
 
 def unwrap_model(model: Any) -> Any:
-    "The model inside `nn.DataParallel` and its like, which are for training; itself compiled perhaps."
+    "The model inside `nn.DataParallel` and other wrappers of training; it may itself be compiled."
     inner = unwrap_compiled(model)
     return unwrap_model(inner.module) if isinstance(inner, WRAPPERS) else model
 
 
 def conversion_hint(
-    model: Any,  # that is none of ours
-    needed: str,  # name of the class that would be
+    model: Any,  # of another library
+    needed: str,  # name of the class that the task takes
 ) -> str:  # the end of a message, or ""
-    "What makes a model of another library ours."
+    "How to convert a model of another library."
     if hasattr(model, "merge_and_unload"):  # of peft
         return ": merge the adapter first, model.merge_and_unload() returns the model inside"
     if any(kind.__module__.startswith("transformers.") for kind in type(model).__mro__):
@@ -101,8 +101,8 @@ def conversion_hint(
     return ""
 
 
-def check_tokenizer(tokenizer: Any) -> None:  # raises `TypeError` with the way to one of ours
-    "Refuse what is neither our tokenizer nor the name of one."
+def check_tokenizer(tokenizer: Any) -> None:  # raises `TypeError` with the conversion
+    "Refuse what is neither a tokenizer of this package nor the name of one."
     if tokenizer is not None and not isinstance(tokenizer, str | os.PathLike | ConvBertTokenizerFast):
         origin = getattr(tokenizer, "name_or_path", "") or "folder"
         raise TypeError(
@@ -112,7 +112,7 @@ def check_tokenizer(tokenizer: Any) -> None:  # raises `TypeError` with the way 
 
 # %% ../../nbs/pipelines/23_tasks.ipynb #0b825f3a
 def check_loaded_model(model: nn.Module, kind: type, tokenizer: Any, dtype: Any, hub: dict) -> nn.Module:
-    "Refuse what a model that is already loaded cannot heed."
+    "Refuse options that cannot apply to a model that is already loaded."
     inner = unwrap_compiled(model)
     found = inner.model_class if isinstance(inner, OnnxModel) else type(inner)
     if not issubclass(found, kind.model_class):
@@ -124,14 +124,14 @@ def check_loaded_model(model: nn.Module, kind: type, tokenizer: Any, dtype: Any,
         )
     if hub or dtype is not None:
         names = ", ".join([*hub, *(["dtype"] if dtype is not None else [])])
-        raise TypeError(f"{names} cannot be heeded: the model is already loaded; choose when loading it")
+        raise TypeError(f"{names} cannot be applied: the model is already loaded; choose when loading it")
     return model
 
 # %% ../../nbs/pipelines/23_tasks.ipynb #95751ddb
 def default_model(
     task: str,  # a task or its alias
 ) -> str:  # raises `ValueError` where no bundled model can do it
-    "The bundled model that answers when none is named."
+    "The bundled model of a task."
     if task == "ner":
         raise ValueError(
             "no bundled model finds names: name one that does, pipeline('ner', model); "
@@ -150,7 +150,7 @@ LOAD_OPTIONS = (*HUB_OPTIONS, *(f.name for f in fields(ConvBertConfig)), *NOTED)
 def merge_model_kwargs(
     options: dict[str, Any],  # as they were typed, `model_kwargs` perhaps among them
 ) -> dict[str, Any]:  # raises `TypeError` for what is given in both places
-    "Options of loading, wherever they were written."
+    "Options of loading, with those in `model_kwargs`."
     inner = options.get("model_kwargs") or {}
     if not isinstance(inner, Mapping):
         raise TypeError(f"model_kwargs={inner!r:.60} must be a dictionary of options that from_pretrained takes")
@@ -162,7 +162,7 @@ def merge_model_kwargs(
 
 
 def load_model(kind: type, name: str | Path, **options: Any) -> nn.Module:
-    "Load a task's model; that a bare encoder leaves the heads of a checkpoint unused is no news."
+    "Load a task's model; a bare encoder does not warn about the unused heads of a checkpoint."
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "ConvBertModel from .*\nIn the checkpoint, but without use")
         return kind.model_class.from_pretrained(name, **options)
@@ -177,7 +177,7 @@ def build_pipeline(
     hub: dict[str, Any],  # arguments of `from_pretrained`
     calls: dict[str, Any],  # options of calls
 ):  # an instance of `kind`
-    "The helper with its model and tokenizer, loaded as far as they are names; see `pipeline`."
+    "A pipeline, with its model and tokenizer loaded where they are names; see `pipeline`."
     check_tokenizer(tokenizer)
     if holds_graph(name):
         name, tokenizer = OnnxModel(name), name if tokenizer is None else tokenizer
@@ -204,8 +204,8 @@ def pipeline(
     device: str | int | torch.device | None = None,  # an accelerator when there is one; a loaded model stays
     dtype: str | torch.dtype | None = None,  # float32 when None
     **options: Any,  # `revision`, `cache_dir`, `local_files_only`, `token` (see `resolve`); fields; options of calls
-):  # a callable: text in, answers out
-    "A ready-made helper for a task."
+):  # a callable: texts in, results out
+    "A ready-made pipeline for a task."
     kind = TASKS[find_task(task)]
     taken = translate(merge_model_kwargs({"dtype": dtype, "device": device, **options}), PIPELINE_HABITS)
     dtype, device = taken.pop("dtype"), taken.pop("device")

@@ -24,30 +24,34 @@ from .preprocessing import average_scores, check_stride, encode_texts, parse_tex
 from .spec import RunOptions, TaskSpec, check_top_k
 
 # %% ../../nbs/pipelines/12_text_classification.ipynb #ef62c89e
-SCORE_FUNCTIONS = {"softmax": partial(torch.softmax, dim=-1), "sigmoid": torch.sigmoid, "none": lambda logits: logits}
+SCORE_FUNCTIONS = {
+    "softmax": partial(torch.softmax, dim=-1),
+    "sigmoid": torch.sigmoid,
+    "none": lambda logits: logits,
+}
 
 
 def choose_score_function(
     config: ConvBertConfig,
-    wish: str | None,  # "softmax", "sigmoid", "none", or None to go by the config
+    name: str | None,  # "softmax", "sigmoid", "none", or None to go by the config
 ) -> str:  # a key of `SCORE_FUNCTIONS`
     "How this model's logits become scores."
-    if wish is not None and wish not in SCORE_FUNCTIONS:
-        raise ValueError(f"function_to_apply={wish!r} is unknown. {suggest(str(wish), SCORE_FUNCTIONS)}")
-    if wish is not None or config.problem_type == "regression":
-        return wish or "none"
+    if name is not None and name not in SCORE_FUNCTIONS:
+        raise ValueError(f"function_to_apply={name!r} is unknown. {suggest(str(name), SCORE_FUNCTIONS)}")
+    if name is not None or config.problem_type == "regression":
+        return name or "none"
     return "sigmoid" if config.problem_type == "multi_label_classification" or config.num_labels == 1 else "softmax"
 
 # %% ../../nbs/pipelines/12_text_classification.ipynb #48994c7b
 def rank_labels(
     scores: list[float],
     names: dict[int, str],  # id to label
-    top_k: int | str | None,  # "best": one answer; a number: a list of so many; None: a list of all
+    top_k: int | str | None,  # "best": one result; a number: a list of so many; None: a list of all
 ) -> Result | ResultList:
     "The labels by score, the best first."
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
-    answers = ResultList(Result(label=names[i], score=scores[i]) for i in order)
-    return answers[0] if top_k == "best" else ResultList(answers[:top_k])
+    results = ResultList(Result(label=names[i], score=scores[i]) for i in order)
+    return results[0] if top_k == "best" else ResultList(results[:top_k])
 
 # %% ../../nbs/pipelines/12_text_classification.ipynb #8d0e3878
 class TextClassificationPipeline(Pipeline):
@@ -64,14 +68,14 @@ class TextClassificationPipeline(Pipeline):
         self,
         texts: Any,  # a text, a pair `{"text": …, "text_pair": …}`, a list of these, or a stream
         *,
-        top_k: int | str | None = "best",  # "best": one answer; a number: a list of so many labels; None: of all
-        function_to_apply: str | None = None,  # "softmax", "sigmoid" or "none"; as the model says when None
-        stride: int | None = None,  # read long texts in rows that share so many tokens; None cuts them
+        top_k: int | str | None = "best",  # "best": one result; a number: a list of so many labels; None: of all
+        function_to_apply: str | None = None,  # "softmax", "sigmoid" or "none"; by the config when None
+        stride: int | None = None,  # read long texts in windows that share so many tokens; None truncates them
         batch_size: int | None = None,  # most rows per batch
-        batch_tokens: int = 8192,  # most tokens at work at a time, padding included
+        batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `{label, score}`, or a list of them, per text
-        "Answer for one text, a list or a stream."
+        "Results for one text, a list or a stream."
         names, score = self.model.config.id2label, SCORE_FUNCTIONS[choose_score_function(self.model.config, function_to_apply)]
 
         def postprocess(text: Any, rows: list[EncodedInput], logits: list[Tensor]) -> Result | ResultList:

@@ -1,4 +1,4 @@
-"""Labels chosen at the moment of asking: a model that judges whether one sentence follows from another sorts texts into classes that it was never trained on.
+"""Labels chosen at call time: a model that recognises entailment sorts texts into classes that it was never trained on.
 
 Docs: https://convbert.github.io/convbert/pipelines/zero_shot.html.md"""
 
@@ -27,8 +27,8 @@ from ..tokenizers.base import ConvBertTokenizerFast
 # %% ../../nbs/pipelines/21_zero_shot.ipynb #33c537bc
 def find_entailment(
     names: dict[int, str],  # id to label, as the model's config has it
-) -> tuple[int, int]:  # ids of entailment and of what stands against it; raises `ValueError` with the names
-    "Which logit says that the second text follows, and which that it does not."
+) -> tuple[int, int]:  # ids of entailment and of contradiction; raises `ValueError` with the names
+    "The logit of entailment, and the one it is compared with."
     found = [i for i in sorted(names) if names[i].lower().startswith("entail")]
     if not found or len(names) < 2:
         raise ValueError(
@@ -43,7 +43,7 @@ def find_entailment(
 def parse_labels(
     labels: str | Sequence[str],  # a list, or one text with commas between the labels
 ) -> list[str]:  # raises `TypeError` or `ValueError` with value and rule
-    "The labels to choose from."
+    "The candidate labels as a list."
     labels = labels.tolist() if hasattr(labels, "tolist") else labels
     listed = [part.strip() for part in labels.split(",") if part.strip()] if isinstance(labels, str) else labels
     if not isinstance(listed, list | tuple):
@@ -61,10 +61,10 @@ def parse_labels(
 
 
 def fill_template(
-    template: str,  # with {} where the label goes
+    template: str,  # with {} in place of the label
     label: str,
 ) -> str:  # raises `ValueError` with the template and the rule
-    "The sentence that says of a text that it has this label."
+    "The hypothesis for a label."
     try:
         filled = template.format(label)
     except (AttributeError, IndexError, KeyError, ValueError):
@@ -76,8 +76,8 @@ def fill_template(
 # %% ../../nbs/pipelines/21_zero_shot.ipynb #0f447b5c
 def parse_nonempty_text(
     item: Any,  # a text, or a dictionary with one
-) -> str:  # raises `ValueError` when there is nothing to judge
-    "The text that labels are asked for."
+) -> str:  # raises `ValueError` when it is empty
+    "A text that is not empty."
     text = get_text(item)
     if not text.strip():
         raise ValueError("the text is empty: no label can be asked for it")
@@ -86,11 +86,11 @@ def parse_nonempty_text(
 
 def entailment_scores(
     logits: Tensor,  # `(C, num_labels)`, a row for each candidate label
-    entailment: int,  # id of the label that says it follows
-    contradiction: int,  # id of the label that says it does not
-    multi_label: bool,  # each candidate for itself
+    entailment: int,  # id of the label
+    contradiction: int,  # id of the label
+    multi_label: bool,  # score each candidate independently
 ) -> Tensor:  # `(C,)`
-    "How well each candidate label fits."
+    "The score of each candidate label."
     if multi_label or len(logits) == 1:
         return logits[:, [contradiction, entailment]].softmax(-1)[:, 1]
     return logits[:, entailment].softmax(0)
@@ -110,7 +110,7 @@ def label_results(
 
 # %% ../../nbs/pipelines/21_zero_shot.ipynb #f6fe2686
 class ZeroShotClassificationPipeline(Pipeline):
-    "Label texts with labels that are chosen when asking."
+    "Label texts with labels that are chosen at call time."
 
     task, model_class = "zero-shot-classification", ConvBertForSequenceClassification
     checks = Pipeline.checks | {
@@ -119,7 +119,7 @@ class ZeroShotClassificationPipeline(Pipeline):
     }
 
     def __init__(self, model: nn.Module, tokenizer: ConvBertTokenizerFast, **options: Any):
-        "Join a model that knows entailment and its tokenizer."
+        "Join a model trained on entailment and its tokenizer."
         super().__init__(model, tokenizer, **options)
         self.entailment, self.contradiction = find_entailment(model.config.id2label)
 
@@ -128,19 +128,20 @@ class ZeroShotClassificationPipeline(Pipeline):
         texts: Any,  # a text, a list of texts, or a stream
         candidate_labels: str | Sequence[str],  # a list, or one text with commas between the labels
         *,
-        hypothesis_template: str = "This example is {}.",  # the sentence that says that a label fits
-        multi_label: bool = False,  # several labels may be true: score each for itself
+        hypothesis_template: str = "This example is {}.",  # the hypothesis
+        multi_label: bool = False,  # several labels may be true: score each independently
         batch_size: int | None = None,  # most rows per batch; each label of a text is a row
-        batch_tokens: int = 8192,  # most tokens at work at a time, padding included
+        batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `{sequence, labels, scores}` per text, the best label first
-        "Answer for one text, a list or a stream."
+        "Results for one text, a list or a stream."
         labels = parse_labels(candidate_labels)
-        sentences = [fill_template(hypothesis_template, label) for label in labels]
-        score = partial(entailment_scores, entailment=self.entailment, contradiction=self.contradiction, multi_label=multi_label)
+        hypotheses = [fill_template(hypothesis_template, label) for label in labels]
+        labels_of_logits = dict(entailment=self.entailment, contradiction=self.contradiction)
+        score = partial(entailment_scores, **labels_of_logits, multi_label=multi_label)
 
         def preprocess(items: list[str]) -> list[list[EncodedInput] | Exception]:
-            pairs = [[(text, sentence) for sentence in sentences] for text in items]
+            pairs = [[(text, hypothesis) for hypothesis in hypotheses] for text in items]
             return encode_pairs(pairs, self.tokenizer, self.max_length, self.tokenizer.truncation_side)
 
         postprocess = partial(label_results, labels=labels, score=score)
