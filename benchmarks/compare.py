@@ -191,7 +191,7 @@ def classify(quick):
     if [a["label"] for a in ours(texts, progress=False)] != [a["label"] for a in theirs(texts)]:
         raise SystemExit("the pipelines answer differently: not the same work")
     graph = pipeline("text-classification", exported(ours.model), tokenizer=ours.tokenizer)
-    small = partial(ours, texts, progress=False, batch_tokens=batches.MAX_THREAD_TOKENS)  # what one of several threads computes at a time
+    small = partial(ours, texts, progress=False, batch_tokens=batches.MAX_THREAD_TOKENS)  # one batch of a thread
 
     def apart():
         """All threads on one batch."""

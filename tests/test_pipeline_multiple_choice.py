@@ -131,7 +131,8 @@ def test_a_long_context_loses_its_beginning_and_that_is_said_once(choose):
         assert choose.tokenizer.decode(row.input_ids).endswith(f"who sang? [SEP] {choice} [SEP]")
     left = ConvBertTokenizerFast.from_pretrained("convbert-tiny", truncation_side="left")
     same = left(choice_pairs(long), truncation="only_first", max_length=choose.max_length)
-    assert [row.input_ids for row in rows] == same["input_ids"] and [row.token_type_ids for row in rows] == same["token_type_ids"]
+    assert [row.input_ids for row in rows] == same["input_ids"]
+    assert [row.token_type_ids for row in rows] == same["token_type_ids"]
     assert by_place(answers[1]) == pytest.approx(model_scores(choose, QUESTION), abs=1e-5)
 
 

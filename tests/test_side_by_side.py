@@ -266,7 +266,8 @@ def test_batches_of_several_threads_end_at_about_the_same_time():
     batches = plan_batches([16] * 2000, MAX_THREAD_TOKENS, workers=2)
     sizes = [16 * len(batch) for batch in batches]
     assert sorted(i for batch in batches for i in batch) == list(range(2000))
-    assert sizes == sorted(sizes, reverse=True) and sizes[0] == MAX_THREAD_TOKENS and min(sizes[:-1]) >= MIN_THREAD_TOKENS // 2
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == MAX_THREAD_TOKENS and min(sizes[:-1]) >= MIN_THREAD_TOKENS // 2
     work = [0, 0]
     for size in sizes:
         work[work.index(min(work))] += size

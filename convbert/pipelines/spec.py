@@ -24,11 +24,11 @@ class TaskSpec:
     "What one call of a pipeline does with its inputs."
 
     parse: Callable[[Any], Any]  # an input in the form that the task works with; raises what is wrong with it
-    preprocess: Callable[[list], list[list[EncodedInput] | Exception]]  # the rows of each input, or what is wrong with it
+    preprocess: Callable[[list], list[list[EncodedInput] | Exception]]  # rows of each input, or what is wrong with it
     postprocess: Callable[[Any, list[EncodedInput], list], Any]  # the result, from an input, its rows and their outputs
     forward: Callable[[nn.Module, dict[str, Tensor]], Any] = lambda model, batch: model(**batch, return_dict=True)
     scores: Callable[[Any], Tensor] = attrgetter("logits")  # `(B, …)`, from what the model returns
-    reduce: Callable[[Tensor, EncodedInput], Any] = lambda scores, row: scores  # a row's output: what is kept of its scores
+    reduce: Callable[[Tensor, EncodedInput], Any] = lambda scores, row: scores  # what is kept of a row's scores
     advice: str = ""  # what a caller can do about a text that is too long
 
 

@@ -76,7 +76,8 @@ class TextClassificationPipeline(Pipeline):
         progress: bool | None = None,  # a bar: always, never, or for long work
     ) -> Any:  # `{label, score}`, or a list of them, per text
         "Results for one text, a list or a stream."
-        names, score = self.model.config.id2label, SCORE_FUNCTIONS[choose_score_function(self.model.config, function_to_apply)]
+        names = self.model.config.id2label
+        score = SCORE_FUNCTIONS[choose_score_function(self.model.config, function_to_apply)]
 
         def postprocess(text: Any, rows: list[EncodedInput], logits: list[Tensor]) -> Result | ResultList:
             return rank_labels(score(average_scores(rows, logits)).tolist(), names, top_k)

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..pipelines.tasks import TASKS
 from ..pipelines.tag_schemes import TAG_PREFIXES
+from ..pipelines.tasks import TASKS
 from ..tokenizers.base import ConvBertTokenizerFast
 from .data import MaskedBatches, Masking, encode_documents
 from .datasets import Labels

@@ -101,7 +101,7 @@ def draw_effect_grids(axes: list[Any], outs: KnockOuts, look: Palette = LIGHT) -
     largest = outs.heads.abs().max().clamp(min=1e-9).item()
     named = zip(axes, ("attention", "convolution"), (look.attention, look.conv), outs.heads.unbind(1), strict=False)
     for k, (ax, kind, tint, effects) in enumerate(named):
-        shades = matplotlib_module("colors").LinearSegmentedColormap.from_list("effects", [look.paper, tint])
+        shades = matplotlib_module("colors").LinearSegmentedColormap.from_list("effects", [look.background, tint])
         draw_effects(ax, effects, largest, shades, look)
         ax.set(xlim=(-0.5, H - 0.5), ylim=(L - 0.5, -0.5), xticks=range(H), yticks=range(L), xlabel="head")
         style_axes(ax, look)

@@ -1,4 +1,4 @@
-"""A model, its tokenizer and one text, made ready to be looked into; what cannot be shown is refused here, in words.
+"""A model, its tokenizer and one text, prepared for visualisation; what cannot be shown is refused here.
 
 Docs: https://convbert.github.io/convbert/visualize/encoded_text.html.md"""
 
@@ -26,9 +26,9 @@ from ..tokenizers.base import ConvBertTokenizerFast
 def load_model(
     model: str | Path | nn.Module | Pipeline,  # bundled name, folder, hub id, a loaded model, or a pipeline
     tokenizer: str | Path | ConvBertTokenizerFast | None = None,  # the model's own when None
-    task: str = "feature-extraction",  # what a name is opened for; a key of `TASKS`
+    task: str = "feature-extraction",  # the head that a name is loaded with; a key of `TASKS`
 ) -> tuple[nn.Module, ConvBertTokenizerFast]:
-    "A model and its tokenizer, from whatever names them."
+    "A model and its tokenizer, from a name, a folder, a pipeline or the objects themselves."
     if isinstance(model, str | Path):
         model = pipeline(task, model, tokenizer=tokenizer)
     if isinstance(model, Pipeline):
@@ -43,7 +43,7 @@ def load_model(
 
 # %% ../../nbs/visualize/01_encoded_text.ipynb #5aecbb07
 def name_model(model: Any) -> str:  # a model as `load_model` takes it
-    "What a model is called above a view."
+    "The name of a model in a view's title."
     if isinstance(model, Pipeline):
         model = model.model
     return str(model) if isinstance(model, str | Path) else type(model).__name__
@@ -51,7 +51,7 @@ def name_model(model: Any) -> str:  # a model as `load_model` takes it
 # %% ../../nbs/visualize/01_encoded_text.ipynb #1606a7ff
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    "The model in eval mode and without gradients, for as long as it is looked at."
+    "The model in eval mode and without gradients; its modes are restored afterwards."
     training = {part: part.training for part in model.modules()}
     try:
         with torch.no_grad():
@@ -63,16 +63,16 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 # %% ../../nbs/visualize/01_encoded_text.ipynb #8865375b
 @dataclass(frozen=True)
 class EncodedText:
-    "One text as the model reads it."
+    "One text, tokenized."
 
     input_ids: list[int]  # T ids, `[CLS]` and `[SEP]` among them
-    tokens: list[str]  # T pieces of the vocabulary
-    sources: list[str]  # T: what stood there in the text; empty at special tokens
+    tokens: list[str]  # T tokens of the vocabulary
+    sources: list[str]  # T: the same in the text; empty at special tokens
     segments: list[int]  # T: 0 for the first text, 1 for the second
     special: list[bool]  # T: whether the token is one of the tokenizer's own
 
     def batch(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        "What a model takes: one row, `(1, T)`."
+        "The arguments of the model: one row, `(1, T)`."
         rows = {"input_ids": self.input_ids, "token_type_ids": self.segments}
         return {name: torch.tensor([row], device=device) for name, row in rows.items()}
 
@@ -84,14 +84,14 @@ def check_text(text: Any, name: str) -> None:  # raises `TypeError` or `ValueErr
     if not isinstance(text, str):
         raise TypeError(f"{name} must be a text, got {type(text).__name__}")
     if not text.strip():
-        raise ValueError(f"{name} is empty: there is nothing to look at")
+        raise ValueError(f"{name} is empty: there is nothing to show")
 
 
 def encode_text(
     tokenizer: ConvBertTokenizerFast,
     text: str,
     text_pair: str | None = None,  # a second text, after `[SEP]`
-    max_length: int = 512,  # most tokens the model takes; what is beyond is cut and said
+    max_length: int = 512,  # most tokens the model takes; a longer text is truncated with a warning
 ) -> EncodedText:  # raises `TypeError` or `ValueError` for what is not one text
     "Tokenize a text for a view."
     check_text(text, "text")
@@ -100,17 +100,19 @@ def encode_text(
         check_text(text_pair, "text_pair")
     whole = len(tokenizer(*texts, verbose=False)["input_ids"])
     if whole > max_length:
-        warnings.warn(f"the text has {whole} tokens and the model reads {max_length}: the rest is not shown", stacklevel=3)
+        said = f"the text has {whole} tokens and the model reads {max_length}: the rest is not shown"
+        warnings.warn(said, stacklevel=3)
     e = tokenizer(*texts, truncation=True, max_length=max_length).encodings[0]
     spans = zip(e.sequence_ids, e.offsets, strict=True)
-    sources = ["" if of is None else texts[of][slice(*span)] for of, span in spans]
-    special = [of is None for of in e.sequence_ids]
-    return EncodedText(list(e.ids), tokenizer.convert_ids_to_tokens(list(e.ids)), sources, list(e.type_ids), special)
+    sources = ["" if sequence is None else texts[sequence][slice(*span)] for sequence, span in spans]
+    special = [sequence is None for sequence in e.sequence_ids]
+    tokens = tokenizer.convert_ids_to_tokens(list(e.ids))
+    return EncodedText(list(e.ids), tokens, sources, list(e.type_ids), special)
 
 # %% ../../nbs/visualize/01_encoded_text.ipynb #23fec818
 @contextmanager
 def capture_warnings() -> Iterator[list[str]]:  # notes, filled at the end
-    "Let warnings pass, and note them."
+    "Let warnings pass, and collect their messages."
     notes: list[str] = []
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

@@ -48,7 +48,7 @@ class ExplorerTraits(View):
     words = traitlets.List(help="the most probable").tag(sync=True)
     scores = traitlets.List(help="their probabilities").tag(sync=True)
     truth = traitlets.List(help="the true word, its probability, its rank; or nothing").tag(sync=True)
-    norms = traitlets.Bytes(help="lengths of what heads add, `(L, H_a + H_c)`").tag(sync=True, size=4)
+    norms = traitlets.Bytes(help="norms of what heads add, `(L, H_a + H_c)`").tag(sync=True, size=4)
     attention = traitlets.Bytes(help="weights of the attention heads, `(L, H_a, T)`").tag(sync=True, size=2)
     conv_kernel = traitlets.Bytes(help="kernels of the convolution heads, `(L, H_c, K)`").tag(sync=True, size=2)
 

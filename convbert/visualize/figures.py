@@ -1,4 +1,4 @@
-"""The split as pictures that stand still: for a paper, for print, and for pages where no script runs.
+"""Head contributions as static figures: for papers, for print, and for pages where no script runs.
 
 Docs: https://convbert.github.io/convbert/visualize/figures.html.md"""
 
@@ -35,19 +35,19 @@ from convbert.visualize.style import (
 
 # %% ../../nbs/visualize/05_figures.ipynb #c0a20cf1
 def write_share(ax: Any, share: Tensor, image: Any) -> None:
-    "Write per cent into the cells, in whichever of black and white stands out."
+    "Write per cent into the cells, in legible black or white."
     cells = image.cmap(share.numpy())
     for layer, row in enumerate(share.tolist()):
-        for token, work in enumerate(row):
+        for token, fraction in enumerate(row):
             style = dict(ha="center", va="center", fontsize=7, color=text_color_on(cells[layer, token]))
-            ax.text(token, layer, f"{100 * work:.0f}", **style)
+            ax.text(token, layer, f"{100 * fraction:.0f}", **style)
 
 
 def plot_share(
     split: HeadSplit,
     ax: Any = None,  # axes to draw in; a new figure when None
 ):  # a `matplotlib` figure
-    "Who did the work on each token, layer by layer: the attention heads or the convolution heads."
+    "The share of attention and convolution heads at each token, layer by layer."
     check_instance(split, HeadSplit, "head_split(model, text)")
     share = split.attention_share
     L, T = share.shape
@@ -55,12 +55,12 @@ def plot_share(
     margins = 0.45, 0.35 + text_width(words), token_label_height(split), 0.3
     figure, (ax,), look = make_axes(ax, [max(2.0, T * column_layout(T)[0])], max(0.8, 0.2 * L), margins)
     style_axes(ax, look, "left", "right", "top", "bottom")
-    image = draw_heatmap(ax, share, (look.conv, look.paper, look.attention), 1.0)
+    image = draw_heatmap(ax, share, (look.conv, look.background, look.attention), 1.0)
     draw_colorbar(ax, image, look).set_ticks([0, 0.5, 1], labels=words)
     label_tokens(ax.xaxis, split, look)
     ax.set(yticks=range(L), ylabel="layer")
     few = T <= 40 and L * T <= 200
-    title = "attention's part of the work" + (", in per cent" if few else "")
+    title = "share of the attention heads" + (", in per cent" if few else "")
     ax.set_title(title, fontsize=8, color=look.faint, loc="left")
     if few:
         write_share(ax, share, image)
@@ -72,27 +72,27 @@ def plot_heads(
     layer: int,
     ax: Any = None,  # axes to draw in; a new figure when None
 ):  # a `matplotlib` figure
-    "How much each head of a layer added to each token."
+    "The norm of each head's contribution to each token."
     check_instance(split, HeadSplit, "head_split(model, text)")
     layer = check_index("layer", layer, len(split.attention_norm))
-    far, near = split.attention_norm[layer], split.conv_norm[layer]
-    (A, T), C = far.shape, len(near)
+    attention, conv = split.attention_norm[layer], split.conv_norm[layer]
+    (A, T), C = attention.shape, len(conv)
     names = [f"attention {h}" for h in range(A)] + [f"convolution {h}" for h in range(C)]
     rows = [*range(A), *(A + 0.5 + h for h in range(C))]
-    top = torch.cat([far, near]).max().item()
+    top = torch.cat([attention, conv]).max().item()
     margins = 0.1 + text_width(names), 0.65, token_label_height(split), 0.3
     figure, (ax,), look = make_axes(ax, [max(2.0, T * column_layout(T)[0])], 0.18 * (rows[-1] + 1), margins)
     style_axes(ax, look)
-    images = [draw_heatmap(ax, far, (look.paper, look.attention), top)]
+    images = [draw_heatmap(ax, attention, (look.background, look.attention), top)]
     if C:
-        images.append(draw_heatmap(ax, near, (look.paper, look.conv), top, first=A + 0.5))
+        images.append(draw_heatmap(ax, conv, (look.background, look.conv), top, first=A + 0.5))
     ax.set_ylim(rows[-1] + 0.5, -0.5)
     ax.set_yticks(rows, names)
     label_tokens(ax.xaxis, split, look)
-    keys = [draw_colorbar(ax, image, look, shift=0.1 + 0.1 * i) for i, image in enumerate(images)]
-    for key in keys[:-1]:
-        key.set_ticks([])
-    ax.set_title(f"layer {layer}: length of what each head adds", fontsize=8, color=look.faint, loc="left")
+    bars = [draw_colorbar(ax, image, look, shift=0.1 + 0.1 * i) for i, image in enumerate(images)]
+    for bar in bars[:-1]:
+        bar.set_ticks([])
+    ax.set_title(f"layer {layer}: norm of what each head adds", fontsize=8, color=look.faint, loc="left")
     return figure
 
 # %% ../../nbs/visualize/05_figures.ipynb #27c82ca1
@@ -115,21 +115,22 @@ def plot_maps(
     conv_head: int | None = None,  # the mean of all when None
     ax: Any = None,  # two axes to draw in (one for a model without convolution); a new figure when None
 ):  # a `matplotlib` figure
-    "Where a token (its row) looks, beside which neighbours are mixed into it."
+    "Attention maps beside kernels: each row is a token, each column what it looks at or is mixed with."
     check_instance(split, HeadSplit, "head_split(model, text)")
     layer = check_index("layer", layer, len(split.attention))
-    looked, kernel = split.attention[layer], split.conv_kernel[layer]
-    maps = [(*select_head(looked, attention_head, "attention"), "attention", "… looks at")]
+    attention, kernel = split.attention[layer], split.conv_kernel[layer]
+    maps = [(*select_head(attention, attention_head, "attention"), "attention", "… looks at")]
     if len(kernel) or conv_head is not None:
         maps.append((*select_head(kernel_to_band(kernel), conv_head, "convolution"), "conv", "… is mixed with"))
     T, sizes = len(split.tokens), (0.12, 6.5)
     side = max(1.9, T * column_layout(T, *sizes)[0])
-    margins = text_width(split.tokens, column_layout(T, *sizes)[1]) + 0.3, 0.6, token_label_height(split, *sizes) + 0.2, 0.3
+    left = text_width(split.tokens, column_layout(T, *sizes)[1]) + 0.3
+    margins = left, 0.6, token_label_height(split, *sizes) + 0.2, 0.3
     figure, axes, look = make_axes(ax, [side] * len(maps), side, margins)
     for ax, (weights, title, kind, what) in zip(axes, maps, strict=True):
         colour = getattr(look, kind)
         style_axes(ax, look, "left", "right", "top", "bottom")
-        image = draw_heatmap(ax, weights, (look.paper, colour), weights.max().item())
+        image = draw_heatmap(ax, weights, (look.background, colour), weights.max().item())
         ax.set_aspect("equal")
         title = f"layer {layer}: {title}" if ax is axes[0] else title
         ax.set_title(title, fontsize=8, color=colour, loc="left")
@@ -146,23 +147,23 @@ def token_sources(
     split: HeadSplit,
     layer: int,
     token: int,
-) -> tuple[Tensor, Tensor]:  # `(H_a, T)` and `(H_c, T)`: of the work on the token, what each head fetched from where
-    "Each head's weights, times its part of the work."
+) -> tuple[Tensor, Tensor]:  # `(H_a, T)` and `(H_c, T)`: each head's share, distributed over its sources
+    "Each head's weights, times its share of the contributions to the token."
     layer = check_index("layer", layer, len(split.attention))
     token = check_index("token", token, len(split.tokens))
-    far, near = split.attention_norm[layer, :, token], split.conv_norm[layer, :, token]
-    work = (far.sum() + near.sum()).clamp(min=torch.finfo(far.dtype).tiny)
-    looked, mixed = split.attention[layer][:, token], kernel_to_band(split.conv_kernel[layer])[:, token]
-    return looked * far[:, None] / work, mixed * near[:, None] / work
+    attention, conv = split.attention_norm[layer, :, token], split.conv_norm[layer, :, token]
+    total = (attention.sum() + conv.sum()).clamp(min=torch.finfo(attention.dtype).tiny)
+    weights, kernel = split.attention[layer][:, token], kernel_to_band(split.conv_kernel[layer])[:, token]
+    return weights * attention[:, None] / total, kernel * conv[:, None] / total
 
 # %% ../../nbs/visualize/05_figures.ipynb #1dbefb2b
 def draw_stacked_bars(
     ax: Any,
-    parts: Tensor,  # `(H, N)`: bars that stand on each other; below 0 they hang
+    parts: Tensor,  # `(H, N)`: heights of stacked bars, downwards where negative
     colour: str,
     look: Palette,
 ) -> None:
-    "Bars, head upon head: one collection of N rectangles for each."
+    "Stacked bars: one collection of N rectangles for each head."
     H, N = parts.shape
     ends = torch.cat([torch.zeros(1, N), parts.cumsum(0)])
     across = torch.arange(N)[:, None] + torch.tensor([-0.4, -0.4, 0.4, 0.4])
@@ -170,7 +171,7 @@ def draw_stacked_bars(
         low, high = ends[head], ends[head + 1]
         corners = torch.stack([across, torch.stack([low, high, high, low], -1)], -1)
         bars = matplotlib_module("collections").PolyCollection(
-            corners.numpy(), facecolor=colour, edgecolor=look.paper, linewidth=0.4
+            corners.numpy(), facecolor=colour, edgecolor=look.background, linewidth=0.4
         )
         ax.add_collection(bars)
 
@@ -181,23 +182,23 @@ def plot_token(
     token: int,
     ax: Any = None,  # axes to draw in; a new figure when None
 ):  # a `matplotlib` figure
-    "What went into one token: upwards what its attention heads fetched, downwards what its convolution heads did."
+    "The sources of one token: attention heads upwards, convolution heads downwards."
     check_instance(split, HeadSplit, "head_split(model, text)")
-    far, near = token_sources(split, layer, token)
-    token, T, C = index(token), len(split.tokens), len(near)
+    attention, conv = token_sources(split, layer, token)
+    token, T, C = index(token), len(split.tokens), len(conv)
     share = split.attention_share[layer, token].item()
     names = f"attention\n{100 * share:.0f} % of the work", f"convolution\n{100 - 100 * share:.0f} % of the work"
     margins = 0.45, 1.2, token_label_height(split, strong=token), 0.3
     figure, (ax,), look = make_axes(ax, [max(2.5, T * column_layout(T)[0])], 1.8, margins)
     style_axes(ax, look, "left")
-    draw_stacked_bars(ax, far, look.attention, look)
-    draw_stacked_bars(ax, -near, look.conv, look)
-    up, down = far.sum(0).max().item(), near.sum(0).max().item() if C else 0.0
+    draw_stacked_bars(ax, attention, look.attention, look)
+    draw_stacked_bars(ax, -conv, look.conv, look)
+    up, down = attention.sum(0).max().item(), conv.sum(0).max().item() if C else 0.0
     top, bottom = 1.08 * max(up, down / 2), 1.08 * max(down, up / 2) if C else 0.0
     ax.set(xlim=(-0.7, T - 0.3), ylim=(-bottom, top))
     sides = (names[0], top / 2, look.attention), (names[1], -bottom / 2, look.conv)
-    for name, place, colour in sides[: 2 if C else 1]:
-        ax.text(1.02, place, name, transform=ax.get_yaxis_transform(), va="center", fontsize=8, color=colour)
+    for name, y, colour in sides[: 2 if C else 1]:
+        ax.text(1.02, y, name, transform=ax.get_yaxis_transform(), va="center", fontsize=8, color=colour)
     ax.axhline(0, color=look.faint, linewidth=0.6)
     ax.axvspan(token - 0.5, token + 0.5, color=look.faint, alpha=0.15, linewidth=0)
     label_tokens(ax.xaxis, split, look, strong=token)
@@ -210,7 +211,7 @@ def plot_token(
 def draw_dots(
     ax: Any,
     numbers: Tensor,  # `(L, H)`
-    lane: tuple[float, float],  # the part of a layer's row that they fill, from -0.5 to 0.5
+    lane: tuple[float, float],  # the part of a layer's row for the dots, from -0.5 to 0.5
     marker: str,
     colour: str,
 ):  # the dots
@@ -222,18 +223,18 @@ def draw_dots(
 
 
 def draw_shares(ax: Any, seen: Profile, look: Palette) -> None:
-    "Each head's part of its layer's work, side by side."
+    "Each head's share of its layer's contributions, side by side."
     left = torch.zeros(len(seen.attention_share))
     for parts, colour in ((seen.attention_share, look.attention), (seen.conv_share, look.conv)):
-        for work in parts.unbind(1):
-            bars = dict(left=left.numpy(), height=0.7, color=colour, edgecolor=look.paper, linewidth=0.6)
-            ax.barh(range(len(work)), work.numpy(), **bars)
-            left = left + work
+        for share in parts.unbind(1):
+            bars = dict(left=left.numpy(), height=0.7, color=colour, edgecolor=look.background, linewidth=0.6)
+            ax.barh(range(len(share)), share.numpy(), **bars)
+            left = left + share
     ax.axvline(0.5, color=look.faint, linewidth=0.8, linestyle=":")
     ax.set_title("attention", fontsize=8, color=look.attention, loc="left")
     if seen.conv_share.shape[1]:
         ax.set_title("convolution", fontsize=8, color=look.conv, loc="right")
-    ax.set(xlim=(0, 1), xlabel="part of the work,\nhead by head", ylabel="layer")
+    ax.set(xlim=(0, 1), xlabel="share,\nhead by head", ylabel="layer")
     ax.set_xticks([0, 0.5, 1], ["0", "½", "1"])
 
 # %% ../../nbs/visualize/05_figures.ipynb #56cd8751
@@ -241,7 +242,7 @@ def plot_profile(
     seen: Profile,
     ax: Any = None,  # four axes to draw in (three for a model without convolution); a new figure when None
 ):  # a `matplotlib` figure
-    "A model over many texts: who works in each layer, how far and how widely heads look, where kernels lean."
+    "A model over many texts: shares of each layer, distance and entropy of attention, centres of kernels."
     check_instance(seen, Profile, "profile(model, texts)")
     L, C = seen.centre.shape
     widths = [1.6, 0.95, 0.95, 0.95][: 4 if C else 3]

@@ -1,4 +1,4 @@
-"""Which tokens an attention head looks at, which neighbours a convolution head mixes, and which of the two does the work.
+"""Which tokens an attention head attends to, which neighbours a convolution head mixes, and how much each of them contributes.
 
 Docs: https://convbert.github.io/convbert/visualize/head_contributions.html.md"""
 
@@ -23,7 +23,7 @@ from .encoded_text import encode_text, eval_mode, load_model
 
 # %% ../../nbs/visualize/02_head_contributions.ipynb #1cb7969f
 def head_contributions(
-    mixed: Tensor,  # `(B, T, H*d)`: what all heads found, side by side
+    mixed: Tensor,  # `(B, T, H*d)`: outputs of all heads, concatenated
     output: nn.Linear,  # H*d to D: the layer's output projection
     num_heads: int,  # H, of both kinds together
 ) -> Tensor:  # `(B, T, H, D)`; their sum over H and the bias are the layer's output
@@ -37,7 +37,7 @@ def contribution_norms(
     output: nn.Linear,  # H*d to D
     num_heads: int,  # H, of both kinds together
 ) -> Tensor:  # `(B, H, T)`
-    "How long the vector is that each head adds to each token."
+    "The norm of the vector that each head adds to each token."
     weight = output.weight.float().unflatten(1, (num_heads, -1))  # squares would overflow in half precision
     gram = torch.einsum("ehc,ehd->hcd", weight, weight)
     x = mixed.float().unflatten(-1, (num_heads, -1))
@@ -47,22 +47,22 @@ def contribution_norms(
 def attention_distance(
     attention: Tensor,  # `(…, T, T)`
 ) -> Tensor:  # `(…, T)`, in tokens
-    "How far away a head looks on average."
+    "The mean distance of the tokens that a head attends to."
     place = torch.arange(attention.shape[-1], device=attention.device)
     return (attention * (place[:, None] - place).abs()).sum(-1)
 
 
 def entropy(
     weights: Tensor,  # `(…, N)`, summing to 1
-) -> Tensor:  # `(…)`, in bits: 0 for one place, log2(N) for all alike
-    "How widely a row of weights is spread."
+) -> Tensor:  # `(…)`, in bits: 0 for one position, log2(N) for uniform weights
+    "The entropy of a row of weights."
     return -torch.special.xlogy(weights, weights).sum(-1) / torch.log(torch.tensor(2.0))
 
 
 def centre_of_mass(
     kernel: Tensor,  # `(…, K)`, summing to 1
 ) -> Tensor:  # `(…)`, in tokens: below 0 to the left
-    "Where a kernel has its weight."
+    "The centre of mass of a kernel, relative to its token."
     K = kernel.shape[-1]
     return (kernel * (torch.arange(K, device=kernel.device) - K // 2)).sum(-1)
 
@@ -70,11 +70,11 @@ def centre_of_mass(
 def kernel_to_band(
     kernel: Tensor,  # `(…, T, K)`
 ) -> Tensor:  # `(…, T, T)`: row i has the weights with which token i mixes its neighbours
-    "A kernel as a map."
+    "A kernel as a banded matrix."
     T, K = kernel.shape[-2:]
     band = F.pad(kernel.new_zeros(*kernel.shape[:-1], T), (K // 2, K // 2))
-    places = torch.arange(T, device=kernel.device)[:, None] + torch.arange(K, device=kernel.device)
-    band = band.scatter(-1, places.expand(kernel.shape), kernel)
+    columns = torch.arange(T, device=kernel.device)[:, None] + torch.arange(K, device=kernel.device)
+    band = band.scatter(-1, columns.expand(kernel.shape), kernel)
     return band[..., K // 2 : K // 2 + T]
 
 # %% ../../nbs/visualize/02_head_contributions.ipynb #713b9bb5
@@ -118,10 +118,10 @@ def split_layer(attention: Tensor, kernel: Tensor | None, mixed: Tensor, output:
 # %% ../../nbs/visualize/02_head_contributions.ipynb #5ab0b079
 @dataclass
 class HeadSplit:
-    "What every head of a model did with one text; tensors are float32 on the CPU."
+    "Maps and contributions of every head of a model for one text; tensors are float32 on the CPU."
 
-    tokens: list[str]  # T pieces
-    sources: list[str]  # T: what stood there in the text
+    tokens: list[str]  # T
+    sources: list[str]  # T: the same in the text
     segments: list[int]  # T: 0 or 1
     special: list[bool]  # T: `[CLS]`, `[SEP]`
     attention: list[Tensor] = field(repr=False)  # L of `(H_a, T, T)`
@@ -131,9 +131,9 @@ class HeadSplit:
 
     @cached_property
     def attention_share(self) -> Tensor:  # `(L, T)`
-        "The attention heads' part of the work on each token, 0 to 1; the rest is the convolution's."
-        far, near = self.attention_norm.sum(1), self.conv_norm.sum(1)
-        return far / (far + near).clamp(min=torch.finfo(far.dtype).tiny)
+        "The attention heads' share of the contributions to each token, 0 to 1; the rest is the convolution's."
+        attention, conv = self.attention_norm.sum(1), self.conv_norm.sum(1)
+        return attention / (attention + conv).clamp(min=torch.finfo(attention.dtype).tiny)
 
 # %% ../../nbs/visualize/02_head_contributions.ipynb #0b8f14d9
 def head_split(
@@ -142,14 +142,14 @@ def head_split(
     text_pair: str | None = None,  # a second text, after `[SEP]`
     tokenizer: Any = None,  # the model's own when None; needed for a loaded model
 ) -> HeadSplit:
-    "What every head did with a text."
+    "Maps and contributions of every head for a text."
     model, tokenizer = load_model(model, tokenizer)
     max_length = min(model.config.max_position_embeddings, tokenizer.model_max_length)
     encoded = encode_text(tokenizer, text, text_pair, max_length)
     layers = capture_heads(model, encoded.batch(next(model.parameters()).device))
 
     def gather(name: str) -> list[Tensor]:
-        "That part of every layer."
+        "One tensor of every layer."
         return [getattr(layer, name)[0].float().cpu() for layer in layers]
 
     norms = torch.stack(gather("attention_norm")), torch.stack(gather("conv_norm"))
@@ -161,7 +161,7 @@ def head_split(
 class Profile:
     "The heads of a model, averaged over the tokens of many texts; each `(L, H)`."
 
-    attention_share: Tensor  # `(L, H_a)`: part of its layer's work
+    attention_share: Tensor  # `(L, H_a)`: share of its layer's contributions
     conv_share: Tensor  # `(L, H_c)`; both together sum to 1 in each layer
     distance: Tensor  # `(L, H_a)`, in tokens
     attention_entropy: Tensor  # `(L, H_a)`, in bits
@@ -195,7 +195,7 @@ def profile(
     from tqdm.auto import tqdm
 
     if isinstance(texts, str):
-        raise TypeError("profile averages over texts, got one text: give a list, or look at it with `head_split`")
+        raise TypeError("profile averages over texts, got one text: give a list, or use `head_split` for one text")
     model, tokenizer = load_model(model, tokenizer)
     max_length = min(model.config.max_position_embeddings, tokenizer.model_max_length)
     sums, count = {}, 0
@@ -207,10 +207,11 @@ def profile(
             raise type(error)(f"texts[{i}]: {error}") from error
         kept = torch.tensor([special_tokens or not s for s in encoded.special])
         count += int(kept.sum())
-        layers = [layer_statistics(layer) for layer in capture_heads(model, encoded.batch(next(model.parameters()).device))]
+        batch = encoded.batch(next(model.parameters()).device)
+        layers = [layer_statistics(layer) for layer in capture_heads(model, batch)]
         for name in layers[0]:
             total = torch.stack([layer[name][0].float().cpu()[:, kept].sum(-1) for layer in layers])
             sums[name] = sums.get(name, 0) + total
     if not count:
-        raise ValueError("no text was given" if not sums else "the texts have no tokens but special ones")
+        raise ValueError("no text was given" if not sums else "the texts have special tokens only")
     return Profile(**{name: total / count for name, total in sums.items()}, tokens=count)

@@ -1,4 +1,4 @@
-"""What a model expects in the place of a word, and how much each head adds there.
+"""What a model predicts in the place of a word, and how much each head contributes there.
 
 Docs: https://convbert.github.io/convbert/visualize/mask_prediction.html.md"""
 
@@ -31,15 +31,15 @@ from convbert.visualize.style import (
 # %% ../../nbs/visualize/07_mask_prediction.ipynb #eaf6ae5c
 @dataclass
 class MaskPrediction:
-    "What a model expects at one masked token, and what its heads do there."
+    "The prediction for one masked token, and the heads at its position."
 
     place: int  # which token is masked
-    words: list[str]  # the likeliest, best first
+    words: list[str]  # the most probable, best first
     scores: list[float]  # their probabilities
-    truth: tuple[str, float, int] | None  # what stood there, its probability, its rank from 1; None behind a `[MASK]`
-    attention: Tensor = field(repr=False)  # `(L, H_a, T)`: where each head looks from there
-    conv_kernel: Tensor = field(repr=False)  # `(L, H_c, K)`: how each head mixes the neighbours there
-    attention_norm: Tensor = field(repr=False)  # `(L, H_a)`: the length of what each head adds there
+    truth: tuple[str, float, int] | None  # the true token, its probability, its rank from 1; None for a `[MASK]`
+    attention: Tensor = field(repr=False)  # `(L, H_a, T)`: attention of each head from there
+    conv_kernel: Tensor = field(repr=False)  # `(L, H_c, K)`: kernel of each head there
+    attention_norm: Tensor = field(repr=False)  # `(L, H_a)`: norm of each head's contribution there
     conv_norm: Tensor = field(repr=False)  # `(L, H_c)`
 
 # %% ../../nbs/visualize/07_mask_prediction.ipynb #0ae9ca2e
@@ -50,21 +50,21 @@ def predict_mask(
     place: int,  # of the token to mask
     top_k: int = 8,  # words
 ) -> MaskPrediction:
-    "Mask one token and see what the model expects there, and by whose work."
+    "Mask one token, predict it, and capture the heads there."
     ids = [tokenizer.mask_token_id if i == place else token for i, token in enumerate(encoded.input_ids)]
     batch = replace(encoded, input_ids=ids).batch(next(model.parameters()).device)
     layers = capture_heads(model, batch)
     with eval_mode(model):
-        due = torch.tensor([[place]], device=batch["input_ids"].device)
-        logits = model(**batch, predict_at=due, return_dict=True).logits
+        positions = torch.tensor([[place]], device=batch["input_ids"].device)
+        logits = model(**batch, predict_at=positions, return_dict=True).logits
     scores = logits[0, 0].float().softmax(-1).cpu()
     best = scores.topk(min(top_k, len(scores)))
-    there = encoded.input_ids[place]
-    rank = int((scores > scores[there]).sum()) + 1
-    truth = None if there == tokenizer.mask_token_id else (encoded.tokens[place], scores[there].item(), rank)
+    true_id = encoded.input_ids[place]
+    rank = int((scores > scores[true_id]).sum()) + 1
+    truth = None if true_id == tokenizer.mask_token_id else (encoded.tokens[place], scores[true_id].item(), rank)
 
     def gather(name: str) -> Tensor:  # `(L, H, …)`
-        "That part of every layer, at the masked token."
+        "One tensor of every layer, at the masked token."
         rows = [getattr(layer, name)[0] for layer in layers]
         at = [row[:, place] for row in rows]
         return torch.stack(at).float().cpu()
@@ -78,7 +78,7 @@ def maskable_positions(encoded: EncodedText) -> list[int]:  # raises `ValueError
     "The tokens that can be masked."
     places = [i for i, special in enumerate(encoded.special) if not special]
     if not places:
-        raise ValueError("the text has no token that the model could be asked for")
+        raise ValueError("the text has no token that can be masked")
     return places
 
 
@@ -100,9 +100,9 @@ def choose_position(encoded: EncodedText, mask: str) -> int:
 
 # %% ../../nbs/visualize/07_mask_prediction.ipynb #ec03e039
 def draw_norms(ax: Any, norms: Tensor, largest: float, tint: str, look: Palette = LIGHT) -> None:  # norms `(L, H)`
-    "Layers down, heads across: the stronger the colour, the longer the vector that a head adds."
+    "Layers down, heads across: the stronger the colour, the larger the norm of a head's contribution."
     L, H = norms.shape
-    shades = matplotlib_module("colors").LinearSegmentedColormap.from_list("lengths", [look.paper, tint])
+    shades = matplotlib_module("colors").LinearSegmentedColormap.from_list("norms", [look.background, tint])
     ax.imshow(norms.numpy(), cmap=shades, vmin=0, vmax=largest, aspect="auto")
     for layer, row in enumerate(norms.tolist()):
         for head, norm in enumerate(row):
@@ -113,36 +113,36 @@ def draw_norms(ax: Any, norms: Tensor, largest: float, tint: str, look: Palette 
 
 
 def draw_words(ax: Any, found: MaskPrediction, look: Palette = LIGHT) -> None:
-    "The likeliest words; the true one is dark."
+    "The most probable words; the true one is dark."
     true = found.truth and found.truth[0]
     colours = [look.ink if word == true else look.faint for word in found.words]
     ax.barh(range(len(found.words)), found.scores, 0.7, color=colours)
     ax.set_yticks(range(len(found.words)), found.words, parse_math=False)
     ax.set(xlabel="probability", ylim=(len(found.words) - 0.4, -0.6))
     style_axes(ax, look, "left", "bottom")
-    title = f"in place of “{true}”" if true else "behind the mask"
+    title = f"in place of “{true}”" if true else "for the mask"
     ax.set_title(title, fontsize=8, color=look.ink, loc="left", parse_math=False)
 
 # %% ../../nbs/visualize/07_mask_prediction.ipynb #e9e76b9f
 def plot_mask_prediction(found: MaskPrediction):  # a `matplotlib` figure
-    "The predictions, and the length of what each head adds at the masked token."
+    "The predictions, and the norm of each head's contribution at the masked token."
     L, heads = len(found.attention_norm), found.attention_norm.shape[1]
     norms = [n for n in (found.attention_norm, found.conv_norm) if n.shape[1]]
-    room = 0.15 + text_width(found.words)
-    figure = new_figure([2.4] + [0.36 * max(heads, 4)] * len(norms), max(1.6, 0.36 * L), (room, 0.5, 0.45, 0.3))
-    words, *boards = figure.axes
+    label_width = 0.15 + text_width(found.words)
+    figure = new_figure([2.4] + [0.36 * max(heads, 4)] * len(norms), max(1.6, 0.36 * L), (label_width, 0.5, 0.45, 0.3))
+    words, *grids = figure.axes
     draw_words(words, found)
     kinds = zip(("attention", "convolution"), (LIGHT.attention, LIGHT.conv), strict=True)
     largest = max(n.max().item() for n in norms)
-    for ax, each, (kind, tint) in zip(boards, norms, kinds, strict=False):
+    for ax, each, (kind, tint) in zip(grids, norms, kinds, strict=False):
         draw_norms(ax, each, largest, tint)
-        ax.set_title(f"{kind}: length added", fontsize=8, color=tint, loc="left")
-    boards[0].set_ylabel("layer")
+        ax.set_title(f"{kind}: norm added", fontsize=8, color=tint, loc="left")
+    grids[0].set_ylabel("layer")
     return figure
 
 # %% ../../nbs/visualize/07_mask_prediction.ipynb #3645ef89
 def strongest_head(attention_norm: Tensor, conv_norm: Tensor) -> list:  # `(L, H_a)`, `(L, H_c)`; [kind, layer, head]
-    "The head that adds most."
+    "The head with the largest contribution."
     norms = torch.cat([attention_norm, conv_norm], 1)
     layer, head = divmod(int(norms.argmax()), norms.shape[1])
     H = attention_norm.shape[1]

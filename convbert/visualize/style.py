@@ -1,4 +1,4 @@
-"""Paper and ink, room for words, and maps of tokens: one style for all pictures of the split, legible in print and on dark pages.
+"""Colours, sizes and token labels that all figures share: legible in print, on light and on dark pages.
 
 Docs: https://convbert.github.io/convbert/visualize/style.html.md"""
 
@@ -12,7 +12,7 @@ __all__ = ['LIGHT', 'DARK', 'matplotlib_module', 'luminance', 'contrast', 'text_
 # %% ../../nbs/visualize/04_style.ipynb #1697940e
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from io import BytesIO
@@ -26,9 +26,9 @@ from .head_contributions import HeadSplit
 
 # %% ../../nbs/visualize/04_style.ipynb #e3468ab8
 def matplotlib_module(
-    name: str,  # of a module of `matplotlib`
-):  # the module; raises `ImportError` saying what to install
-    "A part of `matplotlib`, which is loaded when something is drawn."
+    name: str,  # of a submodule
+):  # raises `ImportError` saying what to install
+    "A module of `matplotlib`, imported when something is drawn."
     try:
         return import_module(f"matplotlib.{name}")
     except ImportError as error:
@@ -36,34 +36,34 @@ def matplotlib_module(
 
 
 def luminance(
-    colour: Any,  # anything that `matplotlib` takes for a colour; its opacity is left aside
+    colour: Any,  # anything that `matplotlib` takes for a colour; its opacity is ignored
 ) -> float:  # 0 for black, 1 for white
-    "How light a colour is, as WCAG counts it."
+    "The relative luminance of a colour, as WCAG defines it."
     rgb = matplotlib_module("colors").to_rgb(colour)
     parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
 
 
-def contrast(one: Any, other: Any) -> float:  # 1 for alike, 21 for black on white
-    "How well one colour stands out from another, as WCAG counts it: small text needs 4.5, a bar 3."
+def contrast(one: Any, other: Any) -> float:  # 1 for equal colours, 21 for black on white
+    "The contrast of two colours, as WCAG defines it: small text needs 4.5, a bar 3."
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
 
 
 def text_color_on(colour: Any) -> str:  # "black" or "white"
-    "Letters that can be read on a colour, whatever it is."
+    "The colour of legible text on any background."
     return max("black", "white", key=partial(contrast, colour))
 
 # %% ../../nbs/visualize/04_style.ipynb #61f53221
 @dataclass(frozen=True)
 class Palette:
-    "The colours of a figure; those of `style.css`, for the same two kinds of page."
+    "The colours of a figure, the same as in `style.css`."
 
     ink: str  # text
-    faint: str  # lines, and text that steps back
+    faint: str  # lines, and secondary text
     attention: str  # blue
     conv: str  # orange
-    paper: Any = "white"
+    background: Any = "white"
 
 
 LIGHT = Palette(ink="#1c2430", faint="#5b6675", attention="#1f6f9b", conv="#b4590f")
@@ -73,15 +73,15 @@ DARK = Palette(ink="#e8ebf0", faint="#a3adbb", attention="#6cc0ec", conv="#f2a35
 def palette_of(
     figure: Any,  # a `matplotlib` figure
 ) -> Palette:
-    "The colours that suit a figure's paper; a transparent one is taken for white."
+    "The palette for a figure's background; a transparent one counts as white."
     *colour, opacity = figure.get_facecolor()
-    paper = tuple(colour) if opacity else "white"
-    look = LIGHT if luminance(paper) > 0.18 else DARK
-    return Palette(look.ink, look.faint, look.attention, look.conv, paper)
+    background = tuple(colour) if opacity else "white"
+    look = LIGHT if luminance(background) > 0.18 else DARK
+    return replace(look, background=background)
 
 # %% ../../nbs/visualize/04_style.ipynb #e52c49dc
 def as_png(figure: Any) -> bytes:
-    "A figure as it stands, for notebooks."
+    "A figure as PNG, for notebooks."
     picture = BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()
@@ -91,7 +91,7 @@ def new_figure(
     widths: Sequence[float],  # inches, of the axes from left to right
     height: float,  # inches, of each
     margins: tuple[float, float, float, float],  # inches: left, right of each of the axes, bottom, top
-):  # a `matplotlib` figure that belongs to nobody else
+):  # a `matplotlib` figure, independent of pyplot
     "Axes in a row, in a figure that a notebook can show."
     left, right, bottom, top = margins
     whole = left + sum(widths) + right * len(widths), bottom + height + top
@@ -99,7 +99,7 @@ def new_figure(
     for width in widths:
         figure.add_axes((left / whole[0], bottom / whole[1], width / whole[0], height / whole[1]))
         left += width + right
-    figure._repr_png_ = partial(as_png, figure)  # without pyplot, IPython has not learnt to draw figures
+    figure._repr_png_ = partial(as_png, figure)  # without pyplot, IPython has no formatter for figures
     return figure
 
 
@@ -109,7 +109,7 @@ def make_axes(
     height: float,
     margins: tuple[float, float, float, float],
 ) -> tuple[Any, list[Any], Palette]:  # the figure, its axes and its colours
-    "Where to draw."
+    "The given axes, or those of a new figure."
     if ax is None:
         figure = new_figure(widths, height, margins)
         return figure, figure.axes, palette_of(figure)
@@ -122,10 +122,10 @@ def make_axes(
 # %% ../../nbs/visualize/04_style.ipynb #2303a664
 def column_layout(
     tokens: int,  # T
-    most: float = 0.19,  # inches of one column
-    room: float = 10.0,  # inches of all
-) -> tuple[float, float, int]:  # inches of one, size of its letters in points, and which are named: every nth
-    "How wide a token's column is, and how it is written."
+    most: float = 0.19,  # widest column, in inches
+    room: float = 10.0,  # inches for all
+) -> tuple[float, float, int]:  # width of one in inches, font size in points, and which are labelled: every nth
+    "The width of a token's column, and how it is labelled."
     width = min(most, room / tokens)
     size = min(8.0, max(6.0, width * 72 / 1.2))
     return width, size, ceil(size * 1.2 / 72 / width - 0.01)
@@ -136,20 +136,20 @@ def text_width(
     size: float = 8.0,  # points
     weight: str = "normal",
 ) -> float:  # inches
-    "How long the longest of some texts will be."
+    "The width of the longest of some texts."
     font = matplotlib_module("font_manager").FontProperties(size=size, weight=weight)
     measure = matplotlib_module("textpath").text_to_path.get_text_width_height_descent
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a letter that the font lacks is told of when it is drawn
+        warnings.simplefilter("ignore")  # glyphs that the font lacks are warned about when they are drawn
         return max(measure(text, font, False)[0] for text in texts) / 72
 
 
 def token_label_height(
     split: HeadSplit,
     *sizes: float,  # as for `column_layout`
-    strong: int | None = None,  # a token in bold letters
+    strong: int | None = None,  # a token in bold
 ) -> float:  # inches
-    "How much room the tokens take below a figure."
+    "The height of the token labels below a figure."
     _, size, step = column_layout(len(split.tokens), *sizes)
     bold = 0.0 if strong is None else text_width([split.tokens[strong]], size, "bold")
     return max(bold, text_width(split.tokens, size)) + (0.1 if step == 1 else 0.3)
@@ -169,9 +169,9 @@ def label_tokens(
     look: Palette,
     *sizes: float,  # as for `column_layout`
     what: str = "",  # the axis' label
-    strong: int | None = None,  # a token to point out
+    strong: int | None = None,  # a token in bold
 ) -> None:
-    "Write the tokens along an axis; a line parts two texts."
+    "Label an axis with the tokens; a line separates two texts."
     across = axis.axis_name == "x"
     _, size, step = column_layout(len(split.tokens), *sizes)
     shown = list(range(0, len(split.tokens), step))
@@ -182,12 +182,12 @@ def label_tokens(
     names = axis.set_ticklabels([split.tokens[i] for i in shown], **style)
     if strong is not None:
         names[shown.index(strong)].set_fontweight("bold")
-    rare = f"every {({2: '2nd', 3: '3rd'}).get(step, f'{step}th')} token is named" if step > 1 else ""
-    axis.set_label_text(" · ".join(filter(None, (what, rare))))
+    skipped = f"every {({2: '2nd', 3: '3rd'}).get(step, f'{step}th')} token is named" if step > 1 else ""
+    axis.set_label_text(" · ".join(filter(None, (what, skipped))))
     draw_segment_border(axis, split, look)
 
 # %% ../../nbs/visualize/04_style.ipynb #960b9f46
-def style_axes(ax: Any, look: Palette, *frame: str) -> None:  # `frame`: which of "left", "right", "top", "bottom" are drawn
+def style_axes(ax: Any, look: Palette, *frame: str) -> None:  # `frame`: spines to draw: "left", "right", …
     "One style for all axes."
     ax.set_facecolor("none")
     ax.tick_params(colors=look.faint, labelcolor=look.ink, labelsize=8, length=0, pad=3)
@@ -202,9 +202,9 @@ def draw_heatmap(
     numbers: Tensor,  # `(rows, T)`
     shades: Sequence[Any],  # colours for numbers from 0 to `top`
     top: float,
-    first: float = 0.0,  # the first row's place
+    first: float = 0.0,  # position of the first row
 ):  # the image
-    "Numbers as shades, row 0 on top."
+    "A heat map, row 0 on top."
     rows, T = numbers.shape
     extent = (-0.5, T - 0.5, first + rows - 0.5, first - 0.5)
     scale = matplotlib_module("colors").LinearSegmentedColormap.from_list("convbert", shades)
@@ -218,7 +218,7 @@ def draw_colorbar(
     look: Palette,
     shift: float = 0.1,  # inches to the right of the axes
 ):  # the colour bar
-    "What the shades mean."
+    "The colour bar of a heat map."
     width = ax.get_position().width * ax.figure.get_figwidth()
     bar = ax.figure.colorbar(image, cax=ax.inset_axes((1 + shift / width, 0, 0.1 / width, 1)))
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=look.ink)
@@ -227,18 +227,18 @@ def draw_colorbar(
 
 # %% ../../nbs/visualize/04_style.ipynb #5048fbee
 def check_instance(value: Any, kind: type, maker: str) -> None:  # raises `TypeError`
-    "Refuse what is not the numbers that a figure draws."
+    "Refuse what a figure cannot draw."
     if not isinstance(value, kind):
         raise TypeError(f"this figure draws a {kind.__name__}, got {type(value).__name__}: {maker} makes one")
 
 
 def check_index(name: str, value: Any, count: int) -> int:  # raises `TypeError` or `ValueError`
-    "Refuse a layer, head or token that is not there."
+    "Refuse a layer, head or token that does not exist."
     try:
-        place = index(value)
+        position = index(value)
     except TypeError as error:
         raise TypeError(f"{name} must be a whole number, got {value!r}") from error
-    if not 0 <= place < count:
+    if not 0 <= position < count:
         rule = f"must be 0 to {count - 1}: they count from 0" if count else "does not exist: this model has none"
-        raise ValueError(f"{name}={place} {rule}")
-    return place
+        raise ValueError(f"{name}={position} {rule}")
+    return position

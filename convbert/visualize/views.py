@@ -1,4 +1,4 @@
-"""Where the attention heads look, what the convolution heads mix, and who does the work: live, as a figure, and as one file.
+"""Attention weights, convolution kernels and their contributions: live, as a figure, and as one file.
 
 Docs: https://convbert.github.io/convbert/visualize/views.html.md"""
 
@@ -24,32 +24,32 @@ from .widgets import View, as_utf8, pack_numbers, pack_weights
 # %% ../../nbs/visualize/09_views.ipynb #0fdadff8
 def with_mean(
     weights: Tensor,  # `(H, T, N)`
-) -> Tensor:  # `(H + 1, T, N)`, or nothing where there are no heads
-    "The maps of all heads, and behind them their mean."
+) -> Tensor:  # `(H + 1, T, N)`, or empty without heads
+    "The maps of all heads, followed by their mean."
     return torch.cat([weights, weights.mean(0, keepdim=True)]) if len(weights) else weights
 
 # %% ../../nbs/visualize/09_views.ipynb #1df1f949
 class SplitTraits(View):
-    "What Python tells the browser about a split: once for all layers, and the maps of one layer at a time."
+    "What Python sends to the browser: norms of all layers once, and the maps of one layer at a time."
 
-    tokens = traitlets.List(help="T pieces").tag(sync=True)
-    sources = traitlets.List(help="T: what stood there in the text").tag(sync=True)
+    tokens = traitlets.List(help="T tokens").tag(sync=True)
+    sources = traitlets.List(help="T: the same in the text").tag(sync=True)
     segments = traitlets.List(help="T: 0 or 1").tag(sync=True)
     special = traitlets.List(help="T: `[CLS]`, `[SEP]`").tag(sync=True)
-    notes = traitlets.List(help="what was said while the text was read").tag(sync=True)
+    notes = traitlets.List(help="warnings from encoding the text").tag(sync=True)
     attention_heads = traitlets.Int(help="H_a").tag(sync=True)
     conv_heads = traitlets.Int(help="H_c, 0 without convolution").tag(sync=True)
-    norms = traitlets.Bytes(help="lengths of what heads added, `(L, H_a + H_c, T)`").tag(sync=True, size=4)
+    norms = traitlets.Bytes(help="norms of what heads added, `(L, H_a + H_c, T)`").tag(sync=True, size=4)
     attention = traitlets.Bytes(help="a layer's weights and their mean, `(H_a + 1, T, T)`").tag(sync=True, size=2)
     conv_kernel = traitlets.Bytes(help="a layer's kernels and their mean, `(H_c + 1, T, K)`").tag(sync=True, size=2)
 
     def __init__(self, split: HeadSplit, **state):
         "Show a split; `state` are traits to begin with."
         self.split = split
-        told = {name: getattr(split, name) for name in ("segments", "special")}
-        told |= {name: [as_utf8(text) for text in getattr(split, name)] for name in ("tokens", "sources")}
-        told |= {"attention_heads": split.attention_norm.shape[1], "conv_heads": split.conv_norm.shape[1]}
-        super().__init__(norms=pack_numbers(torch.cat([split.attention_norm, split.conv_norm], 1)), **told, **state)
+        traits = {name: getattr(split, name) for name in ("segments", "special")}
+        traits |= {name: [as_utf8(text) for text in getattr(split, name)] for name in ("tokens", "sources")}
+        traits |= {"attention_heads": split.attention_norm.shape[1], "conv_heads": split.conv_norm.shape[1]}
+        super().__init__(norms=pack_numbers(torch.cat([split.attention_norm, split.conv_norm], 1)), **traits, **state)
 
     def answer(self, layer: int) -> dict[str, bytes]:  # nothing for layer -1
         "The maps of a layer."
@@ -68,18 +68,18 @@ class HeadView(SplitTraits):
 
     parts: ClassVar = ("marks", "panel", "stage", "head_view")
     asks: ClassVar = ("layer",)
-    lowest: ClassVar = {"layer": 0, "attention_head": -1, "conv_head": -1, "token": -1}  # the lowest of each
+    lowest: ClassVar = {"layer": 0, "attention_head": -1, "conv_head": -1, "token": -1}  # lowest value of each
 
     layer = traitlets.Int(0, help="which layer").tag(sync=True)
     attention_head = traitlets.Int(-1, help="which attention head, or -1 for the mean of all").tag(sync=True)
     conv_head = traitlets.Int(-1, help="which convolution head, or -1 for the mean of all").tag(sync=True)
     token = traitlets.Int(-1, help="the chosen token, or -1 for none").tag(sync=True)
-    sentences = traitlets.Enum(("all", "AA", "AB", "BA", "BB"), "all", help="arcs from which to which").tag(sync=True)
+    sentences = traitlets.Enum(("all", "AA", "AB", "BA", "BB"), "all", help="arcs by sentence").tag(sync=True)
     special_tokens = traitlets.Bool(True, help="whether arcs to special tokens are shown").tag(sync=True)
 
     @traitlets.validate("layer", "attention_head", "conv_head", "token")
     def check_number(self, proposal: dict) -> int:  # raises `ValueError` naming the value and its range
-        "Refuse a layer, head or token that is not there."
+        "Refuse a layer, head or token that does not exist."
         name, value, norms = proposal["trait"].name, proposal["value"], self.split.attention_norm
         counts = {"layer": len(norms), "token": norms.shape[-1], "attention_head": norms.shape[1]}
         count = counts.get(name, self.split.conv_norm.shape[1])
@@ -102,13 +102,13 @@ class HeadView(SplitTraits):
 
 # %% ../../nbs/visualize/09_views.ipynb #b3040567
 def show_split(
-    view: type[HeadView],  # what to make
+    view: type[HeadView],
     model: Any,  # see `head_view`
     texts: tuple[str, str | None],
     tokenizer: Any,
     state: dict[str, Any],  # traits to begin with
 ) -> HeadView:  # raises `TypeError` for a trait that the view does not have
-    "Read, run and show; what is said meanwhile is said in the view too."
+    "Load, run and show; warnings appear in the view too."
     known = [*view.lowest, "sentences", "special_tokens", "title"]
     for name in state:
         if name not in known:
@@ -128,12 +128,12 @@ def head_view(
     tokenizer: Any = None,  # the model's own when None; needed for a loaded model
     **state: Any,  # traits to begin with: layer, token, attention_head, conv_head, sentences, special_tokens, title
 ) -> HeadView:
-    "See where the heads of a layer look and what they mix, token by token."
+    "Attention weights and convolution kernels of a layer, token by token."
     return show_split(HeadView, model, (text, text_pair), tokenizer, state)
 
 # %% ../../nbs/visualize/09_views.ipynb #44fbb2f3
 class SplitView(HeadView):
-    "Who does the work, layer by token; a cell opens its layer, as in `HeadView`."
+    "Shares of attention and convolution, layer by token; a cell opens its layer, as in `HeadView`."
 
     parts: ClassVar = ("marks", "panel", "stage", "split_view")
     lowest: ClassVar = {**HeadView.lowest, "layer": -1}
@@ -153,5 +153,5 @@ def split_view(
     tokenizer: Any = None,  # the model's own when None; needed for a loaded model
     **state: Any,  # as in `head_view`; `layer=2` opens that layer
 ) -> SplitView:
-    "See which part of the work attention and convolution do, on every token in every layer."
+    "The shares of attention and convolution, at every token in every layer."
     return show_split(SplitView, model, (text, text_pair), tokenizer, state)

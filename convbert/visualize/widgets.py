@@ -1,4 +1,4 @@
-"""One picture that answers in a notebook, and the same picture as one file that answers without any notebook.
+"""A view that is interactive in a notebook, and the same view as one file that is interactive without Python.
 
 Docs: https://convbert.github.io/convbert/visualize/widgets.html.md"""
 
@@ -30,7 +30,7 @@ from .. import __version__
 # %% ../../nbs/visualize/08_widgets.ipynb #26ceec91
 try:
     import anywidget
-    import matplotlib.backends.backend_agg  # with all that a first picture would otherwise wait for
+    import matplotlib.backends.backend_agg  # now rather than while the first picture is drawn
     import matplotlib.figure  # noqa: F401
     import traitlets
 except ImportError as error:
@@ -47,7 +47,7 @@ def pack_weights(
 def pack_numbers(
     numbers: Tensor,  # any shape
 ) -> bytes:  # little-endian `float32`
-    "Lengths and scores, as they are."
+    "Norms and scores, unrounded."
     return numbers.numpy(force=True).astype("<f4").tobytes()
 
 # %% ../../nbs/visualize/08_widgets.ipynb #b0150399
@@ -63,7 +63,7 @@ def compress_numbers(
 
 # %% ../../nbs/visualize/08_widgets.ipynb #9aa08f79
 def read_asset(name: str) -> str:
-    "A script or style that the package brings."
+    "A script or style sheet of the package."
     return (files("convbert.visualize") / "js" / name).read_text(encoding="utf-8")
 
 
@@ -111,90 +111,90 @@ def make_page(
     title: str,
     script: str,  # an ES module that defines `view` and `replay`
     data: dict[str, Any],  # what `replay` of common.js reads
-) -> str:  # one self-contained file: no other request is made, and the page forbids itself to make one
+) -> str:  # one self-contained file; its content security policy forbids any request
     "A view that needs neither Python nor a network."
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     style = read_asset("style.css")
     return as_utf8(PAGE.format(version=__version__, title=escape(title), style=style, data=text, script=script))
 
 
-def as_utf8(text: str) -> str:  # half of a surrogate pair, which some texts have, becomes a question mark
-    "A text that can be sent and written."
+def as_utf8(text: str) -> str:  # a lone surrogate becomes a question mark
+    "A text that can be encoded."
     return text.encode("utf-8", "replace").decode("utf-8")
 
 # %% ../../nbs/visualize/08_widgets.ipynb #d2e6ed04
-CHROME = ("layout", "tabbable", "tooltip", "comm")  # traits that every widget has and no view draws
+CHROME = ("layout", "tabbable", "tooltip", "comm")  # traits that every widget has and no view uses
 
 
 def as_json(
     trait: Any,  # a traitlet; the size of its packed numbers is in its metadata
     value: Any,
 ) -> Any:
-    "A trait's value as a page holds it."
+    "A trait's value for the page's JSON."
     return compress_numbers(value, trait.metadata["size"]) if isinstance(value, bytes) else value
 
 
 def page_data(
     view: Any,  # a `View`
 ) -> dict[str, Any]:  # what `replay` of common.js reads
-    "The present state of a view, and the answer to every question."
+    "The current state of a view, and the answer to every query."
     traits = {k: t for k, t in view.traits(sync=True).items() if not k.startswith("_") and k not in CHROME}
     answers = {}
-    for asked in view.all_queries():
-        answer = {**view.answer(*asked), "answered": list(asked)}
-        answers[as_key(asked)] = {name: as_json(traits[name], value) for name, value in answer.items()}
-    known = answers.get(as_key(getattr(view, name) for name in view.asks), {})  # told once, as an answer
+    for query in view.all_queries():
+        answer = {**view.answer(*query), "answered": list(query)}
+        answers[as_key(query)] = {name: as_json(traits[name], value) for name, value in answer.items()}
+    known = answers.get(as_key(getattr(view, name) for name in view.asks), {})  # stored once, as an answer
     state = {name: as_json(trait, getattr(view, name)) for name, trait in traits.items() if name not in known}
     return {"state": state, "asks": list(view.asks), "answers": answers}
 
 
-def as_key(asked: Iterable) -> str:  # what `JSON.stringify` of the list is
-    "A question as the name of its answer."
-    return json.dumps(list(asked), separators=(",", ":"), ensure_ascii=False)
+def as_key(query: Iterable) -> str:  # as `JSON.stringify` writes it
+    "A query as the key of its answer."
+    return json.dumps(list(query), separators=(",", ":"), ensure_ascii=False)
 
 # %% ../../nbs/visualize/08_widgets.ipynb #39f118d0
 class QueryWidget(anywidget.AnyWidget):
-    "A widget whose questions are known beforehand: what the browser may ask, and how Python answers."
+    "A widget with a known set of queries: what the browser may ask, and how Python answers."
 
     parts: ClassVar[tuple[str, ...]] = ()  # its modules, see `join_modules`
     asks: ClassVar[tuple[str, ...]] = ()  # traits that the browser changes and Python answers
-    answered = traitlets.List(help="the question that the present answer belongs to").tag(sync=True)
+    answered = traitlets.List(help="the query of the current answer").tag(sync=True)
     title = traitlets.Unicode("convbert").tag(sync=True)
 
     def __init_subclass__(cls, **kwargs):
         "Join the modules of a view."
-        if "parts" in vars(cls):  # anywidget makes further subclasses, which must not lose their traits
+        if "parts" in vars(cls):  # anywidget makes further subclasses, which must keep theirs
             cls._esm, cls._css = join_modules("common", *cls.parts), read_asset("style.css")
         super().__init_subclass__(**kwargs)
 
     def __init__(self, **state):
-        "Set what does not change, and answer for the first time."
+        "Set the state, and compute the first answer."
         super().__init__(**state)
         self.update_answer()
         self.observe(self.update_answer, names=list(self.asks))
 
-    def answer(self, *asked: Any) -> dict[str, Any]:  # traits to set
-        "What Python knows about a question."
+    def answer(self, *query: Any) -> dict[str, Any]:  # traits to set
+        "The answer to a query."
         raise NotImplementedError
 
     def all_queries(self) -> Iterable[tuple]:  # values of `asks`
-        "All questions that an exported page can answer."
+        "All queries that an exported page can answer."
         raise NotImplementedError
 
     def draw(self):  # a `matplotlib` figure
-        "The view standing still, for paper and for places where no script runs."
+        "A static figure of the view, for print and for places where no script runs."
         raise NotImplementedError
 
     def update_answer(self, change: Any = None) -> None:
-        "Answer the present question."
-        asked = [getattr(self, name) for name in self.asks]
+        "Answer the current query."
+        query = [getattr(self, name) for name in self.asks]
         with self.hold_sync():
-            for name, value in {**self.answer(*asked), "answered": asked}.items():
+            for name, value in {**self.answer(*query), "answered": query}.items():
                 setattr(self, name, value)
 
 # %% ../../nbs/visualize/08_widgets.ipynb #6ba408a4
 class View(QueryWidget):
-    "A widget that can leave the notebook: as a page of its own, or as a still picture."
+    "A widget that can be exported: as a page of its own, or as a picture."
 
     def to_html(
         self,
@@ -205,18 +205,18 @@ class View(QueryWidget):
         return page if path is None else write_text(Path(path), page)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        "The widget, and a still picture for where it cannot live."
+        "The widget, and a picture for where it cannot run."
         bundle = super()._repr_mimebundle_(**kwargs)
         picture = BytesIO()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # the widget shows letters that the picture's font lacks
+            warnings.filterwarnings("ignore", "Glyph")  # the widget shows glyphs that the picture's font lacks
             self.draw().savefig(picture, format="png", dpi=110)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         return {**(data or {}), "image/png": base64.b64encode(picture.getvalue()).decode()}, metadata
 
 # %% ../../nbs/visualize/08_widgets.ipynb #270b7f74
 def write_text(path: Path, text: str) -> Path:  # the path; raises `OSError` naming it
-    "Write a file beside its place, then move it there."
+    "Write a file under another name, then rename it."
     beside = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         beside.write_text(text, encoding="utf-8")
