@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ..pipelines.tag_schemes import TAG_PREFIXES
 from ..pipelines.tasks import TASKS
-from ..pipelines.token_classification import PLACES
 from ..tokenizers.classes import ConvBertTokenizerFast
 from .data import MaskedBatches, Masking, encode_documents
 from .datasets import Labels
@@ -53,7 +53,7 @@ def metrics_for(
     if task in ("question-answering", "fill-mask"):
         return ("squad_f1", "exact_match") if task == "question-answering" else ("top1", "top5", "perplexity")
     if task == "token-classification":
-        entities = "O" in labels.names and all(re.fullmatch(f"O|[{PLACES}]-.*", name) for name in labels.names)
+        entities = "O" in labels.names and all(re.fullmatch(f"O|[{TAG_PREFIXES}]-.*", name) for name in labels.names)
         return ("entity_f1", "tag_accuracy") if entities else ("tag_accuracy",)
     if labels.problem_type == "regression":
         return ("spearman", "pearson")

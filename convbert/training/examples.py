@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..pipelines.batches import pad_rows
-from ..pipelines.multiple_choice import read_choices
-from ..pipelines.question_answering import ContextPart, plan_layout, read_contexts
+from ..pipelines.batches import pad_sequences
+from ..pipelines.multiple_choice import encode_choices
+from ..pipelines.qa_inputs import ContextWindow, encode_questions, window_layout
 from ..tokenizers.classes import ConvBertTokenizerFast
 from .datasets import Labels, place_of
 from .files import PLACE
@@ -87,8 +87,8 @@ def read_tags(batch: dict[str, list], how: Reading) -> dict[str, list]:
 # %% ../../nbs/training/05_examples.ipynb #898a7859
 def read_answers(batch: dict[str, list], how: Reading) -> dict[str, list]:
     "Questions with the rows of their contexts, and the first and last token of the answer in each."
-    layout = plan_layout(how.max_length, how.stride, how.max_length, max_question_len=64)
-    read = read_contexts(list(zip(batch["question"], batch["context"], strict=True)), how.tokenizer, layout)
+    layout = window_layout(how.max_length, how.stride, how.max_length, max_question_len=64)
+    read = encode_questions(list(zip(batch["question"], batch["context"], strict=True)), how.tokenizer, layout)
     columns: dict[str, list] = {
         name: [] for name in ("input_ids", "token_type_ids", "start_positions", "end_positions")
     }
@@ -98,8 +98,8 @@ def read_answers(batch: dict[str, list], how: Reading) -> dict[str, list]:
             raise ValueError(f"{place_in(batch, i)}question {question[:60]!r}: {rows}")
         start, end = find_answer(question, context, answers)
         for row in rows:
-            first, last = answer_tokens(row.note, start, end)
-            values = (row.ids, row.types, first, last)
+            first, last = answer_tokens(row.metadata, start, end)
+            values = (row.input_ids, row.token_type_ids, first, last)
             for column, value in zip(columns.values(), values, strict=True):
                 column.append(value)
     return columns
@@ -124,29 +124,29 @@ def find_answer(
 
 # %% ../../nbs/training/05_examples.ipynb #0bb15f37
 def answer_tokens(
-    part: ContextPart,  # the part of a context that a row holds
+    part: ContextWindow,  # the part of a context that a row holds
     start: int,  # of the answer, in characters
     end: int,
 ) -> tuple[int, int]:  # places in the row; 0, 0 where the answer is not whole in it
     "The first and the last token of an answer."
     offsets = part.context.offsets
     inside = np.flatnonzero((offsets[:, 1] > start) & (offsets[:, 0] < end))
-    if not len(inside) or inside[0] < part.begin or inside[-1] >= part.end:
+    if not len(inside) or inside[0] < part.start or inside[-1] >= part.stop:
         return 0, 0
-    return int(inside[0]) - part.begin + part.at, int(inside[-1]) - part.begin + part.at
+    return int(inside[0]) - part.start + part.offset, int(inside[-1]) - part.start + part.offset
 
 # %% ../../nbs/training/05_examples.ipynb #86282a57
 def read_alternatives(batch: dict[str, list], how: Reading) -> dict[str, list]:
     "Questions with a row for each choice."
     items = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-    read = read_choices(items, how.tokenizer, how.max_length)
+    read = encode_choices(items, how.tokenizer, how.max_length)
     for i, (item, rows) in enumerate(zip(items, read, strict=True)):
         if isinstance(rows, Exception):
             raise ValueError(f"{place_in(batch, i)}choices {str(item['choices'])[:80]}: {rows}")
         if not (isinstance(item["label"], int) and 0 <= item["label"] < len(rows)):
             raise ValueError(f"label {item['label']!r} is not the place of one of {len(rows)} choices")
-    ids, types = ([[getattr(row, name) for row in rows] for rows in read] for name in ("ids", "types"))
-    cut = [any(row.cut for row in rows) for rows in read]
+    ids, types = ([[getattr(row, name) for row in rows] for rows in read] for name in ("input_ids", "token_type_ids"))
+    cut = [any(row.truncated_from for row in rows) for rows in read]
     return {"input_ids": ids, "token_type_ids": types, "labels": batch["label"], "cut": cut}
 
 # %% ../../nbs/training/05_examples.ipynb #53b485b7
@@ -215,7 +215,7 @@ def collate(
     for name, values in {**columns, "attention_mask": ones}.items():
         nested = choices and isinstance(values[0], list)
         rows = list(chain.from_iterable(values)) if nested else values
-        tensor = pad_rows(rows, fills.get(name, 0)) if isinstance(rows[0], list) else torch.tensor(rows)
+        tensor = pad_sequences(rows, fills.get(name, 0)) if isinstance(rows[0], list) else torch.tensor(rows)
         batch[name] = tensor.unflatten(0, (len(values), -1)) if nested else tensor
     return batch
 

@@ -30,7 +30,7 @@ from torch import nn
 from ..atomic import atomic_folder
 from ..files import read_json
 from ..pipelines.base import choose_device
-from ..pipelines.outputs import table
+from ..pipelines.outputs import html_table
 from ..pipelines.tasks import TASKS, find_task
 from ..tokenizers.classes import ConvBertTokenizerFast
 from ..tokenizers.options import make_options, takes
@@ -313,7 +313,7 @@ class Finetuned:
         picture = self.folder / "learning.png"
         data = base64.b64encode(picture.read_bytes()).decode() if picture.exists() else ""
         shown = f"<img alt='loss and score along the run' src='data:image/png;base64,{data}'>" if data else ""
-        return table(rows) + shown
+        return html_table(rows) + shown
 
 # %% ../../nbs/training/14_finetuning.ipynb #8372f9c2
 def save_result(

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from ..pipelines.token_classification import PLACES, as_bio
+from ..pipelines.tag_schemes import TAG_PREFIXES, to_bio
 from ..validation import suggest
 
 # %% ../../nbs/training/06_metrics.ipynb #947f4599
@@ -135,9 +135,9 @@ def entity_f1(
     "F1 over the entities of all sentences: right where type, start and end are."
     given = references, predictions
     for tag in chain(*predictions, *references):
-        if not re.fullmatch(rf"O|[{PLACES}](-.*)?", tag, re.DOTALL):
+        if not re.fullmatch(rf"O|[{TAG_PREFIXES}](-.*)?", tag, re.DOTALL):
             raise ValueError(f"entity_f1 needs tags like 'O', 'B-PER', 'I-PER', and {tag!r} is none: use tag_accuracy")
-    sides = [[as_bio([f"{tag}-" if tag in PLACES else tag for tag in row]) for row in side] for side in given]
+    sides = [[to_bio([f"{tag}-" if tag in TAG_PREFIXES else tag for tag in row]) for row in side] for side in given]
     return float(_library("seqeval.metrics").f1_score(*sides, zero_division=0))
 
 

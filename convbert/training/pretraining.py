@@ -27,7 +27,7 @@ from ..atomic import atomic_folder
 from ..families.convbert import ConvBertConfig
 from ..modeling import ConvBertForMaskedLM
 from ..pipelines.base import choose_device, refuse_untrained
-from ..pipelines.outputs import as_cell
+from ..pipelines.outputs import escape_markdown
 from ..tokenizers.classes import ConvBertTokenizerFast
 from .data import MaskedBatches, Masking, check_files, encode_documents, hold_out, load_documents
 from .distributed import join_team, say
@@ -258,6 +258,6 @@ def write_card(
         "masked top-1, top-5": f"{scores['top1']:.1%}, {scores['top5']:.1%} of held-out tokens",
         "perplexity": f"{scores['perplexity']:.1f}",
     }
-    table = "\n".join(f"| {name} | {as_cell(value)} |" for name, value in rows.items())
+    table = "\n".join(f"| {name} | {escape_markdown(value)} |" for name, value in rows.items())
     plan_text = json.dumps(plan.facts() | asdict(plan.recipe), indent=1).replace("`", "\\u0060")  # no end of the block
     return f"# A ConvBERT, trained with `convbert pretrain`\n\n| | |\n|---|---|\n{table}\n\n```json\n{plan_text}\n```\n"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ..pipelines.outputs import Answer, Answers, as_cell
+from ..pipelines.outputs import Result, ResultList, escape_markdown
 from .evaluation import Judgement
 from .metrics import exact_match
 
@@ -99,13 +99,13 @@ def mistakes(
     rows,  # a `datasets.Dataset` that was judged
     judgement: Judgement,
     most: int = 20,
-) -> Answers:  # row, expected, said, score and the row's texts; the worst first
+) -> ResultList:  # row, expected, said, score and the row's texts; the worst first
     "The wrong answers with most to teach."
     triples = enumerate(zip(judgement.references, judgement.predictions, judgement.sure, strict=True))
     wrong = sorted((-weight(said, right, sure), i) for i, (right, said, sure) in triples if not is_right(said, right))
     found = ((i, judgement.references[i], judgement.predictions[i], judgement.sure[i]) for _, i in wrong[:most])
-    return Answers(
-        Answer(row=i, expected=right, said=said, score=sure, **brief(rows[i])) for i, right, said, sure in found
+    return ResultList(
+        Result(row=i, expected=right, said=said, score=sure, **brief(rows[i])) for i, right, said, sure in found
     )
 
 
@@ -121,9 +121,9 @@ def weight(said: Any, right: Any, sure: float) -> float:
 def describe_scores(judgement: Judgement) -> str:  # Markdown
     "Scores beside those of the rule."
     names = judgement.scores
-    told = [(as_cell(name.replace("_", " ")), value, judgement.baseline[name]) for name, value in names.items()]
+    told = [(escape_markdown(name.replace("_", " ")), value, judgement.baseline[name]) for name, value in names.items()]
     rows = [f"| {name} | {value:.3f} | {baseline:.3f} |" for name, value, baseline in told]
-    return f"| | model | {as_cell(judgement.rule)} |\n|---|---|---|\n" + "\n".join(rows)
+    return f"| | model | {escape_markdown(judgement.rule)} |\n|---|---|---|\n" + "\n".join(rows)
 
 
 def write_card(
@@ -133,11 +133,11 @@ def write_card(
 ) -> str:  # Markdown
     "A model card with all that the run knows."
     name = facts["task"]
-    told = "\n".join(f"| {as_cell(key)} | {as_cell(value)} |" for key, value in facts.items())
-    shown = "\n\n".join(f"![{as_cell(picture.partition('.')[0])}]({quote(picture)})" for picture in pictures)
+    told = "\n".join(f"| {escape_markdown(key)} | {escape_markdown(value)} |" for key, value in facts.items())
+    shown = "\n\n".join(f"![{escape_markdown(picture.partition('.')[0])}]({quote(picture)})" for picture in pictures)
     use = f'```python\nfrom convbert import pipeline\n\nhelper = pipeline("{name}", "path/to/this/folder")\n```'
     fair = "On the rows that were held out. They also chose the best weights: judge on others for an unbiased number."
-    title = f"# A ConvBERT for {as_cell(name)}"
+    title = f"# A ConvBERT for {escape_markdown(name)}"
     parts = (title, use, "## Scores", describe_scores(judgement), fair, shown, "## The run")
     people = "## What it is not good for\n\n(Nobody has said yet.)"
     return "\n\n".join(filter(None, (*parts, f"| | |\n|---|---|\n{told}", people))) + "\n"
