@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/training/data.html.md"""
 
 # %% auto #0
 __all__ = ['check_files', 'load_documents', 'hold_out', 'load_texts', 'encode_documents', 'Masking', 'mask_tokens',
-           'shuffle_pieces', 'choose_pieces', 'as_text', 'as_ids', 'MaskedBatches', 'per_epoch']
+           'shuffle_chunks', 'chunk_starts', 'as_tensor', 'as_ids', 'MaskedBatches', 'per_epoch']
 
 # %% ../../nbs/training/12_data.ipynb #1de4f850
 import warnings
@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tokenizers.base import ConvBertTokenizerFast
-from .arrow import PLACE
+from .arrow import LOCATION
 from .checks import check_rows
-from .formats import Wanted, check_plain, kind_of
+from .formats import ReadOptions, check_plain_text, file_format
 from .sources import load_files
 
 # %% ../../nbs/training/12_data.ipynb #f183a220
@@ -46,9 +46,9 @@ def load_documents(
     except ImportError:
         raise ImportError('training reads text through `datasets`: pip install "convbert[train]"') from None
     names = check_files(files)
-    if any(kind_of(name) not in (None, ".txt") for name in names):
+    if any(file_format(name) not in (None, ".txt") for name in names):
         return load_texts(names)
-    names = [name for name in names if check_plain(Path(name))]
+    names = [name for name in names if check_plain_text(Path(name))]
     if not names:
         raise ValueError(f"there is no text in {', '.join(map(str, files))}")
     try:
@@ -82,17 +82,17 @@ def load_texts(
     files: Sequence[str],  # of rows, all in one format
 ):  # a `datasets.Dataset` with the column "text"
     "Read documents from files that hold one in each row."
-    rows = load_files(files, Wanted(texts=frozenset(["text"])))
+    rows = load_files(files, ReadOptions(texts=frozenset(["text"])))
     if "text" not in rows.column_names:
-        others = ", ".join(name for name in rows.column_names if name != PLACE)
+        others = ", ".join(name for name in rows.column_names if name != LOCATION)
         raise ValueError(
             f"{', '.join(files)}: documents are read from the column 'text', and there are {others}. "
             "Rename the column, or write plain text with an empty line between documents"
         )
-    rows, left = check_rows(rows.select_columns(["text", PLACE]), "fill-mask")
+    rows, left = check_rows(rows.select_columns(["text", LOCATION]), "fill-mask")
     if left:
         warnings.warn(f"{', '.join(files)}: {left}", stacklevel=3)
-    return rows.remove_columns(PLACE)
+    return rows.remove_columns(LOCATION)
 
 # %% ../../nbs/training/12_data.ipynb #b774cce9
 def encode_documents(
@@ -153,7 +153,7 @@ def mask_tokens(
 
 # %% ../../nbs/training/12_data.ipynb #cbd0d0b4
 @lru_cache(maxsize=2)  # the pass that is going on, and one that is looked at beside it
-def shuffle_pieces(
+def shuffle_chunks(
     pieces: int,
     spare: int,  # tokens that the pieces leave over
     seed: int,
@@ -164,7 +164,7 @@ def shuffle_pieces(
     return int(rng.integers(spare + 1)), rng.permutation(pieces)
 
 
-def choose_pieces(
+def chunk_starts(
     length: int,  # of the whole text, in tokens
     size: int,  # of a piece
     count: int,  # pieces in a batch
@@ -174,11 +174,11 @@ def choose_pieces(
     "Pieces for a step; every pass over the text shuffles them anew and cuts at other places."
     pieces = max(1, length // size - 1)
     turn, place = divmod(step, max(1, pieces // count))
-    offset, order = shuffle_pieces(pieces, length - pieces * size, seed, turn)
+    offset, order = shuffle_chunks(pieces, length - pieces * size, seed, turn)
     return offset + order[(place * count + np.arange(count)) % pieces] * size
 
 # %% ../../nbs/training/12_data.ipynb #665cab93
-def as_text(
+def as_tensor(
     tokens: np.ndarray,  # `(N,)` ids
 ) -> Tensor:  # `(N,)`, on the same memory
     "Ids as torch can index them: it has no 16 bits without a sign."
@@ -189,7 +189,7 @@ def as_text(
 
 
 def as_ids(
-    text: Tensor,  # a part of `as_text`
+    text: Tensor,  # a part of `as_tensor`
 ) -> Tensor:  # int64, like text
     "The ids that they stand for."
     return text.long() & 0xFFFF if text.dtype == torch.int16 else text.long()
@@ -215,7 +215,7 @@ class MaskedBatches:
         if min(self.lengths) < 3 or self.tokens_per_batch < max(self.lengths):
             most = self.tokens_per_batch
             raise ValueError(f"lengths={self.lengths} must be at least 3 and at most tokens_per_batch={most}")
-        self.text = as_text(self.tokens).to(self.device)
+        self.text = as_tensor(self.tokens).to(self.device)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         "The batch of that step: input_ids `(B, T)`, predict_at and labels `(B, M)`."
@@ -229,7 +229,7 @@ class MaskedBatches:
     def rows(self, T: int, step: int) -> Tensor:
         "Rows `(B, T)` of text that no other step of the same pass over the data sees."
         size, count = max(self.lengths) - 2, self.tokens_per_batch // max(self.lengths)
-        starts = torch.from_numpy(choose_pieces(len(self.tokens), size, count, step, self.seed))
+        starts = torch.from_numpy(chunk_starts(len(self.tokens), size, count, step, self.seed))
         starts = starts.to(self.device, non_blocking=self.text.is_cuda)
         places = starts[:, None] + torch.arange(size, device=self.device)
         ids = as_ids(self.text[places])[:, : size // (T - 2) * (T - 2)].reshape(-1, T - 2)
