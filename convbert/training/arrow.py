@@ -17,11 +17,11 @@ from .formats import ReadOptions
 from .tables import infer_types
 
 # %% ../../nbs/training/05_arrow.ipynb #24be72a3
-LOCATION = "__location__"  # the column that says where each row came from
+LOCATION = "__location__"  # the column that says where each row was read
 
 
 def to_python(value: Any) -> Any:
-    "A value of Python's own; `None` for NaN and its like."
+    "A value as plain Python; missing values are `None`."
     if isinstance(value, str):
         return value if value.isascii() else SURROGATES.sub("\ufffd", value)
     if hasattr(value, "tolist"):  # arrays, tensors and their scalars
@@ -34,12 +34,12 @@ def to_python(value: Any) -> Any:
     return None if missing else value
 
 
-def first_type_mismatch(values: list) -> int:  # the place of the first value
+def first_type_mismatch(values: list) -> int:  # its index
     "The first value that does not have the type of those before it."
     import pyarrow as pa
 
     def fails(count: int) -> bool:
-        "Whether so many values have no type in common."
+        "Whether the first `count` values have no common type."
         try:
             pa.array(values[:count])
         except (pa.ArrowException, OverflowError):
@@ -50,37 +50,37 @@ def first_type_mismatch(values: list) -> int:  # the place of the first value
 
 # %% ../../nbs/training/05_arrow.ipynb #ffafeaf5
 def collect_columns(pairs: Iterable[tuple[str, Any]]) -> tuple[list[str], dict[str, list]]:
-    "Places, and columns: the values of every key that any row has."
-    places, columns = [], {}
-    for count, (place, row) in enumerate(pairs):
+    "Locations and columns; a key that some rows lack is `None` there."
+    locations, columns = [], {}
+    for count, (location, row) in enumerate(pairs):
         if not isinstance(row, Mapping):
             kind = type(row).__name__
             raise TypeError(
-                f"{place} is a {kind}, {row!r:.60}: a row is a dictionary, such as {{'text': 'A fine day.'}}"
+                f"{location} is a {kind}, {row!r:.60}: a row is a dictionary, such as {{'text': 'A fine day.'}}"
             )
         row = {str(name): value for name, value in row.items()}
         for name in row:
             columns.setdefault(name, [None] * count)
         for name, values in columns.items():
             values.append(to_python(row.get(name)))
-        places.append(place)
-    if not places:
+        locations.append(location)
+    if not locations:
         raise ValueError("there are no rows: the list is empty")
-    return places, columns
+    return locations, columns
 
 
-def to_arrow(name: str, values: list, places: list[str], options: ReadOptions) -> Any:  # None for a column nobody wants
-    "A column as Arrow holds it; raises `ValueError` naming the row that does not go with those before it."
+def to_arrow(name: str, values: list, locations: list[str], options: ReadOptions) -> Any:  # `None` drops the column
+    "Convert a column; raises `ValueError` naming the first row with another type if the task reads that column."
     import pyarrow as pa
 
     try:
         return pa.array(values)
     except (pa.ArrowException, OverflowError):
-        if name not in options.texts | {options.label}:
+        if name not in options.text_columns | {options.label_column}:
             return None
     odd = first_type_mismatch(values)
     before = next((value for value in values[:odd] if value is not None), None)
-    what = f"{places[odd]}: {name!r} is {values[odd]!r:.60} ({type(values[odd]).__name__})"
+    what = f"{locations[odd]}: {name!r} is {values[odd]!r:.60} ({type(values[odd]).__name__})"
     if isinstance(values[odd], list) and len(kinds := {type(part).__name__ for part in values[odd]}) > 1:
         raise ValueError(f"{what}: a list holds one kind of value, and here are {', '.join(sorted(kinds))}")
     if before is None:
@@ -91,19 +91,19 @@ def to_arrow(name: str, values: list, places: list[str], options: ReadOptions) -
 
 # %% ../../nbs/training/05_arrow.ipynb #1f5ea683
 def to_dataset(
-    pairs: Iterable[tuple[str, Any]],  # places and rows
+    pairs: Iterable[tuple[str, Any]],  # locations and rows
     options: ReadOptions,
-    table: bool = False,  # whether all values are text that may mean numbers
-    features: Any = None,  # of a `datasets.Dataset`, where they are known
+    table: bool = False,  # whether the values are strings whose types are to be inferred
+    features: Any = None,  # of a `datasets.Dataset`, if known
 ):  # a `datasets.Dataset` with the column `LOCATION`
-    "Rows as a dataset."
+    "Convert rows to a dataset."
     import datasets
 
-    places, columns = collect_columns(pairs)
+    locations, columns = collect_columns(pairs)
     if table:
-        columns = {name: c if name in options.texts else infer_types(c) for name, c in columns.items()}
-    arrays = {name: to_arrow(name, values, places, options) for name, values in columns.items()}
+        columns = {name: c if name in options.text_columns else infer_types(c) for name, c in columns.items()}
+    arrays = {name: to_arrow(name, values, locations, options) for name, values in columns.items()}
     arrays = {name: array for name, array in arrays.items() if array is not None}
     if features is not None:
         features = datasets.Features({name: features[name] for name in arrays})
-    return datasets.Dataset.from_dict(arrays, features=features).add_column(LOCATION, places)
+    return datasets.Dataset.from_dict(arrays, features=features).add_column(LOCATION, locations)

@@ -1,4 +1,4 @@
-"""Every row is looked at before the first step: brought into the one form of its task, or refused by the name that it has in its file.
+"""Before training, every row is brought into the form of its task, or refused with its location in the file.
 
 Docs: https://convbert.github.io/convbert/training/checks.html.md"""
 
@@ -24,7 +24,7 @@ from .labels import location_of
 
 # %% ../../nbs/training/10_checks.ipynb #a6c8e95c
 def parse_literal(text: str) -> Any:  # raises `ValueError`
-    "The list or dictionary that a text writes out, in JSON or in Python."
+    "Parse a list or dictionary, written as JSON or as a Python literal."
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -39,7 +39,7 @@ def parse_literal(text: str) -> Any:  # raises `ValueError`
 
 
 def as_list(value: Any, name: str) -> list:  # raises `ValueError`
-    "A list, or the list that a text writes out."
+    "A list, or the list that a text holds."
     if isinstance(value, str) and value.strip().startswith("["):
         value = parse_literal(value.strip())
     if not isinstance(value, list):
@@ -48,7 +48,7 @@ def as_list(value: Any, name: str) -> list:  # raises `ValueError`
 
 
 def check_text(value: Any, name: str) -> str:  # raises `ValueError`
-    "A text that says something."
+    "A text that is not empty."
     if value is None or (isinstance(value, str) and not value.strip()):
         raise ValueError(f"{name!r} is empty: fill it in, or leave the row out")
     if not isinstance(value, str):
@@ -57,7 +57,7 @@ def check_text(value: Any, name: str) -> str:  # raises `ValueError`
 
 # %% ../../nbs/training/10_checks.ipynb #bd66cc5c
 def find_unique(text: str, context: str) -> int:  # raises `ValueError`
-    "The one place where an answer stands."
+    "Where an answer occurs in its context, which must be exactly once."
     count = sum(context.startswith(text, i) for i in range(len(context)))
     if count != 1:
         raise ValueError(
@@ -67,7 +67,7 @@ def find_unique(text: str, context: str) -> int:  # raises `ValueError`
 
 
 def normalize_answers(given: Any, context: str) -> dict[str, list]:  # raises `ValueError`
-    "Answers as SQuAD has them: `text` and `answer_start`, of equal length; both empty where there are none."
+    "Answers in SQuAD's form: the lists `text` and `answer_start`, empty if there is no answer."
     if isinstance(given, str) and given.strip()[:2] in ('{"', "{'", '["', "['", "[{", "[]", "{}"):
         given = parse_literal(given.strip())
     pairs = answer_pairs(given)
@@ -75,11 +75,11 @@ def normalize_answers(given: Any, context: str) -> dict[str, list]:  # raises `V
 
 
 def answer_offset(text: str, start: Any, context: str) -> int:  # raises `ValueError`
-    "Where an answer is said to begin, or does."
+    "Where an answer starts, as given or as found."
     if start is None:
         return find_unique(text, context)
     if isinstance(start, bool) or not isinstance(start, int | float) or not (start == start // 1):
-        raise ValueError(f"answer_start is {start!r:.60}, and a whole number of characters is expected")
+        raise ValueError(f"answer_start is {start!r:.60}, but a whole number of characters is expected")
     return int(start)
 
 # %% ../../nbs/training/10_checks.ipynb #e5ee892c
@@ -87,8 +87,8 @@ def answer_span(
     question: str,
     context: str,
     answers: dict[str, list],  # `text` and `answer_start`
-) -> tuple[int, int]:  # characters; 0, 0 where there is none; raises `ValueError` where it is not what stands there
-    "Where the first answer stands."
+) -> tuple[int, int]:  # in characters; 0, 0 if there is none; raises `ValueError` if the context has another text there
+    "The span of the first answer in its context."
     if not answers["text"]:
         return 0, 0
     text, start = answers["text"][0], answers["answer_start"][0]
@@ -102,14 +102,14 @@ def answer_span(
 
 # %% ../../nbs/training/10_checks.ipynb #4267f5c8
 def check_texts(row: dict[str, Any]) -> None:
-    "A text, or a pair of them."
+    "Check a text, or a pair of texts."
     for name in ("text", "text_pair"):
         if name in row:
             check_text(row[name], name)
 
 
 def check_words(row: dict[str, Any]) -> None:
-    "Words, and as many tags."
+    "Check words and tags, of which there must be equally many."
     row["tokens"], row["tags"] = as_list(row["tokens"], "tokens"), as_list(row["tags"], "tags")
     for word in row["tokens"]:
         if not isinstance(word, str):
@@ -120,7 +120,7 @@ def check_words(row: dict[str, Any]) -> None:
 
 # %% ../../nbs/training/10_checks.ipynb #15386ecd
 def check_question(row: dict[str, Any]) -> None:
-    "A question, its text, and where the answers stand in it."
+    "Check a question, its context, and its answers."
     for name in ("question", "context"):
         check_text(row[name], name)
     row["answers"] = normalize_answers(row["answers"], row["context"])
@@ -128,12 +128,12 @@ def check_question(row: dict[str, Any]) -> None:
 
 
 def check_choices(row: dict[str, Any]) -> None:
-    "A question, at least two choices, and which of them is right."
+    "Check a question, at least two choices, and the label."
     for name in ("question", "context"):
         if row.get(name) is not None and not isinstance(row[name], str):
             check_text(row[name], name)
     if not any((row.get(name) or "").strip() for name in ("question", "context")):
-        raise ValueError("'question' and 'context' are both empty: there is nothing to choose by")
+        raise ValueError("'question' and 'context' are both empty: the choices need one of them")
     row["choices"], label = as_list(row["choices"], "choices"), row["label"]
     for i, choice in enumerate(row["choices"]):
         check_text(choice, f"choices[{i}]")
@@ -141,7 +141,7 @@ def check_choices(row: dict[str, Any]) -> None:
     whole = isinstance(row["label"], int) and not isinstance(row["label"], bool)
     if len(row["choices"]) < 2 or not (whole and 0 <= row["label"] < len(row["choices"])):
         raise ValueError(
-            f"label {label!r} is not the place, from 0, of one of {len(row['choices'])} choices (at least 2)"
+            f"label {label!r} is not the index, from 0, of one of {len(row['choices'])} choices (at least 2)"
         )
 
 # %% ../../nbs/training/10_checks.ipynb #69bdf27e
@@ -152,12 +152,12 @@ CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "question-answering": check_question,
     "multiple-choice": check_choices,
 }
-NORMALIZED = ("tokens", "tags", "answers", "choices", "label")  # columns that are brought into one form
+NORMALIZED = ("tokens", "tags", "answers", "choices", "label")  # columns whose values are brought into one form
 SKIPPED_IF_EMPTY = {"fill-mask": ("text",), "token-classification": ("tokens", "tags")}  # rows empty in all of these
 
 
 def iterate_rows(rows) -> Iterator[dict[str, Any]]:
-    "Every row, without its place."
+    "Every row, without its location."
     names = [name for name in rows.column_names if name != LOCATION]
     for batch in rows.iter(1000):
         yield from (dict(zip(names, values, strict=True)) for values in zip(*(batch[n] for n in names), strict=True))
@@ -166,25 +166,25 @@ def iterate_rows(rows) -> Iterator[dict[str, Any]]:
 def check_rows(
     rows,  # a `datasets.Dataset` with the task's columns and `LOCATION`
     task: str,  # a key of `CHECKS`
-) -> tuple[Any, str]:  # the rows in one form, and what was left out; raises `ValueError` naming the first that is wrong
-    "Read every row once."
-    wrong, kept, mended = read_rows(rows, task)
+) -> tuple[Any, str]:  # the rows, and which were dropped; raises `ValueError` naming the first that is wrong
+    "Check and normalise all rows; empty ones are dropped."
+    wrong, kept, normalized = read_rows(rows, task)
     if wrong:
-        more = f" ({len(wrong) - 1:,} more rows have faults)" if len(wrong) > 1 else ""
+        more = f" ({len(wrong) - 1:,} more rows have errors)" if len(wrong) > 1 else ""
         raise ValueError(f"{location_of(rows, wrong[0][0])}: {wrong[0][1]}{more}")
     if not kept:
         raise ValueError(f"{location_of(rows, 0)} and all other rows are empty" if len(rows) else "there are no rows")
     if len(kept) == len(rows):
-        return replace_columns(rows, mended), ""
+        return replace_columns(rows, normalized), ""
     first = next(i for i in range(len(rows)) if i == len(kept) or kept[i] != i)
-    told = f"{len(rows) - len(kept):,} empty rows left out, the first {location_of(rows, first)}"
-    return replace_columns(rows.select(kept), mended), told
+    dropped = f"{len(rows) - len(kept):,} empty rows left out, the first {location_of(rows, first)}"
+    return replace_columns(rows.select(kept), normalized), dropped
 
 
 def read_rows(rows, task: str) -> tuple[list[tuple[int, ValueError]], list[int], dict[str, list]]:
-    "The rows that are wrong, with their faults; those that are not empty; and their columns in one form."
+    "Wrong rows with their errors; the indices of the rows to keep; and the columns that were normalised."
     wrong, kept = [], []
-    mended: dict[str, list] = {name: [] for name in rows.column_names if name in NORMALIZED}
+    normalized: dict[str, list] = {name: [] for name in rows.column_names if name in NORMALIZED}
     for i, row in enumerate(iterate_rows(rows)):
         if task in SKIPPED_IF_EMPTY and all(is_empty(row[name], name) for name in SKIPPED_IF_EMPTY[task]):
             continue
@@ -194,23 +194,23 @@ def read_rows(rows, task: str) -> tuple[list[tuple[int, ValueError]], list[int],
             wrong.append((i, error))
             continue
         kept.append(i)
-        for name, column in mended.items():
+        for name, column in normalized.items():
             column.append(row[name])
-    return wrong, kept, mended
+    return wrong, kept, normalized
 
 # %% ../../nbs/training/10_checks.ipynb #a6b3b5a2
 def is_empty(
     value: Any,
     name: str,  # of its column
 ) -> bool:
-    "Whether a cell holds nothing: no text, or no words, which a csv may write as `[]`."
+    "Whether a cell is empty: no text, or no words, which a csv may write as `[]`."
     if isinstance(value, str):
         return not value.strip() or (name in ("tokens", "tags") and "".join(value.split()) == "[]")
     return value is None or (isinstance(value, list) and not value)
 
 
 def replace_columns(rows, columns: dict[str, list]):  # a `datasets.Dataset`
-    "Rows with the columns that were changed."
+    "Replace columns whose values have changed."
     names = rows.column_names
     for name, values in columns.items():
         if values != list(rows[name]):

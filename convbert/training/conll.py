@@ -17,7 +17,7 @@ from .formats import CONLL, TABLES, ReadOptions, file_format, read_text
 
 # %% ../../nbs/training/04_conll.ipynb #3ed55bdb
 def split_sentences(text: str) -> list[list[tuple[int, list[str]]]]:
-    "Sentences as lists of (line, fields); comments are among them."
+    "Sentences as lists of (line number, fields), comments included."
     lines = [line.rstrip("\r") for line in text.split("\n")]
     words = (line for line in lines if line.strip() and not line.startswith(("#", "-DOCSTART-")))
     separator = "\t" if "\t" in next(words, "") else "[ \t]+"
@@ -31,17 +31,19 @@ def split_sentences(text: str) -> list[list[tuple[int, list[str]]]]:
     return [sentence for sentence in sentences if sentence]
 
 
-def drop_comments(sentences: list) -> tuple[list[list[tuple[int, list[str]]]], list[int]]:  # words, lines of comments
-    "The sentences without comments: #, #sun and the like are words where their line is as wide as others."
+def drop_comments(
+    sentences: list,
+) -> tuple[list[list[tuple[int, list[str]]]], list[int]]:  # sentences, line numbers of comments
+    "Sentences without comments; `#` or `#sun` is a word if its line has as many columns as the others."
     every = [fields for sentence in sentences for _, fields in sentence]
     words = [fields for fields in every if not fields[0].startswith("#")] or every
     width, tags = Counter(map(len, words)).most_common(1)[0][0] if words else 0, {fields[-1] for fields in words}
 
     def is_word(fields: list[str], inside: bool) -> bool:
-        "Whether a line, inside a sentence perhaps, holds a word."
+        "Whether a line holds a word; `inside` tells whether its sentence has words already."
         if len(fields) != width or fields[0] != "#":
             return not fields[0].startswith("#") or len(fields) == width
-        return inside or fields[-1] in tags  # comments stand before the first word
+        return inside or fields[-1] in tags  # comments come before the first word
 
     kept, left = [], []
     for sentence in sentences:
@@ -53,7 +55,7 @@ def drop_comments(sentences: list) -> tuple[list[list[tuple[int, list[str]]]], l
 
 # %% ../../nbs/training/04_conll.ipynb #2e55ec93
 def read_conll(file: Path, options: ReadOptions) -> Iterator[tuple[str, dict[str, list[str]]]]:
-    "Places, words and tags of a CoNLL file."
+    "Locations and rows (words and tags) of a CoNLL file."
     sentences, comments = drop_comments(split_sentences(read_text(file)))
     words = [pair for sentence in sentences for pair in sentence]
     width = Counter(len(fields) for _, fields in words).most_common(1)[0][0] if words else 0
@@ -75,9 +77,9 @@ def read_conll(file: Path, options: ReadOptions) -> Iterator[tuple[str, dict[str
 
 
 def is_conll(file: Path, options: ReadOptions) -> bool:
-    "Whether a file holds one word a line: by its name, or because words are options and it is no table of sentences."
+    "Whether a file has one word per line: by its name, or if the task tags words and it is no table."
     kind = file_format(file)
-    if kind in TABLES and options.words:
+    if kind in TABLES and options.tagged_words:
         head, _, rest = read_text(file).replace("\r\n", "\n").strip("\n").partition("\n")
-        return not options.texts & set(head.split(TABLES[kind])) and "\n\n" in rest
-    return kind in CONLL or (options.words and kind in (".txt", None))
+        return not options.text_columns & set(head.split(TABLES[kind])) and "\n\n" in rest
+    return kind in CONLL or (options.tagged_words and kind in (".txt", None))

@@ -1,4 +1,4 @@
-"""Plain text becomes one long row of token ids, and a batch is a pure function of the seed and the step.
+"""Plain text becomes one sequence of token ids, from which masked batches are cut: a pure function of the seed and the step.
 
 Docs: https://convbert.github.io/convbert/training/data.html.md"""
 
@@ -30,7 +30,7 @@ from .sources import load_files
 def check_files(
     files: Sequence[str | Path],  # of text
 ) -> list[str]:  # raises `FileNotFoundError` naming those that are not there
-    "The same files, all of which exist."
+    "Check that all files exist."
     missing = [str(f) for f in files if not Path(f).is_file()]
     if missing or not files:
         raise FileNotFoundError(f"no such text file: {', '.join(missing) or 'the list of files is empty'}")
@@ -64,14 +64,14 @@ def load_documents(
 # %% ../../nbs/training/12_data.ipynb #e0a1c2b3
 def hold_out(
     documents,  # a `datasets.Dataset`
-    every: int = 200,  # one document in so many is kept away from training
+    every: int = 200,  # one document in so many is held out
 ) -> tuple:  # training documents, held-out documents
-    "Set every n-th document apart: all kinds of text are among them, and the choice never changes."
+    "Hold out every n-th document for evaluation: a deterministic choice that covers the whole corpus."
     if every < 2:
         raise ValueError(f"hold out needs two documents and every=2 or more, got every={every}")
     if len(documents) < 2:
         raise ValueError(
-            f"hold out needs two documents, one to train on and one to judge by, got {len(documents)}: in plain "
+            f"hold out needs two documents, one to train on and one to evaluate on, got {len(documents)}: in plain "
             "text an empty line ends a document, in other files each row is one. Add documents, or divide this one"
         )
     rows = np.arange(len(documents))
@@ -82,7 +82,7 @@ def load_texts(
     files: Sequence[str],  # of rows, all in one format
 ):  # a `datasets.Dataset` with the column "text"
     "Read documents from files that hold one in each row."
-    rows = load_files(files, ReadOptions(texts=frozenset(["text"])))
+    rows = load_files(files, ReadOptions(text_columns=frozenset(["text"])))
     if "text" not in rows.column_names:
         others = ", ".join(name for name in rows.column_names if name != LOCATION)
         raise ValueError(
@@ -97,9 +97,9 @@ def load_texts(
 # %% ../../nbs/training/12_data.ipynb #b774cce9
 def encode_documents(
     documents,  # a `datasets.Dataset` with the column "text"
-    tokenizer: ConvBertTokenizerFast,  # its `[SEP]` is put between documents
-) -> np.ndarray:  # `(N,)` uint16, or int32 for large vocabularies: all documents in a row
-    "Tokenize documents into one row of ids."
+    tokenizer: ConvBertTokenizerFast,  # its `[SEP]` separates documents
+) -> np.ndarray:  # `(N,)` uint16, or int32 for large vocabularies
+    "Tokenize documents into one sequence of ids."
     sep, dtype = tokenizer.sep_token_id, np.uint16 if len(tokenizer) <= 2**16 else np.int32
     backend = tokenizer.backend_tokenizer
 
@@ -120,14 +120,14 @@ def encode_documents(
 # %% ../../nbs/training/12_data.ipynb #cc425bcb
 @dataclass(frozen=True)
 class Masking:
-    "How masked-LM inputs are made: how many tokens are asked for, and what is shown in their place."
+    "How masked-LM inputs are made: which share of the tokens is predicted, and what replaces them."
 
     rate: float = 0.15  # share of tokens to predict
-    mask: float = 0.8  # of these, shown as `[MASK]`
-    random: float = 0.1  # of these, shown as a random token; the rest is shown as it is
+    mask: float = 0.8  # of these, replaced by `[MASK]`
+    random: float = 0.1  # of these, replaced by a random token; the rest is unchanged
 
     def __post_init__(self):
-        "Refuse shares that are not shares."
+        "Check that the rates are shares."
         if not 0 < self.rate < 1 or min(self.mask, self.random) < 0 or self.mask + self.random > 1:
             raise ValueError(f"{self}: rate must lie between 0 and 1, mask and random be shares that sum to at most 1")
 
@@ -137,85 +137,85 @@ def mask_tokens(
     masking: Masking,
     mask_id: int,  # of `[MASK]`
     vocab: tuple[int, int],  # ids from which random tokens are drawn: first, last + 1
-    generator: torch.Generator,  # makes the choice repeatable; on the device of the ids
+    generator: torch.Generator,  # on the device of the ids
 ) -> dict[str, Tensor]:  # input_ids `(B, T)`, predict_at `(B, M)`, labels `(B, M)`
-    "Choose the same number of tokens in every row and hide them; a new choice at every call."
+    "Mask the same number of random tokens in every row."
     B, T = ids.shape
     M = max(1, round(masking.rate * (T - 2)))
     draw = dict(generator=generator, device=ids.device)
     at = torch.rand(B, T - 2, **draw).argsort(1)[:, :M].sort(1).values + 1
     labels = ids.gather(1, at)
-    fate = torch.rand(B, M, **draw)
-    wild = torch.randint(*vocab, (B, M), **draw)
-    shown = torch.where(fate < masking.mask, mask_id, labels)
-    shown = torch.where((fate >= masking.mask) & (fate < masking.mask + masking.random), wild, shown)
+    u = torch.rand(B, M, **draw)
+    random_ids = torch.randint(*vocab, (B, M), **draw)
+    shown = torch.where(u < masking.mask, mask_id, labels)
+    shown = torch.where((u >= masking.mask) & (u < masking.mask + masking.random), random_ids, shown)
     return {"input_ids": ids.scatter(1, at, shown), "predict_at": at, "labels": labels}
 
 # %% ../../nbs/training/12_data.ipynb #cbd0d0b4
-@lru_cache(maxsize=2)  # the pass that is going on, and one that is looked at beside it
+@lru_cache(maxsize=2)  # the current epoch, and one that is inspected beside it
 def shuffle_chunks(
-    pieces: int,
-    spare: int,  # tokens that the pieces leave over
+    chunks: int,
+    spare: int,  # tokens that the chunks leave over
     seed: int,
-    turn: int,  # which pass over the text
-) -> tuple[int, np.ndarray]:  # where the first piece starts, and the order `(pieces,)`
-    "How a pass over the text goes."
-    rng = np.random.default_rng((seed, turn))
-    return int(rng.integers(spare + 1)), rng.permutation(pieces)
+    epoch: int,
+) -> tuple[int, np.ndarray]:  # where the first chunk starts, and the order `(chunks,)`
+    "The offset and the order of the chunks in an epoch."
+    rng = np.random.default_rng((seed, epoch))
+    return int(rng.integers(spare + 1)), rng.permutation(chunks)
 
 
 def chunk_starts(
     length: int,  # of the whole text, in tokens
-    size: int,  # of a piece
-    count: int,  # pieces in a batch
+    size: int,  # of a chunk
+    count: int,  # chunks in a batch
     step: int,
     seed: int,
-) -> np.ndarray:  # `(count,)`: where the batch's pieces start
-    "Pieces for a step; every pass over the text shuffles them anew and cuts at other places."
-    pieces = max(1, length // size - 1)
-    turn, place = divmod(step, max(1, pieces // count))
-    offset, order = shuffle_chunks(pieces, length - pieces * size, seed, turn)
-    return offset + order[(place * count + np.arange(count)) % pieces] * size
+) -> np.ndarray:  # `(count,)`: where the batch's chunks start
+    "The chunks of a step; every epoch shuffles them and cuts at another offset."
+    chunks = max(1, length // size - 1)
+    epoch, place = divmod(step, max(1, chunks // count))
+    offset, order = shuffle_chunks(chunks, length - chunks * size, seed, epoch)
+    return offset + order[(place * count + np.arange(count)) % chunks] * size
 
 # %% ../../nbs/training/12_data.ipynb #665cab93
 def as_tensor(
     tokens: np.ndarray,  # `(N,)` ids
 ) -> Tensor:  # `(N,)`, on the same memory
-    "Ids as torch can index them: it has no 16 bits without a sign."
+    "Ids as a tensor: uint16 is viewed as int16, since torch cannot index uint16."
     tokens = np.require(tokens, tokens.dtype.newbyteorder("="), ["C"])
-    with warnings.catch_warnings():  # of memory that cannot be written to, a file's for example: nobody writes here
+    with warnings.catch_warnings():  # about read-only memory, such as a memory map: nothing writes here
         warnings.simplefilter("ignore", UserWarning)
         return torch.from_numpy(tokens.view(np.int16) if tokens.dtype == np.uint16 else tokens)
 
 
 def as_ids(
-    text: Tensor,  # a part of `as_tensor`
-) -> Tensor:  # int64, like text
-    "The ids that they stand for."
-    return text.long() & 0xFFFF if text.dtype == torch.int16 else text.long()
+    stored: Tensor,  # a part of `as_tensor`
+) -> Tensor:  # int64, of the same shape
+    "Undo `as_tensor`: the ids as int64."
+    return stored.long() & 0xFFFF if stored.dtype == torch.int16 else stored.long()
 
 # %% ../../nbs/training/12_data.ipynb #0f1a2b3c
 @dataclass
 class MaskedBatches:
-    "Batches of masked text, each a pure function of the seed and the step, so that training can resume anywhere."
+    "Masked batches, each a pure function of the seed and the step, so that training can resume at any step."
 
-    tokens: np.ndarray  # `(N,)` ids in a row
+    tokens: np.ndarray  # `(N,)` ids
     tokenizer: ConvBertTokenizerFast
     masking: Masking = Masking()
-    lengths: tuple[int, ...] = (128,)  # T of the rows, taken in turn
+    lengths: tuple[int, ...] = (128,)  # T of the rows, taken in epoch
     tokens_per_batch: int = 8192  # B times T, or a little less
     seed: int = 0
-    rates: tuple[tuple[int, float], ...] = ()  # (step, rate): from that step on this share is asked for
-    device: str | torch.device = "cpu"  # where the text is kept and the batches are made
+    rates: tuple[tuple[int, float], ...] = ()  # (step, rate): the mask rate from that step on
+    device: str | torch.device = "cpu"  # where the ids are kept and the batches are made
 
     def __post_init__(self):
-        "Refuse lengths that no row can have, and text that is too short for one row; bring the text to its device."
+        "Check lengths and text, and move the ids to the device."
         if len(self.tokens) < max(self.lengths):
             raise ValueError(f"the text has {len(self.tokens)} tokens, fewer than one row of {max(self.lengths)}")
         if min(self.lengths) < 3 or self.tokens_per_batch < max(self.lengths):
             most = self.tokens_per_batch
             raise ValueError(f"lengths={self.lengths} must be at least 3 and at most tokens_per_batch={most}")
-        self.text = as_tensor(self.tokens).to(self.device)
+        self.ids = as_tensor(self.tokens).to(self.device)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         "The batch of that step: input_ids `(B, T)`, predict_at and labels `(B, M)`."
@@ -227,17 +227,17 @@ class MaskedBatches:
         return mask_tokens(ids, replace(self.masking, rate=rate), self.tokenizer.mask_token_id, vocab, generator)
 
     def rows(self, T: int, step: int) -> Tensor:
-        "Rows `(B, T)` of text that no other step of the same pass over the data sees."
+        "Rows `(B, T)` of text that no other step of the epoch uses."
         size, count = max(self.lengths) - 2, self.tokens_per_batch // max(self.lengths)
         starts = torch.from_numpy(chunk_starts(len(self.tokens), size, count, step, self.seed))
-        starts = starts.to(self.device, non_blocking=self.text.is_cuda)
+        starts = starts.to(self.device, non_blocking=self.ids.is_cuda)
         places = starts[:, None] + torch.arange(size, device=self.device)
-        ids = as_ids(self.text[places])[:, : size // (T - 2) * (T - 2)].reshape(-1, T - 2)
+        ids = as_ids(self.ids[places])[:, : size // (T - 2) * (T - 2)].reshape(-1, T - 2)
         return F.pad(F.pad(ids, (1, 0), value=self.tokenizer.cls_token_id), (0, 1), value=self.tokenizer.sep_token_id)
 
 # %% ../../nbs/training/12_data.ipynb #2ae2ec1f
 def per_epoch(batches: MaskedBatches) -> int:
-    "Batches in a pass over the text."
+    "Batches in an epoch."
     size, count = max(batches.lengths) - 2, batches.tokens_per_batch // max(batches.lengths)
     return max(1, (len(batches.tokens) // size - 1) // count)
 

@@ -1,4 +1,4 @@
-"""The columns that a task needs under our names, and what its labels are: classes, numbers, several at once.
+"""The columns that each task needs, and how those of a dataset are mapped to them.
 
 Docs: https://convbert.github.io/convbert/training/datasets.html.md"""
 
@@ -32,8 +32,8 @@ OPTIONAL = {"text-classification": ("text_pair",), "multiple-choice": ("context"
 def column_mapping(
     task: str,  # a key of `COLUMNS`
     columns: Mapping[str, str | Sequence[str]] | None = None,  # our name -> theirs; several are gathered in a list
-) -> dict[str, str | Sequence[str]]:  # raises `ValueError` for names that the task does not know
-    "What all columns of a task are called."
+) -> dict[str, str | Sequence[str]]:  # all columns of the task; raises `ValueError` for others
+    "The dataset's name for every column of a task."
     if task not in COLUMNS:
         raise ValueError(f"no task {task!r} to train for. {suggest(task, COLUMNS)}")
     ours = (*COLUMNS[task], *OPTIONAL.get(task, ()))
@@ -42,18 +42,18 @@ def column_mapping(
         raise ValueError(
             f"columns={columns} names {wrong[0]!r}, and {task} has no such column. {suggest(wrong[0], ours)}"
         )
-    named = {  # a table may number its columns
+    named = {  # column names may be numbers
         name: [str(part) for part in given] if is_list(given) else str(given) for name, given in (columns or {}).items()
     }
     theirs = {name: named.get(name, name) for name in ours}
     given = [name for name in named.values() if isinstance(name, str)]
     if twice := [name for name in given if given.count(name) > 1]:
-        raise ValueError(f"columns={columns} uses {twice[0]!r} twice: each of our columns is another one of theirs")
+        raise ValueError(f"columns={columns} uses {twice[0]!r} twice: name a different column for each")
     return theirs
 
 
 def read_options(task: str, columns: Mapping[str, str | Sequence[str]] | None = None) -> ReadOptions:
-    "What the reader of a file must know: which columns are texts, and whether the task is about tagged words."
+    "The options for reading a file: which columns are texts, and whether the task tags words."
     theirs = column_mapping(task, columns)
     several = [[name] if isinstance(name, str) else name for ours, name in theirs.items() if ours != "label"]
     label = theirs.get("label", "label")
@@ -65,13 +65,13 @@ def choose_columns(
     rows,  # a `datasets.Dataset`
     task: str,  # a key of `COLUMNS`
     columns: Mapping[str, str | Sequence[str]] | None = None,  # our name -> theirs; several are gathered in a list
-):  # a `datasets.Dataset` with our columns alone, and `LOCATION` where it was there
-    "The columns that a task needs, under our names."
-    theirs, there = column_mapping(task, columns), [name for name in rows.column_names if name != LOCATION]
-    theirs = {k: v for k, v in theirs.items() if k in COLUMNS[task] or k in (columns or {}) or v in there}
+):  # a `datasets.Dataset` with these columns, and `LOCATION` if it was present
+    "Select the columns that a task needs, under the task's names."
+    theirs, present = column_mapping(task, columns), [name for name in rows.column_names if name != LOCATION]
+    theirs = {k: v for k, v in theirs.items() if k in COLUMNS[task] or k in (columns or {}) or v in present}
     if task == "multiple-choice" and not {"context", "question"} & set(theirs):
-        raise ValueError(f"multiple-choice needs 'question' or 'context', and neither is among {there}")
-    check_columns(theirs, there, task)
+        raise ValueError(f"multiple-choice needs 'question' or 'context', and neither is among {present}")
+    check_columns(theirs, present, task)
     single = {column: name for name, column in theirs.items() if isinstance(column, str)}
     gathered = {
         name: [list(parts) for parts in zip(*(rows[one] for one in column), strict=True)]
@@ -85,11 +85,11 @@ def choose_columns(
     return rows.select_columns([*theirs, *kept])
 
 
-def check_columns(theirs: Mapping[str, str | Sequence[str]], there: Sequence[str], task: str) -> None:
-    "Refuse columns that are not among those of the rows, with a `ValueError`."
+def check_columns(theirs: Mapping[str, str | Sequence[str]], present: Sequence[str], task: str) -> None:
+    "Raise a `ValueError` if the dataset lacks a column."
     for name, column in theirs.items():
-        if missing := ({column} if isinstance(column, str) else set(column)) - set(there):
+        if missing := ({column} if isinstance(column, str) else set(column)) - set(present):
             raise ValueError(
-                f"{task} needs the column {name!r}, and {sorted(missing)} is not among {there}: "
+                f"{task} needs the column {name!r}, and {sorted(missing)} is not among {present}: "
                 f"say what it is called, columns={{{name!r}: ...}}"
             )

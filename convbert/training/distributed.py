@@ -1,4 +1,4 @@
-"""What the loop asks of the machine: a number format it is fast at, a compiler, and other processes that do their share of each batch.
+"""Precision and compilation for the hardware at hand, and data-parallel training in several processes.
 
 Docs: https://convbert.github.io/convbert/training/distributed.html.md"""
 
@@ -30,7 +30,7 @@ from .optim import Recipe
 def has_fast_bfloat16(
     device: torch.device,
 ) -> bool:
-    "Whether the device multiplies bfloat16 matrices faster than float32 ones."
+    "Whether the device has fast bfloat16 matrix products."
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
@@ -40,7 +40,7 @@ def autocast(
     recipe: Recipe,
     device: torch.device,
 ) -> Any:  # a context manager
-    "The context in which the forward pass runs."
+    "The autocast context of the forward pass."
     low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and has_fast_bfloat16(device))
     return torch.autocast(device.type, torch.bfloat16) if low else nullcontext()
 
@@ -50,7 +50,7 @@ def compile_model(
     recipe: Recipe,
     device: torch.device,
 ) -> nn.Module:  # shares the model's parameters
-    "The model, compiled when the recipe asks for it and the machine can."
+    "The compiled model, if the recipe asks for it and there is a compiler."
     if not recipe.compile:
         return model
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
@@ -65,7 +65,7 @@ def compile_model(
 # %% ../../nbs/training/15_distributed.ipynb #0975936e
 def count_targets(
     batch: dict[str, Tensor],  # rows along the first dimension
-) -> int:  # labels that are asked for (not -100), or rows when there are no labels
+) -> int:  # labels that are not -100, or rows if there are no labels
     "How many terms the mean loss of a batch has."
     labels = batch.get("labels")
     if labels is None:
@@ -78,13 +78,13 @@ def shard_batch(
     rank: int,
     world_size: int,  # number of processes
     weight: Callable[[dict[str, Tensor]], float] = count_targets,
-) -> tuple[dict[str, Tensor], float]:  # rows, and the factor for their mean loss
-    "A process's part of a batch, such that the average over processes is the mean over the batch."
+) -> tuple[dict[str, Tensor], float]:  # its rows, and the factor of their mean loss
+    "The rows of one process, and a factor with which the average over processes is the mean over the batch."
     if world_size == 1 and all(value.is_cuda for value in batch.values()):
-        return batch, 1.0  # to count them, the host would wait for the GPU
+        return batch, 1.0  # counting labels would make the host wait for the GPU
     whole = weight(batch)
     if not whole > 0:
-        raise ValueError(f"a batch asks for nothing: its weight is {whole} (is every label -100?)")
+        raise ValueError(f"a batch has nothing to predict: its weight is {whole} (is every label -100?)")
     rows = {name: value[rank::world_size] for name, value in batch.items()}
     own = weight(rows)
     return (rows, world_size * own / whole) if own else (batch, 0.0)
@@ -131,7 +131,7 @@ class ProcessGroup:
 
 # %% ../../nbs/training/15_distributed.ipynb #e81f5a20
 def log_once(group: ProcessGroup, line: str) -> None:
-    "Print a line beside the bar, once for all processes."
+    "Print a line above the progress bar, in the main process only."
     if group.is_main:
         tqdm.write(line, file=sys.stderr)
 
@@ -139,13 +139,13 @@ def log_once(group: ProcessGroup, line: str) -> None:
 def join_process_group(
     model: nn.Module,  # moved to this process's device when there are several processes
 ) -> ProcessGroup:
-    "Meet the other processes, if this one was started as one of several."
+    "Join the process group, if this process was started as one of several."
     try:
         from accelerate import PartialState
     except ImportError as error:
         raise ImportError('training needs accelerate: pip install "convbert[train]"') from error
     device = next(model.parameters()).device
-    # the others wait for the first process's evaluation, which may take longer than the usual ten minutes
+    # the others wait while the main process evaluates, which may take longer than the default ten minutes
     state = PartialState(cpu=device.type == "cpu", timeout=timedelta(hours=6))
     if state.num_processes > 1:
         device = state.device

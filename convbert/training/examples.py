@@ -1,4 +1,4 @@
-"""From rows to what each head trains on, and from there to batches that are a pure function of the step.
+"""Rows become tokenized examples with targets for the head, and batches that are a pure function of the step.
 
 Docs: https://convbert.github.io/convbert/training/examples.html.md"""
 
@@ -30,13 +30,13 @@ from .labels import Labels, location_of
 
 # %% ../../nbs/training/13_examples.ipynb #4ed1667d
 def location_prefix(batch: dict[str, list], i: int) -> str:
-    "The beginning of an error about a row of a batch: what the row is called, where that is known."
+    "The prefix of an error message about a row of a batch: its location, if known."
     return f"{batch[LOCATION][i]}: " if LOCATION in batch else ""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    "What all the functions below need."
+    "How rows are encoded."
 
     tokenizer: ConvBertTokenizerFast
     labels: Labels = Labels()
@@ -44,12 +44,15 @@ class Preprocessing:
     stride: int = 64  # tokens that the examples of a long text share
 
 
-def encode_texts(batch: dict[str, list], how: Preprocessing) -> dict[str, list]:
-    "Whole texts, or pairs, and their labels; what is too long is cut."
+def encode_texts(batch: dict[str, list], preprocessing: Preprocessing) -> dict[str, list]:
+    "Encode texts, or pairs, with their labels; long ones are truncated."
     pairs = batch.get("text_pair")
     texts = list(zip(batch["text"], pairs, strict=True)) if pairs else batch["text"]
-    rows = how.tokenizer(texts, truncation=True, max_length=how.max_length)
-    columns = {"input_ids": rows["input_ids"], "labels": [encode_label(value, how.labels) for value in batch["label"]]}
+    rows = preprocessing.tokenizer(texts, truncation=True, max_length=preprocessing.max_length)
+    columns = {
+        "input_ids": rows["input_ids"],
+        "labels": [encode_label(value, preprocessing.labels) for value in batch["label"]],
+    }
     columns["cut"] = [bool(encoding.overflowing) for encoding in rows.encodings]
     return columns | ({"token_type_ids": rows["token_type_ids"]} if pairs else {})
 
@@ -58,7 +61,7 @@ def encode_label(
     value: Any,  # a name, an id, a number, or a list of names
     labels: Labels,
 ) -> int | float | list[float]:
-    "What the head is to say."
+    "The target of the head for a label."
     if labels.problem_type == "regression":
         return float(value)
     if labels.problem_type == "multi_label_classification":
@@ -67,13 +70,13 @@ def encode_label(
     return labels.id(value)
 
 # %% ../../nbs/training/13_examples.ipynb #f7de47ac
-def encode_tags(batch: dict[str, list], how: Preprocessing) -> dict[str, list]:
-    "Words, and the tag of each at its first piece."
+def encode_tags(batch: dict[str, list], preprocessing: Preprocessing) -> dict[str, list]:
+    "Encode words, with the tag of each at its first piece."
     for words, tags in zip(batch["tokens"], batch["tags"], strict=True):
         if len(words) != len(tags):
             raise ValueError(f"{len(words)} words and {len(tags)} tags: {' '.join(map(str, words))[:80]!r}")
-    options = dict(truncation=True, max_length=how.max_length, is_split_into_words=True)
-    first = how.tokenizer(batch["tokens"], **options).encodings
+    options = dict(truncation=True, max_length=preprocessing.max_length, is_split_into_words=True)
+    first = preprocessing.tokenizer(batch["tokens"], **options).encodings
     columns: dict[str, list] = {"input_ids": [], "labels": []}
     for encoding, tags in zip(first, batch["tags"], strict=True):
         last = None
@@ -81,16 +84,16 @@ def encode_tags(batch: dict[str, list], how: Preprocessing) -> dict[str, list]:
             row = [-100] * len(part)
             for place, word in enumerate(part.word_ids):
                 if word is not None and word != last:
-                    row[place], last = how.labels.id(tags[word]), word
+                    row[place], last = preprocessing.labels.id(tags[word]), word
             columns["input_ids"].append(part.ids)
             columns["labels"].append(row)
     return columns
 
 # %% ../../nbs/training/13_examples.ipynb #898a7859
-def encode_questions(batch: dict[str, list], how: Preprocessing) -> dict[str, list]:
-    "Questions with the rows of their contexts, and the first and last token of the answer in each."
-    layout = plan_layout(how.max_length, how.stride, how.max_length, max_question_len=64)
-    read = read_contexts(list(zip(batch["question"], batch["context"], strict=True)), how.tokenizer, layout)
+def encode_questions(batch: dict[str, list], preprocessing: Preprocessing) -> dict[str, list]:
+    "Encode questions with the parts of their contexts, and the answer's first and last token in each."
+    layout = plan_layout(preprocessing.max_length, preprocessing.stride, preprocessing.max_length, max_question_len=64)
+    read = read_contexts(list(zip(batch["question"], batch["context"], strict=True)), preprocessing.tokenizer, layout)
     columns: dict[str, list] = {
         name: [] for name in ("input_ids", "token_type_ids", "start_positions", "end_positions")
     }
@@ -111,7 +114,7 @@ def answer_token_span(
     part: ContextPart,  # the part of a context that a row holds
     start: int,  # of the answer, in characters
     end: int,
-) -> tuple[int, int]:  # places in the row; 0, 0 where the answer is not whole in it
+) -> tuple[int, int]:  # indices in the row; 0, 0 if the answer is not whole in it
     "The first and the last token of an answer."
     offsets = part.context.offsets
     inside = np.flatnonzero((offsets[:, 1] > start) & (offsets[:, 0] < end))
@@ -120,15 +123,15 @@ def answer_token_span(
     return int(inside[0]) - part.begin + part.at, int(inside[-1]) - part.begin + part.at
 
 # %% ../../nbs/training/13_examples.ipynb #86282a57
-def encode_choices(batch: dict[str, list], how: Preprocessing) -> dict[str, list]:
-    "Questions with a row for each choice."
+def encode_choices(batch: dict[str, list], preprocessing: Preprocessing) -> dict[str, list]:
+    "Encode questions, with a row for each choice."
     items = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-    read = read_choices(items, how.tokenizer, how.max_length)
+    read = read_choices(items, preprocessing.tokenizer, preprocessing.max_length)
     for i, (item, rows) in enumerate(zip(items, read, strict=True)):
         if isinstance(rows, Exception):
             raise ValueError(f"{location_prefix(batch, i)}choices {str(item['choices'])[:80]}: {rows}")
         if not (isinstance(item["label"], int) and 0 <= item["label"] < len(rows)):
-            raise ValueError(f"label {item['label']!r} is not the place of one of {len(rows)} choices")
+            raise ValueError(f"label {item['label']!r} is not the index of one of {len(rows)} choices")
     ids, types = ([[getattr(row, name) for row in rows] for rows in read] for name in ("ids", "types"))
     cut = [any(row.cut for row in rows) for rows in read]
     return {"input_ids": ids, "token_type_ids": types, "labels": batch["label"], "cut": cut}
@@ -142,33 +145,33 @@ ENCODERS = {
 }
 
 
-def tokenize_rows(rows, task: str, how: Preprocessing):  # a `datasets.Dataset` of examples
-    "Tokenize all rows; raises `ValueError` naming the first that cannot be."
-    function = partial(ENCODERS[task], how=how)
+def tokenize_rows(rows, task: str, preprocessing: Preprocessing):  # a `datasets.Dataset` of examples
+    "Tokenize all rows; raises `ValueError` naming the first that cannot be tokenized."
+    function = partial(ENCODERS[task], preprocessing=preprocessing)
     options = dict(batched=True, remove_columns=rows.column_names, desc="tokenize")
-    return rows.map(function, load_from_cache_file=False, **options)  # a cache would outlive changes of our code
+    # the cache of `datasets` would not notice changes of our code
+    return rows.map(function, load_from_cache_file=False, **options)
 
 
 def make_examples(
     rows,  # a `datasets.Dataset` with the task's columns
     task: str,  # a key of `ENCODERS`
-    how: Preprocessing,
+    preprocessing: Preprocessing,
 ):  # a `datasets.Dataset` of examples
-    "Tokenize the rows to train on, and say how many are cut."
+    "Tokenize the training rows, and warn how many are truncated."
     if task == "multiple-choice":
         counts = [len(choices) for choices in rows["choices"]]
         if other := next((i for i, count in enumerate(counts) if count != counts[0]), None):
             raise ValueError(
-                f"{location_of(rows, other)}: {counts[other]} choices, and {counts[0]} before: the questions have "
-                "different numbers of choices: train on those with equally many"
+                f"{location_of(rows, other)}: {counts[other]} choices, and {counts[0]} before: all questions "
+                "must have the same number of choices"
             )
-    examples = tokenize_rows(rows, task, how)
+    examples = tokenize_rows(rows, task, preprocessing)
     if "cut" not in examples.column_names:
         return examples
     if cut := sum(examples["cut"]):
-        warnings.warn(
-            f"{cut} of {len(rows)} texts are longer than max_length={how.max_length} and were cut", stacklevel=2
-        )
+        limit = f"max_length={preprocessing.max_length}"
+        warnings.warn(f"{cut} of {len(rows)} texts are longer than {limit} and were cut", stacklevel=2)
     return examples.remove_columns("cut")
 
 # %% ../../nbs/training/13_examples.ipynb #d09e32ef
@@ -178,7 +181,7 @@ def plan_epoch(
     seed: int,
     epoch: int,
 ) -> list[np.ndarray]:  # indices, every example once
-    "The batches of an epoch, each of examples of like length."
+    "The batches of an epoch, each of examples of similar length."
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(lengths))
     pools = [order[i : i + 50 * size] for i in range(0, len(order), 50 * size)]
@@ -191,7 +194,7 @@ def collate(
     columns: dict[str, list],  # of a batch of examples
     pad_id: int,  # id of `[PAD]`
 ) -> dict[str, Tensor]:  # arguments of the model, `(B, T)`, or `(B, C, T)` for C choices
-    "Examples as tensors, with the attention mask that their padding needs."
+    "Pad examples to tensors, with an attention mask."
     ids = columns["input_ids"]
     choices = isinstance(ids[0][0], list)
     ones = [[[1] * len(row) for row in one] if choices else [1] * len(one) for one in ids]
@@ -212,10 +215,10 @@ class ExampleBatches:
     pad_id: int  # id of `[PAD]`
     size: int = 32  # examples in a batch
     seed: int = 0
-    plans: dict = field(default_factory=dict, repr=False)  # the epoch at hand and its batches
+    plans: dict = field(default_factory=dict, repr=False)  # the current epoch and its batches
 
     def __post_init__(self):
-        "Measure the examples."
+        "Record the lengths of the examples."
         if not len(self.examples):
             raise ValueError("there are no examples to train on")
         ids = self.examples["input_ids"]

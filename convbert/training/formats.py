@@ -1,4 +1,4 @@
-"""What a file holds, by its kind: csv and tsv, json and SQuAD, CoNLL. Every row comes with its line.
+"""Which formats are read, how a file's format is told from its name, and how its text is decompressed and decoded.
 
 Docs: https://convbert.github.io/convbert/training/formats.html.md"""
 
@@ -28,40 +28,40 @@ TEXT_COLUMNS = frozenset(("text", "text_pair", "tokens", "tags", "question", "co
 
 @dataclass
 class ReadOptions:
-    "What is options from a source, and what its readers had to decide."
+    "How a source is to be read, and notes on what its reader chose."
 
-    texts: frozenset[str] = TEXT_COLUMNS  # columns of a table that are taken as they are written
-    label: str = "label"  # the column whose values may be numbers
-    words: bool = False  # sentences of tagged words: files that are no table hold one word a line
-    notes: list[str] = field(default_factory=list)
+    text_columns: frozenset[str] = TEXT_COLUMNS  # columns of a table that are never read as numbers
+    label_column: str = "label"
+    tagged_words: bool = False  # the task tags words: files that are no table have one word per line
+    notes: list[str] = field(default_factory=list)  # reported before training
 
 
 def file_format(file: str | Path) -> str | None:
-    "The suffix that says how a file is to be read, compressed or not."
+    "The suffix that names a file's format, compressed or not; `None` when there is none."
     suffixes = [suffix.lower() for suffix in Path(file).suffixes if suffix.lower() not in COMPRESSED]
     if suffixes and suffixes[-1] in FORMATS:
         return suffixes[-1]
-    inside = archive_members(file)
-    return file_format(Path(inside[0]).name) if inside else None
+    members = archive_members(file)
+    return file_format(Path(members[0]).name) if members else None
 
 
-def archive_members(file: str | Path) -> list[str]:  # none where it is no zip
-    "The names of the files in a zip, without those that a Mac adds."
+def archive_members(file: str | Path) -> list[str]:  # empty when the file is no zip
+    "The names of the files in a zip, without the metadata that macOS adds."
     path = Path(file).expanduser()
     if path.suffix.lower() != ".zip" or not zipfile.is_zipfile(path):
         return []
-    with zipfile.ZipFile(path) as box:
-        return [name for name in box.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+    with zipfile.ZipFile(path) as archive:
+        return [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
 
 # %% ../../nbs/training/01_formats.ipynb #f5a31f12
 def read_text(
-    file: Path,  # UTF-8, with or without a mark, compressed or not
-) -> str:  # raises `ValueError` naming the line that is something else
-    "The text of a file, its line ends as they are."
+    file: Path,  # UTF-8, with or without a byte order mark, compressed or not
+) -> str:  # raises `ValueError` naming the line that is not UTF-8
+    "The text of a file; line ends are kept."
     data = read_decompressed(file, lambda stream: stream.read())
     if (at := data.find(b"\0")) >= 0:
         line = data.count(b"\n", 0, at) + 1
-        raise ValueError(f"{file}, line {line} holds NUL, so it is UTF-16 or no text: save the file as UTF-8")
+        raise ValueError(f"{file}, line {line} holds NUL, so it is UTF-16 or binary: save the file as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -72,38 +72,39 @@ def read_text(
 
 
 def read_decompressed(file: Path, read: Callable[[IO[bytes]], Any]) -> Any:  # raises `OSError` or `ValueError`
-    "What a function reads from a file, compressed or not."
+    "Open a file, decompressed if need be, and return what a function reads from it."
     import fsspec
 
     if file.suffix.lower() == ".zst" and "zstd" not in fsspec.available_compressions():
-        raise ImportError(f"{file} is packed as .zst, which needs zstandard: pip install zstandard")
-    inside = archive_members(file)
-    if len(inside) > 1:
-        raise ValueError(f"{file} holds {len(inside)} files, {', '.join(inside[:3])[:200]}: unpack it, and name them")
+        raise ImportError(f"{file} is compressed as .zst, which needs zstandard: pip install zstandard")
+    members = archive_members(file)
+    if len(members) > 1:
+        names = ", ".join(members[:3])[:200]
+        raise ValueError(f"{file} holds {len(members)} files, {names}: extract it, and name the files")
     try:
-        with zipfile.ZipFile(file) if inside else nullcontext() as box:
+        with zipfile.ZipFile(file) if members else nullcontext() as archive:
             with (
-                box.open(inside[0])
-                if box
+                archive.open(members[0])
+                if archive
                 else fsspec.filesystem("file").open(str(file), "rb", compression="infer") as stream
             ):
                 return read(stream)
-    except Exception as error:  # each way of packing has errors of its own
+    except Exception as error:  # each compression library has errors of its own
         raise OSError(f"cannot read {file} ({type(error).__name__}: {error})") from error
 
 # %% ../../nbs/training/01_formats.ipynb #d2a70002
 def check_plain_text(
     file: Path,
-) -> bool:  # whether there is anything in it; raises `ValueError`
-    "Refuse rows of JSON, and UTF-16, in the place of plain text."
+) -> bool:  # whether the file has any text; raises `ValueError`
+    "Refuse JSON objects and UTF-16 in a file of plain text."
     file = file.expanduser()
     lines = read_decompressed(file, lambda stream: [stream.readline(2**24) for _ in range(20)])
     if any(b"\0" in line for line in lines):
-        raise ValueError(f"{file} holds NUL, so it is UTF-16 or no text: save the file as UTF-8")
-    there = [line for line in lines if line.strip()]
-    if there and all(map(is_json_object, there)):
+        raise ValueError(f"{file} holds NUL, so it is UTF-16 or binary: save the file as UTF-8")
+    filled = [line for line in lines if line.strip()]
+    if filled and all(map(is_json_object, filled)):
         better = f"{file.name.split('.')[0]}.jsonl"
-        raise ValueError(f"{file} holds JSON objects, and its name is one of plain text: call it {better}")
+        raise ValueError(f"{file} holds JSON objects, but is named as plain text: call it {better}")
     return any(lines)
 
 

@@ -21,19 +21,19 @@ from .json_files import read_squad, squad_articles
 
 # %% ../../nbs/training/06_in_memory.ipynb #767d00a1
 def with_locations(rows: Iterable, name: str) -> Iterator[tuple[str, Any]]:
-    "Rows with their places."
+    "Rows with their locations."
     return ((f"{name}row {i} (counted from 0)", row) for i, row in enumerate(rows))
 
 
 def is_indexed_columns(source: Any) -> bool:
-    "Whether a dictionary holds columns as pandas writes them: each a dictionary from the index to the values."
+    "Whether a dictionary is what `DataFrame.to_dict()` gives: columns that map the index to values."
     parts = list(source.values()) if isinstance(source, Mapping) else []
     if not parts or not all(isinstance(part, Mapping) and part for part in parts):
         return False
     return all(str(key).isdigit() for key in parts[0]) and all(part.keys() == parts[0].keys() for part in parts)
 
 
-def table_rows(source: Any) -> Iterable | None:  # None where it is no table
+def table_rows(source: Any) -> Iterable | None:  # `None` if it is no table
     "The rows of a table in memory: pandas, polars, Arrow, or a dictionary of columns."
     if is_indexed_columns(source):
         source = {name: list(part.values()) for name, part in source.items()}
@@ -58,14 +58,14 @@ def table_rows(source: Any) -> Iterable | None:  # None where it is no table
 
 # %% ../../nbs/training/06_in_memory.ipynb #e0a1c2b6
 def has_data_key(source: Any) -> bool:
-    "Whether a dictionary holds its rows under `data`, beside a version or nothing."
+    "Whether a dictionary holds its rows under the key `data`, beside nothing but metadata."
     rows = source.get("data") if isinstance(source, Mapping) else None
     others = [value for name, value in source.items() if name != "data"] if rows else []
     return isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows) and not any(map(is_list, others))
 
 
 def located_rows(source: Any, name: str = "") -> Iterable[tuple[str, Any]]:
-    "Places and rows of something in memory."
+    "Locations and rows of an object in memory."
     if (articles := squad_articles(source)) is not None:
         return read_squad(articles, name.rstrip(", "))
     if has_data_key(source):
@@ -75,7 +75,7 @@ def located_rows(source: Any, name: str = "") -> Iterable[tuple[str, Any]]:
         index = list(source.index) if hasattr(source, "index") and hasattr(source, "columns") else []
         renamed = [i != label for i, label in enumerate(index)]
         told = [f", index {label!r}" if other else "" for label, other in zip(index, renamed, strict=True)]
-        return ((place + told[i] if told else place, row) for i, (place, row) in enumerate(pairs))
+        return ((location + told[i] if told else location, row) for i, (location, row) in enumerate(pairs))
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
         # torch's datasets raise no IndexError at their end
         return with_locations((source[i] for i in range(len(source))), name)
@@ -87,21 +87,21 @@ def located_rows(source: Any, name: str = "") -> Iterable[tuple[str, Any]]:
 
 # %% ../../nbs/training/06_in_memory.ipynb #d2a70007
 def read_stream(source: Any, name: str) -> Iterator[tuple[str, Any]]:  # raises `ValueError` naming the row
-    "Places and rows of a stream of `datasets`, whose features are what every row must have."
+    "Locations and rows of a `datasets.IterableDataset`, whose features every row must fit."
     count = 0
     try:
-        for place, row in with_locations(source.with_format(None), name):
-            yield place, row
+        for location, row in with_locations(source.with_format(None), name):
+            yield location, row
             count += 1
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(
             f"{name}row {count} (counted from 0) does not fit the features of its stream "
-            f"({type(error).__name__}: {error}): mend the row, or declare other features"
+            f"({type(error).__name__}: {error}): correct the row, or declare other features"
         ) from error
 
 # %% ../../nbs/training/06_in_memory.ipynb #f534dfa1
 def is_split(part: Any) -> bool:
-    "Whether a value of a dictionary holds rows, rather than the values of a column."
+    "Whether a value of a dictionary is a split (rows or files), rather than a column."
     if isinstance(part, str | Path):
         return file_format(part) is not None or os.path.isfile(part)
     if is_list(part) and not hasattr(part, "columns") and not hasattr(part, "column_names"):
@@ -111,7 +111,7 @@ def is_split(part: Any) -> bool:
 
 
 def has_splits(source: Any) -> bool:
-    "Whether rows come in splits."
+    "Whether a source is a dictionary of splits."
     if not isinstance(source, Mapping) or squad_articles(source) is not None:
         return False
     if has_data_key(source) or is_indexed_columns(source):

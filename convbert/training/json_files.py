@@ -17,7 +17,7 @@ from .formats import read_text
 
 # %% ../../nbs/training/03_json_files.ipynb #d2a70005
 def answer_pairs(given: Any) -> list[tuple[str, Any]]:  # raises `ValueError`
-    "The texts of answers and where each begins, `None` where that is not said, from every form that they have."
+    "The texts of answers and their starts (`None` if not given), from any of the forms in which data sets write them."
     if isinstance(given, Mapping):
         if given and "text" not in given:
             raise ValueError(f"'answers' has the keys {', '.join(map(repr, given))}, and 'text' is none of them")
@@ -35,23 +35,23 @@ def answer_pairs(given: Any) -> list[tuple[str, Any]]:  # raises `ValueError`
     return [(text, start) for text, start in pairs if text]
 
 # %% ../../nbs/training/03_json_files.ipynb #f1918221
-def parse_json(text: str, place: str) -> Any:  # raises `ValueError`
-    "What a piece of JSON says."
+def parse_json(text: str, location: str) -> Any:  # raises `ValueError`
+    "Parse JSON; an error names the location."
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is not JSON: {error.msg} at {text[error.pos : error.pos + 30]!r}") from None
+        raise ValueError(f"{location} is not JSON: {error.msg} at {text[error.pos : error.pos + 30]!r}") from None
 
 
 def read_json_lines(file: Path) -> Iterator[tuple[str, Any]]:
-    "Places and rows of a file with a JSON object a line."
+    "Locations and rows of a file with one JSON object per line."
     for number, line in enumerate(read_text(file).split("\n"), 1):
         if line.strip():
             yield f"{file.name}, line {number}", parse_json(line, f"{file.name}, line {number}")
 
 
-def read_json(file: Path) -> Any:  # None where it has one object a line, which `read_json_lines` reads
-    "What a json file holds: rows, columns, splits or SQuAD."
+def read_json(file: Path) -> Any:  # `None` for one object per line, which `read_json_lines` reads
+    "The content of a json file: rows, columns, splits or SQuAD articles."
     text = read_text(file)
     try:
         return json.loads(text)
@@ -62,7 +62,7 @@ def read_json(file: Path) -> Any:  # None where it has one object a line, which 
 
 # %% ../../nbs/training/03_json_files.ipynb #f666e508
 def squad_articles(source: Any) -> list | None:
-    "The articles of a SQuAD file, where it is one."
+    "The articles of a SQuAD file; `None` if it is none."
     found = source.get("data") if isinstance(source, Mapping) else source
     nested = isinstance(found, list) and found and all(isinstance(a, Mapping) and "paragraphs" in a for a in found)
     return found if nested else None
@@ -70,23 +70,23 @@ def squad_articles(source: Any) -> list | None:
 
 def read_squad(
     articles: list, name: str
-) -> Iterator[tuple[str, dict[str, Any]]]:  # raises `ValueError` naming the place
-    "Places and rows of SQuAD's articles, paragraphs and questions."
-    place = name
+) -> Iterator[tuple[str, dict[str, Any]]]:  # raises `ValueError` naming the location
+    "Locations and rows of SQuAD's articles, paragraphs and questions."
+    location = name
     try:
         for a, article in enumerate(articles):
             for p, paragraph in enumerate(get_field(article, "paragraphs", list)):
-                place = f"{name}, data[{a}].paragraphs[{p}]".lstrip(", ")
+                location = f"{name}, data[{a}].paragraphs[{p}]".lstrip(", ")
                 context = get_field(paragraph, "context", str)
-                for q, asked in enumerate(get_field(paragraph, "qas", list)):
-                    place = f"{name}, data[{a}].paragraphs[{p}].qas[{q}]".lstrip(", ")
-                    yield place, squad_row(asked, context)
+                for q, question in enumerate(get_field(paragraph, "qas", list)):
+                    location = f"{name}, data[{a}].paragraphs[{p}].qas[{q}]".lstrip(", ")
+                    yield location, squad_row(question, context)
     except ValueError as error:
-        raise ValueError(f"{place} is not as SQuAD has it ({error})") from None
+        raise ValueError(f"{location} is not as SQuAD has it ({error})") from None
 
 
 def get_field(whole: Any, name: str, kind: type) -> Any:  # raises `ValueError`
-    "What a dictionary has under a name."
+    "A field of a dictionary, checked for its type."
     if not isinstance(whole, Mapping):
         raise ValueError(f"a dictionary is expected, got {whole!r:.60}")
     if name not in whole:
@@ -96,9 +96,10 @@ def get_field(whole: Any, name: str, kind: type) -> Any:  # raises `ValueError`
     return whole[name]
 
 # %% ../../nbs/training/03_json_files.ipynb #d2a70015
-def squad_row(asked: Mapping, context: str) -> dict[str, Any]:
-    "A question in one form; an impossible one has no answer, and one without `answers` is an error."
-    question = get_field(asked, "question", str)
-    pairs = [] if asked.get("is_impossible", False) else answer_pairs(get_field(asked, "answers", object))
-    lists = {"text": [text for text, _ in pairs], "answer_start": [start for _, start in pairs]}
-    return {"id": str(asked.get("id", "")), "question": question, "context": context, "answers": lists}
+def squad_row(question: Mapping, context: str) -> dict[str, Any]:
+    "A question as a row: without answers if it is marked impossible; a missing `answers` is an error."
+    text = get_field(question, "question", str)
+    impossible = question.get("is_impossible", False)
+    pairs = [] if impossible else answer_pairs(get_field(question, "answers", object))
+    answers = {"text": [text for text, _ in pairs], "answer_start": [start for _, start in pairs]}
+    return {"id": str(question.get("id", "")), "question": text, "context": context, "answers": answers}

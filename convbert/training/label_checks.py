@@ -19,11 +19,11 @@ from .checks import as_list, parse_literal, replace_columns
 from .labels import LABEL_COLUMNS, Labels, call_at_row, iterate_labels
 
 # %% ../../nbs/training/11_label_checks.ipynb #0e3691b4
-NUMPY_LIST = re.compile(r"""\[(\s*('[^']*'|"[^"]*"|\d+\.?)){2,}\s*\]""")  # lists as numpy prints them
+NUMPY_LIST = re.compile(r"""\[(\s*('[^']*'|"[^"]*"|\d+\.?)){2,}\s*\]""")  # a list as numpy prints it
 
 
 def parse_label_lists(rows):  # a `datasets.Dataset`; raises `ValueError` where only some labels are lists
-    "The lists of labels that a csv holds as text."
+    "Parse labels that are lists written as text."
     labels = list(rows["label"]) if "label" in rows.column_names else []
     if not any(map(is_written_list, labels)):
         return rows
@@ -32,7 +32,7 @@ def parse_label_lists(rows):  # a `datasets.Dataset`; raises `ValueError` where 
 
 
 def is_written_list(label: Any) -> bool:
-    "Whether a label is a text that writes out a list, rather than a name that begins with a bracket."
+    "Whether a label is a list written as text, rather than a name that begins with a bracket."
     if not isinstance(label, str) or not label.strip().startswith("["):
         return False
     try:
@@ -42,7 +42,7 @@ def is_written_list(label: Any) -> bool:
 
 # %% ../../nbs/training/11_label_checks.ipynb #d2a70012
 def check_label(value: Any, labels: Labels) -> None:  # raises `ValueError`
-    "Whether a model for these labels can learn, or be judged by, a row with this label or these tags."
+    "Check that a label, or a row of tags, is among the labels of the model."
     several = isinstance(value, list)
     if value is None or (several and None in value):
         raise ValueError("there is no label. Give the row one, or leave it out")
@@ -61,7 +61,7 @@ def check_label(value: Any, labels: Labels) -> None:  # raises `ValueError`
 
 
 def check_labels(rows, task: str, labels: Labels) -> None:  # raises `ValueError` naming the row
-    "Whether all rows have labels that are among these."
+    "Check that the labels of all rows are among these."
     for row, value in enumerate(rows[LABEL_COLUMNS[task]] if task in LABEL_COLUMNS else []):
         call_at_row(rows, row, check_label, value, labels)
 
@@ -78,7 +78,7 @@ def count_labels(rows, task: str, labels: Labels) -> Counter:  # by name
 
 
 def label_ids(rows, task: str, labels: Labels) -> list:  # ids, tuples of ids, or numbers
-    "What each label or tag of these rows means."
+    "The id of each label or tag, a tuple of ids for several labels, or the number itself."
     if labels.problem_type == "regression":
         return list(rows["label"])
     several = labels.problem_type == "multi_label_classification"
@@ -88,7 +88,7 @@ def label_ids(rows, task: str, labels: Labels) -> list:  # ids, tuples of ids, o
 
 # %% ../../nbs/training/11_label_checks.ipynb #e0a1c2b5
 def check_distinct_labels(rows, task: str, labels: Labels) -> None:  # raises `ValueError`
-    "Refuse rows that all have the same label: whatever is learnt from them scores 1.0."
+    "Refuse rows that all have the same label: a constant would score 1.0."
     column = LABEL_COLUMNS.get(task)
     if column is None or not len(rows):
         return
@@ -96,12 +96,12 @@ def check_distinct_labels(rows, task: str, labels: Labels) -> None:  # raises `V
         _, first = next(iterate_labels(rows[column], column == "tags"), (0, None))
         raise ValueError(
             f"all {len(rows)} rows have the {'tag' if column == 'tags' else 'label'} {first!r:.60}: there is nothing "
-            "to tell apart. Rows with another one are needed"
+            "to tell apart. Add rows with another one"
         )
 
 
 def describe_labels(rows, task: str, labels: Labels) -> str:
-    "What is learnt from these rows."
+    "Describe the labels of these rows."
     if task == "question-answering":
         return f"{sum(not answers['text'] for answers in rows['answers']):,} questions without an answer"
     if task == "multiple-choice":
@@ -109,13 +109,13 @@ def describe_labels(rows, task: str, labels: Labels) -> str:
     if labels.problem_type == "regression":
         values = list(rows["label"])
         hint = "; name the labels if they are classes" if all(float(value).is_integer() for value in values) else ""
-        return f"labels are numbers from {min(values):g} to {max(values):g}, so a number is learnt (regression){hint}"
+        return f"labels are numbers from {min(values):g} to {max(values):g}, so this is a regression{hint}"
     counts = count_labels(rows, task, labels)
-    told = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(12)) + (
+    described = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(12)) + (
         ", …" if len(counts) > 12 else ""
     )
     folded = Counter(name.casefold() for name in counts)
     alike = [name for name in counts if folded[name.casefold()] > 1]
-    told += f" ({' and '.join(alike)} differ in case only)" if alike else ""
+    described += f" ({' and '.join(alike)} differ in case only)" if alike else ""
     kind = " of which a text may have several" if labels.problem_type == "multi_label_classification" else ""
-    return f"{len(labels.names)} labels{kind} (the size of the head): {told}" if counts else ""
+    return f"{len(labels.names)} labels{kind} (the size of the head): {described}" if counts else ""

@@ -1,4 +1,4 @@
-"""What the labels of a column are (classes, numbers, several at once), and what each is called.
+"""What the labels of a column are (classes, numbers, several per row), and their names and ids.
 
 Docs: https://convbert.github.io/convbert/training/labels.html.md"""
 
@@ -22,19 +22,19 @@ from .tables import INTEGER, NUMBER
 
 # %% ../../nbs/training/09_labels.ipynb #f5fd4742
 def boolean_name(label: bool, names: Sequence[str]) -> str | int:
-    "The name of a truth value, in large or small letters; the id where none of two names is one."
+    "The class name of a boolean, in upper or lower case; the id 0 or 1 if there are two other names."
     words = [name for name in names if name.casefold() in ("true", "false")]
     own = [name for name in words if name.casefold() == str(label).casefold()]
     return own[0] if own else label if words or len(names) != 2 else int(label)
 
 
 def preview(names: Sequence[str]) -> str:
-    "The first names of many, for an error."
+    "The first names of many, for an error message."
     return ", ".join(map(repr, names[:12])) + (", …" if len(names) > 12 else "")
 
 
 def numeric_names(names: Sequence[str]) -> dict[float, int]:
-    "The ids of names that are numbers, without those that are one number in two spellings."
+    "The ids of names that are numbers; two spellings of one number are left out."
     numbers = {
         i: (int if INTEGER.fullmatch(name) else float)(name) for i, name in enumerate(names) if NUMBER.fullmatch(name)
     }
@@ -43,7 +43,7 @@ def numeric_names(names: Sequence[str]) -> dict[float, int]:
 
 # %% ../../nbs/training/09_labels.ipynb #d2a70008
 def reject_multi_hot(several: Sequence, count: int) -> None:  # raises `ValueError`
-    "Refuse a 0 or a 1 for each of so many labels where ids are expected, which are whole and named once."
+    "Refuse a multi-hot list where ids or names are expected."
     if several and all(isinstance(one, int | float) and one in (0, 1) for one in several):
         twice = len(several) == count and len(set(several)) < count
         if twice or any(isinstance(one, float | bool) for one in several):
@@ -53,22 +53,22 @@ def reject_multi_hot(several: Sequence, count: int) -> None:  # raises `ValueErr
 
 
 def multi_hot_ids(several: Sequence, count: int) -> list[int]:  # raises `ValueError`
-    "The places that have a 1, of so many."
+    "The ids of a multi-hot list."
     if len(several) != count:
         places = f"{len(several)} place{'s' if len(several) != 1 else ''}"
         raise ValueError(f"label {several!r:.60} has {places} for {count} labels")
     if not all(isinstance(one, int | float) and one in (0, 1) for one in several):
-        raise ValueError(f"label {several!r:.60} has something else than a 0 or a 1, which the training rows have")
+        raise ValueError(f"label {several!r:.60} has values other than 0 and 1, unlike the training rows")
     return [i for i, on in enumerate(several) if on]
 
 # %% ../../nbs/training/09_labels.ipynb #9d2b6e51
 @dataclass(frozen=True)
 class Labels:
-    "What the labels of a dataset are."
+    "The labels of a dataset: their names, their ids, and the kind of problem."
 
-    names: tuple[str, ...] = ()  # in the order of their ids; none for numbers
+    names: tuple[str, ...] = ()  # in the order of their ids; empty for regression
     problem_type: str | None = None  # of the model's config, for text classification
-    numbers_are_names: bool = field(default=False, compare=False, repr=False)  # a whole number is a name, and no id
+    numbers_are_names: bool = field(default=False, compare=False, repr=False)  # a whole number is a name, not an id
     multi_hot: bool = field(default=False, compare=False, repr=False)  # a list has a 0 or a 1 for each name
 
     @cached_property
@@ -78,7 +78,7 @@ class Labels:
 
     @cached_property
     def numbers(self) -> dict[float, int]:
-        "The ids that numbers mean: of the names that are these numbers, or themselves."
+        "The id of every number: of the name that is this number, or the number itself."
         return (self.numbers_are_names and numeric_names(self.names)) or {i: i for i in range(len(self.names))}
 
     def id(self, label: Any) -> int:  # raises `ValueError` for a label that is not among them
@@ -104,29 +104,29 @@ class Labels:
 
 # %% ../../nbs/training/09_labels.ipynb #c2d81b47
 def location_of(
-    rows,  # a `datasets.Dataset`, with `LOCATION` if it is known
+    rows,  # a `datasets.Dataset`, with `LOCATION` if known
     row: int,
 ) -> str:
-    "What somebody calls a row, who has the file before them."
+    "The location of a row in its source, for an error message."
     return rows[LOCATION][row] if LOCATION in rows.column_names else f"row {row} (counted from 0)"
 
 
 def iterate_labels(column: Iterable, several: bool) -> Iterator[tuple[int, Any]]:
-    "Every label of a column, with its row."
+    "Every label of a column, with the index of its row."
     return ((row, label) for row, value in enumerate(column) for label in (value if several else [value]))
 
 
 def feature_names(rows, column: str) -> Sequence[str] | None:
-    "Names that the dataset itself gives to the ids of a column."
+    "The class names that the dataset's own features give to the ids of a column."
     feature = rows.features[column]
     return getattr(getattr(feature, "feature", feature), "names", None)
 
 # %% ../../nbs/training/09_labels.ipynb #568c3fff
-LABEL_COLUMNS = {"text-classification": "label", "token-classification": "tags"}  # the column of classes
+LABEL_COLUMNS = {"text-classification": "label", "token-classification": "tags"}  # the column of labels
 
 
 def first_occurrences(rows, column: str, several: bool) -> dict[Any, int]:  # raises `ValueError`
-    "The labels that occur, each with the first row that has it."
+    "The labels that occur, each with the index of its first row."
     first: dict[Any, int] = {}
     values = ([None] if several and value is None else value for value in rows[column])
     for row, label in iterate_labels(values, several):
@@ -145,7 +145,7 @@ def first_occurrences(rows, column: str, several: bool) -> dict[Any, int]:  # ra
 
 
 def check_spelling(rows, first: Mapping[Any, int]) -> None:  # raises `ValueError`
-    "Refuse two labels that look like one: they differ in spaces, or in how an accent is written."
+    "Refuse two labels that look the same: they differ in white space, or in Unicode normalisation."
     seen: dict[str, str] = {}
     for label in (label for label in first if isinstance(label, str)):
         other = seen.setdefault(" ".join(unicodedata.normalize("NFC", label).split()), label)
@@ -157,7 +157,7 @@ def check_spelling(rows, first: Mapping[Any, int]) -> None:  # raises `ValueErro
 
 # %% ../../nbs/training/09_labels.ipynb #d3a95e12
 def check_names(names: Sequence[str] | None) -> tuple[str, ...]:  # raises `TypeError` or `ValueError`
-    "The names that the caller gives to labels."
+    "The label names that the caller gives."
     if isinstance(names, str) or (names and not all(isinstance(name, str) for name in names)):
         raise TypeError(f"labels={names!r:.60} must be a list of names, in the order of their ids")
     if names and len({" ".join(name.split()) for name in names}) < len(names):
@@ -165,30 +165,30 @@ def check_names(names: Sequence[str] | None) -> tuple[str, ...]:  # raises `Type
     return tuple(names or ())
 
 
-def is_multi_hot(column: Sequence, names: Sequence[str]) -> bool:  # raises `ValueError` where it cannot be told
-    "Whether lists have a 0 or a 1 for each label (multi-hot), rather than the ids or names of some."
+def is_multi_hot(column: Sequence, names: Sequence[str]) -> bool:  # raises `ValueError` if it is ambiguous
+    "Whether lists are multi-hot (a 0 or a 1 for each label), rather than ids or names."
     lengths, values = {len(row) for row in column}, {value for row in column for value in row}
     if any(isinstance(value, float | bool) for value in values):  # ids are whole numbers
         if not values <= {0, 1} or len(lengths) > 1:
-            raise ValueError("label lists of numbers have a 0 or a 1 for each label, and all as many places")
+            raise ValueError("lists of floats or booleans must be multi-hot, a 0 or a 1 for each label, of one length")
         return True
     if len(lengths) > 1 or max(lengths) < 2 or not values <= {0, 1} or (names and len(names) != max(lengths)):
         return False
-    if names and any(len(set(row)) < len(row) for row in column):  # nobody names an id twice
+    if names and any(len(set(row)) < len(row) for row in column):  # lists of ids have no duplicates
         return True
     raise ValueError(
-        "label lists of 0 and 1 look like one place per label: give labels=[...] with a name for each place, "
-        "or lists of names"
+        "label lists of 0 and 1 look like one place per label (multi-hot): give labels=[...] with a name for "
+        "each place, or lists of names"
     )
 
 # %% ../../nbs/training/09_labels.ipynb #e4bc6f23
 def name_ids(
     ids: Sequence[int],  # the whole numbers that occur as labels
-) -> tuple[tuple[str, ...], bool]:  # names, and whether the numbers are names themselves
-    "Names for labels that are numbers: ids count from 0, with gaps perhaps; others are codes."
+) -> tuple[tuple[str, ...], bool]:  # names, and whether the numbers themselves are the names
+    "Names for labels that are whole numbers: ids count from 0, perhaps with gaps; other numbers are names."
     if min(ids) < 0 <= max(ids) and 0 in ids:
         raise ValueError(
-            f"label {min(ids)} is not one of the ids from 0 on. Rows without a label are marked so in some data sets: "
+            f"label {min(ids)} is not one of the ids from 0 on. Some datasets mark rows without a label so: "
             f"leave them out, or name all labels, labels={[str(i) for i in sorted(ids)][:5]}"
         )
     if min(ids) == 0 and max(ids) < 2 * len(ids):
@@ -202,9 +202,9 @@ def name_labels(
     known: Sequence[str] | None,  # to the dataset
     problem_type: str | None,
 ) -> Labels:
-    "Names for the labels: the caller's, the dataset's, or their own."
+    "Name the labels: as the caller says, as the dataset says, or by their values."
     numbers = [label for label in first if isinstance(label, int | float) and not isinstance(label, bool)]
-    if given:  # where no label is a number, one of the other side may still be
+    if given:  # without a number here, the evaluation rows may still have some
         named = numeric_names(given)
         return Labels(given, problem_type, numbers_are_names=bool(named) and all(label in named for label in numbers))
     if known:
@@ -221,8 +221,8 @@ def find_labels(
     rows,  # a `datasets.Dataset` with our columns
     task: str,  # a key of `COLUMNS`
     names: Sequence[str] | None = None,  # of the ids, when the rows do not say them
-) -> Labels:  # raises `ValueError` naming the row that has none, or one that is not like the others
-    "What the labels of these rows are."
+) -> Labels:  # raises `ValueError` naming a row without a label, or with one unlike the others
+    "Find the labels of these rows."
     column, names = LABEL_COLUMNS.get(task), check_names(names)
     if column is None:
         if names:
@@ -244,8 +244,8 @@ def find_labels(
     return labels
 
 
-def multi_hot_labels(rows, names: tuple[str, ...]) -> Labels:  # raises `ValueError` where there are more or fewer names
-    "Labels that are a list of a 0 or a 1 for each name."
+def multi_hot_labels(rows, names: tuple[str, ...]) -> Labels:  # raises `ValueError` for another number of names
+    "The labels of multi-hot lists."
     first = rows["label"][0]
     places = tuple(f"LABEL_{i}" for i in range(len(first)))
     labels = Labels(names or places, "multi_label_classification", multi_hot=True)
@@ -254,7 +254,7 @@ def multi_hot_labels(rows, names: tuple[str, ...]) -> Labels:  # raises `ValueEr
 
 # %% ../../nbs/training/09_labels.ipynb #d2a70011
 def call_at_row(rows, row: int, function: Callable, *args: Any) -> Any:  # raises `ValueError` naming the row
-    "What a function makes of a row's value."
+    "Call a function on a row's value; its `ValueError` names the row."
     try:
         return function(*args)
     except ValueError as error:

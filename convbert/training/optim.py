@@ -1,4 +1,4 @@
-"""What a step does to the weights: the recipe of a run, Muon beside AdamW, and slower learning near the input.
+"""The hyperparameters of a run, its learning rate schedule, AdamW and Muon, and layer-wise learning rate decay.
 
 Docs: https://convbert.github.io/convbert/training/optim.html.md"""
 
@@ -18,51 +18,51 @@ from torch import Tensor, nn
 
 # %% ../../nbs/training/14_optim.ipynb #1a2b3c4d
 class Schedule:
-    "How the learning rate goes, by the numbers of a `Recipe`."
+    "The learning rate schedule of a `Recipe`: warm-up, constant, linear decay."
 
     def progress(self, step: int, seconds: float = 0.0) -> float:
-        "How far a run is, counted in steps: by its steps or by its clock, whichever is further."
+        "The progress of a run in steps: by its steps or by its clock, whichever is further."
         clock = 0.0 if self.minutes is None else seconds / (60 * self.minutes)
         return min(self.steps, max(step, self.steps * clock))
 
     def rate(self, step: int, seconds: float = 0.0) -> float:
-        "Learning rate: up over the first steps, flat, and down to zero at the last step or the last minute."
+        "The learning rate: linear warm-up, constant, linear decay to zero at the last step or minute."
         fall = self.steps - self.warmup if self.decay is None else self.decay
         down = (self.steps - self.progress(step, seconds)) / fall if fall > 0 else 1.0
         return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup), max(0.0, down))
 
-    def falling(self, step: int, seconds: float = 0.0) -> bool:
-        "Whether the rate has begun to fall, so that the end of the run is settled."
+    def is_decaying(self, step: int, seconds: float = 0.0) -> bool:
+        "Whether the decay has begun, so that the number of steps can no longer change."
         return self.progress(step, seconds) > (self.warmup if self.decay is None else self.steps - self.decay)
 
 # %% ../../nbs/training/14_optim.ipynb #9ebdff3d
 @dataclass(frozen=True)
 class Recipe(Schedule):
-    "The numbers of a training run."
+    "The hyperparameters of a training run."
 
     steps: int  # optimizer steps in all
     learning_rate: float = 1e-3  # peak
     warmup: int = 100  # steps over which the rate rises from 0
-    decay: int | None = None  # last steps over which it falls to 0; all after the warm-up when None
-    beta2: float = 0.98  # of AdamW: how long it remembers the size of gradients
+    decay: int | None = None  # last steps over which it decays to 0; all after the warm-up when None
+    beta2: float = 0.98  # of AdamW
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm
-    optimizer: str = "adamw"  # or "muon": Muon for matrices inside the layers, AdamW for the rest
-    layer_decay: float = 1.0  # each layer learns this much slower than the one above it, see `layer_scale`
-    layer_decay_mode: str = "paper"  # or "official", as the original code counts
+    optimizer: str = "adamw"  # or "muon": Muon for the matrices of the layers, AdamW for all other parameters
+    layer_decay: float = 1.0  # factor of the learning rate from each layer to the one below it, see `layer_scale`
+    layer_decay_mode: str = "paper"  # or "official", as the original code counts layers
     label_smoothing: float = 0.0  # share of the target that is spread over all classes
-    precision: str = "auto"  # "float32", "bfloat16", or whichever the machine is fast at
-    compile: bool = True  # `torch.compile`, where a compiler is found
-    seed: int = 0  # of everything random
+    precision: str = "auto"  # "float32", "bfloat16", or bfloat16 where the hardware supports it
+    compile: bool = True  # `torch.compile`, if a compiler is found
+    seed: int = 0  # of all random numbers
     save_every: int = 100  # steps between checkpoints
     evaluate_every: int = 500  # steps between evaluations
     watch: str | None = None  # keep the weights with the best such score; the last weights when None
     watch_lower: bool = False  # the watched score is better when it is lower
     patience: int | None = None  # stop after so many evaluations without a better watched score
-    minutes: float | None = None  # of wall clock; the run ends then, if its steps have not ended it
+    minutes: float | None = None  # of wall clock, after which the run ends if its steps have not ended it before
 
     def __post_init__(self):
-        "Refuse a plan that cannot be followed."
+        "Check the values."
         check_recipe(self)
 
 # %% ../../nbs/training/14_optim.ipynb #c6161805
@@ -76,7 +76,7 @@ CHOICES = {
 def check_recipe(
     recipe: Recipe,
 ) -> None:  # raises `ValueError` naming value and rule
-    "Refuse a plan that cannot be followed."
+    "Check the values of a recipe."
     for name in ("steps", "minutes", "learning_rate", "clip", "save_every", "evaluate_every", "patience"):
         value = getattr(recipe, name)
         if value is not None and not value > 0:
@@ -111,15 +111,15 @@ def orthogonalize(
 
 # %% ../../nbs/training/14_optim.ipynb #59568f75
 class Muon(torch.optim.Optimizer):
-    "Momentum whose update is orthogonalised, and scaled to the size of an Adam update (arXiv 2502.16982)."
+    "SGD with Nesterov momentum, its update orthogonalised and scaled to the size of Adam's (arXiv 2502.16982)."
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
-        "Take matrices only."
+        "Set the hyperparameters; `params` must be matrices."
         super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
 
     @torch.no_grad()
     def step(self) -> None:
-        "Move every matrix that has a gradient."
+        "Update every matrix that has a gradient."
         for group in self.param_groups:
             alike = {}
             for p in (p for p in group["params"] if p.grad is not None):
@@ -141,7 +141,7 @@ def depth(
     name: str,  # of a parameter
     layers: int,  # L
 ) -> int:  # 0 in the embeddings, i + 1 in layer i, L + 1 in a head
-    "How far from the input a parameter stands."
+    "The depth of a parameter, counted from the input."
     if found := LAYER.search(name):
         return int(found[1]) + 1
     return 0 if re.search(r"(?:^|\.)embeddings\.", name) else layers + 1
@@ -151,8 +151,8 @@ def layer_scale(
     depth: int,
     layers: int,  # L
     recipe: Recipe,  # its `layer_decay` and `layer_decay_mode`
-) -> float:  # the share of the learning rate that this depth gets
-    "Layer-wise decay, as the paper says or as the official code does."
+) -> float:  # the factor of the learning rate at this depth
+    "The factor of layer-wise learning rate decay, as in the paper or as in the official code."
     below = layers + 1 - depth
     if recipe.layer_decay_mode == "official" and below:
         below += 1
@@ -161,10 +161,10 @@ def layer_scale(
 # %% ../../nbs/training/14_optim.ipynb #cd8bd4dd
 def parameter_groups(
     named: list[tuple[str, nn.Parameter]],
-    scales: dict[str, float],  # name to share of the learning rate
+    scales: dict[str, float],  # parameter name to factor of the learning rate
     weight_decay: float,
 ) -> list[dict]:  # for an optimizer
-    "Group parameters by their share of the rate and by whether they decay: matrices do, vectors do not."
+    "Group parameters by learning rate factor and by weight decay, which matrices have and vectors do not."
     groups = []
     for scale in sorted({scales[n] for n, _ in named}):
         alike = [p for n, p in named if scales[n] == scale]
@@ -177,24 +177,24 @@ def make_optimizers(
     model: nn.Module,
     recipe: Recipe,
 ) -> list[torch.optim.Optimizer]:
-    "AdamW, with Muon for the matrices of the layers when the recipe says so."
+    "AdamW, and Muon for the matrices of the layers if the recipe asks for it."
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     layers = max((1 + int(i) for n, _ in named for i in LAYER.findall(n)), default=0)
     scales = {n: layer_scale(depth(n, layers), layers, recipe) for n, _ in named}
     inner = [n for n, p in named if recipe.optimizer == "muon" and p.dim() == 2 and LAYER.search(n)]
     matrices = [(n, p) for n, p in named if n in inner]
     rest, decay, lr = [(n, p) for n, p in named if n not in inner], recipe.weight_decay, recipe.learning_rate
-    how = dict(lr=lr, betas=(0.9, recipe.beta2), eps=1e-6)
-    how["fused"] = all(p.device.type == "cuda" for _, p in rest) or None  # one kernel for all; None lets torch choose
-    adamw = torch.optim.AdamW(parameter_groups(rest, scales, decay), **how)
+    options = dict(lr=lr, betas=(0.9, recipe.beta2), eps=1e-6)
+    options["fused"] = all(p.device.type == "cuda" for _, p in rest) or None  # None lets torch choose
+    adamw = torch.optim.AdamW(parameter_groups(rest, scales, decay), **options)
     return [adamw, Muon(parameter_groups(matrices, scales, decay), lr, decay)] if matrices else [adamw]
 
 
 def set_rates(
     optimizers: list[torch.optim.Optimizer],
-    rate: float,  # of the head, and of everything when there is no layer-wise decay
+    rate: float,  # of the head, and of all groups without layer-wise decay
 ) -> None:
-    "Give every group its share of the learning rate."
+    "Set the learning rate of every group."
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)  # checkpoints from before layer-wise decay have no scale

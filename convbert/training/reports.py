@@ -110,7 +110,7 @@ def mistakes(
 
 
 def severity(said: Any, right: Any, confidence: float) -> float:
-    "How much a mistake has to teach: how far off a number is, how many tags are wrong, or how confidence the model was."
+    "How bad a mistake is: the error of a number, the count of wrong tags, or else the model's confidence."
     if isinstance(right, float):
         return abs(said - right)
     if isinstance(right, list) and isinstance(said, list) and len(said) == len(right):

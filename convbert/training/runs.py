@@ -234,7 +234,7 @@ def load_checkpoint(
     check_run_config(run.path, run.run_config, state["facts"])
     step, seconds = state["step"], state.get("seconds", 0.0)  # checkpoints from before there was a clock have none
     before = replace(recipe, **dict(zip(("steps", "decay", "minutes"), [*state["plan"], None], strict=False)))
-    if before != recipe and (before.falling(step, seconds) or recipe.falling(step, seconds)):
+    if before != recipe and (before.is_decaying(step, seconds) or recipe.is_decaying(step, seconds)):
         names = "steps", "decay", "minutes"
         there, here = (", ".join(f"{name}={getattr(r, name)}" for name in names) for r in (before, recipe))
         raise ValueError(

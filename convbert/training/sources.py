@@ -1,4 +1,4 @@
-"""Somebody's data, whatever shape it has, as rows that still know where they came from: files, the hub, tables, columns, splits, streams.
+"""Files, datasets on the hub and objects in memory, loaded as one `datasets.Dataset` per split.
 
 Docs: https://convbert.github.io/convbert/training/sources.html.md"""
 
@@ -26,10 +26,10 @@ from .tables import read_table
 
 # %% ../../nbs/training/07_sources.ipynb #8ba1593d
 def load_files(
-    paths: Sequence[str | Path],  # all in one format
+    paths: Sequence[str | Path],  # of one format
     options: ReadOptions | None = None,
 ):  # a `datasets.Dataset` with the column `LOCATION`
-    "Rows of local files; `.txt` has one text per line."
+    "Load rows from local files; a `.txt` file has one text per line."
     files, options = [Path(os.path.expanduser(path)) for path in paths], options or ReadOptions()
     kind = common_format(files, options)
     if kind == ".parquet":
@@ -42,7 +42,7 @@ def load_files(
 
 
 def common_format(files: Sequence[Path], options: ReadOptions) -> str:  # raises `FileNotFoundError` or `ValueError`
-    "The one format of several files, all of which exist."
+    "The format that several existing files share."
     if missing := [str(file) for file in files if not os.path.isfile(file)]:
         more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
         example = ". If it is a text: a row is a dictionary, such as {'text': 'A fine day.'}"
@@ -58,7 +58,7 @@ def common_format(files: Sequence[Path], options: ReadOptions) -> str:  # raises
 
 # %% ../../nbs/training/07_sources.ipynb #d2a70013
 def read_file(file: Path, kind: str, options: ReadOptions) -> Iterable[tuple[str, Any]]:
-    "Places and rows of a file of this kind."
+    "Locations and rows of a file of this format."
     if kind in TABLES:
         return read_table(file, TABLES[kind], options)
     if kind == ".conll":
@@ -70,14 +70,14 @@ def read_file(file: Path, kind: str, options: ReadOptions) -> Iterable[tuple[str
 
 
 def read_text_lines(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    "Places and lines of a text."
+    "Locations and lines of a plain text file."
     check_plain_text(file)
     for number, line in enumerate(read_text(file).removesuffix("\n").split("\n"), 1):
         yield f"{file.name}, line {number}", {"text": line.rstrip("\r")}
 
 # %% ../../nbs/training/07_sources.ipynb #cb578bd1
 def load_parquet(files: list[Path]):  # a `datasets.Dataset` with the column `LOCATION`
-    "Rows of parquet files, which stay on the disk."
+    "Load parquet files, which stay on the disk."
     import datasets
 
     try:
@@ -91,13 +91,13 @@ def load_parquet(files: list[Path]):  # a `datasets.Dataset` with the column `LO
 
 
 def add_locations(rows: Any, name: str):  # a `datasets.Dataset` with the column `LOCATION`
-    "A dataset whose rows know their places."
+    "Add the column of locations to a dataset."
     rows = rows.with_format(None)
-    return rows.add_column(LOCATION, [place for place, _ in with_locations(range(len(rows)), name)])
+    return rows.add_column(LOCATION, [location for location, _ in with_locations(range(len(rows)), name)])
 
 # %% ../../nbs/training/07_sources.ipynb #94199139
 def resolve_source(source: Any) -> Any:
-    "What a name stands for: a dataset of the hub, or one that `datasets` saved in a folder."
+    "Resolve a name: a dataset on the hub, or a folder that `datasets` saved; other sources are returned unchanged."
     import datasets
 
     if not isinstance(source, str | Path):
@@ -105,7 +105,7 @@ def resolve_source(source: Any) -> Any:
     path = Path(source).expanduser()
     if path.is_dir():
         if not any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
-            raise ValueError(f"{source} is a folder, and none that `datasets` saved: name the files in it")
+            raise ValueError(f"{source} is a folder, but not one that `datasets` saved: name the files in it")
         return datasets.load_from_disk(str(path))
     if isinstance(source, Path) or file_format(source) or path.exists():
         found = read_json(path) if file_format(path) == ".json" and path.is_file() else None
@@ -113,12 +113,12 @@ def resolve_source(source: Any) -> Any:
     name, _, config = source.partition(":")
     try:
         return datasets.load_dataset(name, config or None)
-    except RuntimeError as error:  # of data sets that are programs
+    except RuntimeError as error:  # of datasets that are scripts
         raise ValueError(f"cannot load the dataset {source!r}: {error}") from error
 
 # %% ../../nbs/training/07_sources.ipynb #5b382041
 def split_dataset(source: Any, options: ReadOptions, name: str = ""):  # a `datasets.Dataset` with the column `LOCATION`
-    "The rows of one split, or of a source that has none."
+    "Load one split, or a source without splits."
     import datasets
 
     if isinstance(source, str | Path):
@@ -138,10 +138,10 @@ def split_dataset(source: Any, options: ReadOptions, name: str = ""):  # a `data
 
 # %% ../../nbs/training/07_sources.ipynb #e0a1c2b4
 def open_splits(
-    source: Any,  # files, a name on the hub (`owner/name`, `owner/name:config`), or anything in memory that holds rows
+    source: Any,  # files, a name on the hub (`owner/name`, `owner/name:config`), or rows in memory
     options: ReadOptions | None = None,
-) -> dict[str, Any]:  # a `datasets.Dataset` with the column `LOCATION` per split; "" is the name where there are none
-    "Somebody's rows, wherever and in whatever shape they are."
+) -> dict[str, Any]:  # a `datasets.Dataset` with the column `LOCATION` per split; named "" if the source has none
+    "Load all splits of a source."
     try:
         import datasets
     except ImportError:
@@ -159,8 +159,8 @@ def open_splits(
     return {"": split_dataset(found, options, name)}
 
 
-def row_count(part: Any) -> int:  # 1 where nobody knows
-    "How many rows a split has."
+def row_count(part: Any) -> int:  # 1 if unknown
+    "The number of rows of a split."
     return len(part) if hasattr(part, "__len__") else 1
 
 # %% ../../nbs/training/07_sources.ipynb #a01d8c0f
@@ -168,12 +168,12 @@ def load_rows(
     source: Any,  # see `open_splits`
     split: str = "train",  # of a dataset that has several
 ):  # a `datasets.Dataset`
-    "The rows of a dataset."
+    "Load the rows of one split."
     return choose_split(open_splits(source), (split,)).remove_columns(LOCATION)
 
 
 def choose_split(splits: dict[str, Any], names: Sequence[str]) -> Any:
-    "The split of the first of these names that there is; rows without splits are all there is."
+    "The first split that has one of these names; a source without splits is returned whole."
     if set(splits) == {""}:
         return splits[""]
     name = next((name for name in names if name in splits), None)

@@ -24,16 +24,16 @@ NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 # %% ../../nbs/training/02_tables.ipynb #b1a6ee4a
 def infer_types(values: list[str | None]) -> list:
-    "A column of a table: whole numbers, numbers or truth values where all are, and the texts otherwise."
-    there = {value for value in values if value}
-    reads: list[tuple[Callable, Callable]] = [
+    "A column as integers, floats or booleans if all its values are, else as the texts that they are."
+    present = {value for value in values if value}
+    parsers: list[tuple[Callable, Callable]] = [
         (INTEGER.fullmatch, int),
         (NUMBER.fullmatch, float),
         (lambda text: text.lower() in ("true", "false"), lambda text: text.lower() == "true"),
     ]
-    for fits, read in reads:
-        if there and all(map(fits, there)):
-            return [read(value) if value else None for value in values]
+    for matches, parse in parsers:
+        if present and all(map(matches, present)):
+            return [parse(value) if value else None for value in values]
     return values
 
 # %% ../../nbs/training/02_tables.ipynb #4cec1297
@@ -51,8 +51,8 @@ def quoted_records(
             begin = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(
-            f"line {begin}: a field that begins with a quotation mark does not end with one ({error}). Inside quoted "
-            "fields they are doubled; .jsonl has no such rules"
+            f"line {begin}: a field that begins with a quotation mark does not end with one ({error}). Quotation "
+            "marks inside a quoted field are doubled; .jsonl needs no quoting"
         ) from None
     finally:
         csv.field_size_limit(limit)
@@ -60,24 +60,24 @@ def quoted_records(
 
 
 def unquoted_records(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    "The records of a table where every line is one."
+    "The records of a table in which every line is a record."
     lines = (line.rstrip("\r\n") for line in io.StringIO(text, newline=""))
     return drop_blank_records([(number, line.split(delimiter)) for number, line in enumerate(lines, 1) if line])
 
 
 def drop_blank_records(records: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
-    "The records without lines of spaces alone, which are rows only of a table with one column."
+    "Drop lines of white space, unless the table has one column."
     if records and len(records[0][1]) == 1:
         return records
     return [(line, fields) for line, fields in records if len(fields) > 1 or fields[0].strip()]
 
 # %% ../../nbs/training/02_tables.ipynb #d2a70014
-def ragged_record(records: list[tuple[int, list[str]]]) -> str:  # "" where all have as many fields as the header
-    "The first record that does not fit under the header."
+def ragged_record(records: list[tuple[int, list[str]]]) -> str:  # "" if all have as many fields as the header
+    "Describe the first record with another number of fields than the header."
     width = len(records[0][1]) if records else 0
     odd = next(((line, len(fields)) for line, fields in records if len(fields) != width), None)
     return (
-        f"line {odd[0]} has {odd[1]} fields and the header has {width}: quote texts that hold the separator"
+        f"line {odd[0]} has {odd[1]} fields and the header has {width}: quote texts that contain the delimiter"
         if odd
         else ""
     )
@@ -88,7 +88,7 @@ def read_records(
     delimiter: str,
     name: str,  # of the file
     options: ReadOptions,
-) -> list[tuple[int, list[str]]]:  # raises `ValueError` naming the line that does not fit
+) -> list[tuple[int, list[str]]]:  # line numbers and fields; raises `ValueError` naming the line that does not fit
     "The records of a table, header first."
     plain, quoted, fault = unquoted_records(text, delimiter), [], ""
     try:
@@ -110,10 +110,10 @@ def read_records(
 def check_line_breaks(
     plain: list, quoted: list, delimiter: str, name: str, options: ReadOptions
 ) -> None:  # raises `ValueError`
-    "Refuse rows that span lines each of which would do as a row too; say it where only the number of fields would."
+    "Refuse rows that span several lines if each line could be a row as well; otherwise note them."
     pairs = enumerate(zip(quoted, plain, strict=False))
     line = quoted[next((i for i, (one, other) in pairs if one[0] != other[0]), len(quoted)) - 1][0]
-    if len(plain[0][1]) > 1 and (delimiter == "\t" or lines_fit_columns(plain, quoted, options.label)):
+    if len(plain[0][1]) > 1 and (delimiter == "\t" or lines_fit_columns(plain, quoted, options.label_column)):
         raise ValueError(
             f"{name}, line {line}: the quotation mark at the beginning of a field is closed in a later line. Are these "
             f"{len(plain) - 1} rows with quotation marks in them, or {len(quoted) - 1} rows with line breaks in them? "
@@ -125,7 +125,7 @@ def check_line_breaks(
 
 # %% ../../nbs/training/02_tables.ipynb #d2a70004
 def lines_fit_columns(plain: list, quoted: list, label: str) -> bool:
-    "Whether lines, taken as rows, have numbers where rows have numbers, and mostly the labels that rows have."
+    "Whether the lines, read as rows, have numbers where the quoted rows have numbers, and mostly the same labels."
     for i, name in enumerate(quoted[0][1]):
         lines, rows = ({fields[i] for _, fields in records[1:] if fields[i]} for records in (plain, quoted))
         if rows and all(map(NUMBER.fullmatch, rows)):
@@ -137,7 +137,7 @@ def lines_fit_columns(plain: list, quoted: list, label: str) -> bool:
 
 # %% ../../nbs/training/02_tables.ipynb #c10b0ecf
 def read_table(file: Path, delimiter: str, options: ReadOptions) -> Iterator[tuple[str, dict[str, str]]]:
-    "Places and rows of a csv or tsv."
+    "Locations and rows of a csv or tsv."
     records = read_records(read_text(file), delimiter, file.name, options)
     header = records[0][1] if records else []
     if len(header) == 1 and (other := next((mark for mark in ";\t,|" if mark in header[0]), None)):
