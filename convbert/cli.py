@@ -1,4 +1,4 @@
-"""`convbert fill-mask "…"`, `convbert finetune …` and the rest: the same functions, from a shell.
+"""`convbert fill-mask "…"`, `convbert finetune …`: the functions of the package from a shell.
 
 Docs: https://convbert.github.io/convbert/cli.html.md"""
 
@@ -35,9 +35,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(
-    arguments: Sequence[str] | None = None,  # words after `convbert`; the shell's when None
-) -> int:  # 0, or 1 for an error that was said, 130 after Ctrl-C
-    "Run a command; an error that a user can mend is one line on standard error."
+    arguments: Sequence[str] | None = None,  # after `convbert`; those of the shell when None
+) -> int:  # 0, 1 after an error, 130 after Ctrl-C
+    "Run a command; an error that the user can fix is one line on standard error."
     args = make_parser().parse_args(arguments)
     try:
         with warnings.catch_warnings():
@@ -45,7 +45,7 @@ def main(
             if hasattr(sys.stdin, "reconfigure"):
                 sys.stdin.reconfigure(errors="replace")
             args.run(args)
-    except BrokenPipeError:  # whoever read the answers has seen enough
+    except BrokenPipeError:  # the reader of the pipe, such as `head`, has closed it
         sys.stdout = open(os.devnull, "w")
         return 0
     except KeyboardInterrupt as stop:

@@ -680,7 +680,7 @@ def test_what_was_decided_is_said_in_one_line_before_the_first_step(tmp_path, st
     line = next(line for line in said.splitlines() if "rows to train on" in line)
     for part in (
         "24 rows",
-        "24 to judge by",
+        "24 to evaluate on",
         "text=review",
         "2 labels",
         "good 12",

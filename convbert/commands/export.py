@@ -17,9 +17,9 @@ def export(args: argparse.Namespace) -> None:
     from convbert.export import GRAPH
     from convbert.export import export as write
 
-    apart = write(args.model, args.folder, tokenizer=args.tokenizer, precision=args.precision)
+    error = write(args.model, args.folder, tokenizer=args.tokenizer, precision=args.precision)
     size = (Path(args.folder).expanduser() / GRAPH).stat().st_size / 1e6
-    print(f"{args.folder}: {GRAPH} of {size:.1f} MB, outputs {apart:.2g} apart from torch")
+    print(f"{args.folder}: {GRAPH} of {size:.1f} MB, outputs differ by {error:.2g} from torch")
 
 
 def add_export(commands) -> None:

@@ -16,7 +16,7 @@ REQUIRED = ("candidate_labels",)
 
 
 def add_options(parser: argparse.ArgumentParser, options: dict[str, Any], where: str) -> None:
-    "Options of these names and types; `where` says whose they are."
+    "Add options of these names and types; `where` names the Python object they belong to."
     for name, kind in options.items():
         how = dict(nargs="+", type=kind[0]) if isinstance(kind, list) else dict(type=kind)
         how = dict(action="store_true") if kind is bool else how

@@ -27,18 +27,18 @@ def parse_line(line: str) -> Any:
         try:
             return json.loads(line)
         except json.JSONDecodeError:
-            pass  # a text may begin with a brace too
+            pass  # a text may begin with a brace
     return line
 
 
 def read_inputs(
     file: str | None,  # standard input when None
 ) -> Iterator:  # texts and rows
-    "The inputs in a file or a pipe, one by one; empty lines are left out."
+    "The inputs in a file or standard input, one by one; empty lines are skipped."
     path = Path(file) if file else None
     if path and not path.is_file():
         raise FileNotFoundError(f"no such file: {file}")
-    how = dict(encoding="utf-8-sig", errors="replace", newline="")  # one bad byte must not stop a run
+    how = dict(encoding="utf-8-sig", errors="replace", newline="")  # an invalid byte must not stop a run
     with path.open(**how) if path else contextlib.nullcontext(sys.stdin) as lines:
         if path and path.suffix in (".csv", ".tsv"):
             yield from csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",")
@@ -55,7 +55,7 @@ TASKS = {
     "zero-shot-classification": dict(candidate_labels=[str], hypothesis_template=str, multi_label=bool),
     "feature-extraction": dict(pooling=str, normalize=bool, stride=int),
 }
-FIELDS = {  # parts of one input, in the place of a text
+FIELDS = {  # parts of one input, instead of a text
     "text-classification": dict(text_pair=str),
     "question-answering": dict(question=str, context=str),
     "multiple-choice": dict(question=str, context=str, choices=[str]),
@@ -63,10 +63,10 @@ FIELDS = {  # parts of one input, in the place of a text
 ALIASES = {"text-classification": ["sentiment-analysis"], "token-classification": ["ner"]}
 
 # %% ../../nbs/commands/02_pipelines.ipynb #0fff5baf
-def given_input(args: argparse.Namespace) -> list:  # of texts, or one row; empty when there is none
+def given_input(args: argparse.Namespace) -> list:  # of texts, or one row; empty if there is none
     "The inputs on the command line."
     if not args.text and not args.file and sys.stdin.isatty():
-        print("reading texts from the keyboard, one a line; Ctrl-D ends them", file=sys.stderr)
+        print("reading texts from the keyboard, one per line; Ctrl-D ends the input", file=sys.stderr)
     row = {name: getattr(args, name) for name in FIELDS.get(args.task, {}) if getattr(args, name) is not None}
     if args.file and (args.text or row):
         raise ValueError("give either --file, or an input on the command line")
@@ -93,18 +93,18 @@ def answer(args: argparse.Namespace) -> None:
     answered = False
     for item, found in with_inputs(helper, inputs or read_inputs(args.file), options):
         line = json.dumps({"input": item, "answers": found}, ensure_ascii=False)
-        print(line.encode("utf-8", "backslashreplace").decode(), flush=True)  # a lone surrogate as JSON writes it
+        print(line.encode("utf-8", "backslashreplace").decode(), flush=True)  # a lone surrogate is escaped
         answered = True
     if not answered:
         raise ValueError("there is nothing to answer: give texts, --file, or lines on standard input")
 
 
 def with_inputs(helper: Any, inputs: Iterable, options: dict[str, Any]) -> Iterator[tuple]:
-    "Each input with its answer, as they come."
+    "Each input with its answer, lazily."
     waiting: deque = deque()
 
     def remember() -> Iterator:
-        "The inputs, on their way to the model."
+        "Pass the inputs on, and remember them."
         for item in inputs:
             waiting.append(item)
             yield item

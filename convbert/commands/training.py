@@ -38,7 +38,7 @@ TUNING_OPTIONS = dict(
 
 # %% ../../nbs/commands/03_training.ipynb #efe4538d
 def finetune(args: argparse.Namespace) -> None:
-    "Train a model for a task on labelled rows, or go on with a run that was stopped."
+    "Fine-tune a model for a task on labelled rows, or resume a run that was stopped."
     from convbert.training import finetuning, recipes
 
     options = {k: getattr(args, k) for k in TUNING_OPTIONS if getattr(args, k) is not None}
@@ -58,7 +58,7 @@ def finetune(args: argparse.Namespace) -> None:
 
 # %% ../../nbs/commands/03_training.ipynb #dcfd1100
 def parse_column(pair: str) -> tuple[str, Any]:
-    "`ours=theirs`; several of theirs are joined by commas."
+    "Parse `ours=theirs`; several of theirs are separated by commas."
     ours, equals, theirs = pair.partition("=")
     if not (ours and equals and theirs):
         raise ValueError(f"--columns {pair!r} must look like text=sentence")
@@ -67,14 +67,16 @@ def parse_column(pair: str) -> tuple[str, Any]:
 
 def add_finetune(commands) -> None:
     "Arguments of `convbert finetune`."
-    p = commands.add_parser("finetune", help="train a model for a task", description=finetune.__doc__)
+    p = commands.add_parser("finetune", help="fine-tune a model for a task", description=finetune.__doc__)
     p.add_argument("task", help="text-classification, …; or a recipe such as glue/sst2, which brings its own data")
     p.add_argument("data", nargs="*", help="rows: .csv, .tsv, .jsonl, .json, .parquet or CoNLL files, or a hub dataset")
     p.add_argument("--out", required=True, help="folder for checkpoints and the finished model")
     p.add_argument("--model", default="convbert-tiny", help="where to start: bundled name, folder or hub id")
     p.add_argument("--size", default="small", help="learning rate of a recipe: small, medium-small or base")
-    p.add_argument("--evaluation", help="rows to judge by (default: the data's validation split, or every tenth row)")
-    p.add_argument("--columns", nargs="+", metavar="OURS=THEIRS", help="what our columns are called there")
+    p.add_argument(
+        "--evaluation", help="rows to evaluate on (default: the data's validation split, or a tenth of the rows)"
+    )
+    p.add_argument("--columns", nargs="+", metavar="OURS=THEIRS", help="our column names and those of the data")
     p.add_argument("--metrics", nargs="+", help="scores, the first is watched (default: the task's)")
     p.add_argument("--tokenizer", help="bundled name, folder or hub id (default: the model's own)")
     p.add_argument("--labels", nargs="+", help="names of the label ids, in their order")
@@ -84,7 +86,7 @@ def add_finetune(commands) -> None:
 
 # %% ../../nbs/commands/03_training.ipynb #6ae5e1cd
 def pretrain(args: argparse.Namespace) -> None:
-    "Train a masked language model on plain text, or go on with a run that was stopped."
+    "Train a masked language model on plain text, or resume a run that was stopped."
     from dataclasses import replace
 
     from convbert.config import ConvBertConfig
@@ -103,11 +105,11 @@ def pretrain(args: argparse.Namespace) -> None:
 
 
 def scale(recipe: Any, given: dict[str, Any]) -> Any:
-    "The recipe with what was given; warm-up and decay keep their share of the steps unless they are given too."
+    "The recipe with the given options; warm-up and decay keep their share of the steps unless they are given too."
     from dataclasses import replace
 
     share = given.get("steps", recipe.steps) / recipe.steps
-    warmup = recipe.warmup if "minutes" in given else round(recipe.warmup * share)  # the clock squeezes the rest
+    warmup = recipe.warmup if "minutes" in given else round(recipe.warmup * share)  # the clock scales the rest
     kept = dict(warmup=warmup, decay=round(recipe.decay * share))
     return replace(recipe, **(kept | {k: given[k] for k in (*RECIPE_OPTIONS, "compile") if k in given}))
 
@@ -142,9 +144,9 @@ def add_pretrain(commands) -> None:
     )
     p.add_argument("--out", required=True, help="folder for checkpoints and the finished model")
     p.add_argument("--preset", default="tiny", help="size: tiny, small, medium-small or base (default: tiny)")
-    p.add_argument("--model", help="go on from this model, with its size and tokenizer (default: fresh weights)")
-    p.add_argument("--tokenizer", help="use this tokenizer instead of learning a vocabulary")
-    p.add_argument("--vocab-size", type=int, help="tokens of the vocabulary to learn (default: 8192)")
+    p.add_argument("--model", help="continue from this model, with its size and tokenizer (default: random weights)")
+    p.add_argument("--tokenizer", help="use this tokenizer instead of training a vocabulary")
+    p.add_argument("--vocab-size", type=int, help="tokens of the vocabulary to train (default: 8192)")
     p.add_argument("--mask-rate", type=float, help="share of tokens to predict (default: 0.2 to 0.3, as `Plan` says)")
     p.add_argument("--tokens-per-batch", type=int, help="tokens in a step (default: 8192)")
     p.add_argument("--device", help="cpu, cuda, … (default: an accelerator when there is one)")
@@ -154,7 +156,7 @@ def add_pretrain(commands) -> None:
 
 # %% ../../nbs/commands/03_training.ipynb #4415bf82
 def evaluate(args: argparse.Namespace) -> None:
-    "Print how many masked tokens of a text a model guesses."
+    "Print how many masked tokens of a text a model predicts."
     from convbert.training import pretraining
 
     scores = pretraining.evaluate(args.files, args.model, args.length, args.device)
@@ -163,7 +165,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def add_evaluate(commands) -> None:
     "Arguments of `convbert evaluate`."
-    p = commands.add_parser("evaluate", help="score a model on text it has not seen", description=evaluate.__doc__)
+    p = commands.add_parser("evaluate", help="score a model on held-out text", description=evaluate.__doc__)
     p.add_argument("files", nargs="+", help="plain text, also .xz, .gz or .zip; or rows with a text in each")
     p.add_argument("--model", default="convbert-tiny", help="bundled name, folder or hub id (default: convbert-tiny)")
     p.add_argument("--length", type=int, default=128, help="tokens in a row (default: 128)")

@@ -1,4 +1,4 @@
-"""How good a model is on rows with known answers, asked through the pipeline that its users will call, and how good it is to know nothing.
+"""Scores of a model on rows with known answers, computed through its pipeline, beside those of a trivial baseline.
 
 Docs: https://convbert.github.io/convbert/training/evaluation.html.md"""
 
@@ -35,8 +35,8 @@ def references_of(
     rows,  # a `datasets.Dataset` with the task's columns
     task: str,
     labels: Labels,
-) -> list:  # one per row, as `training.metrics` wants it
-    "The right answers."
+) -> list:  # one per row, see `training.metrics`
+    "The references of a task, in the form of its metrics."
     if task == "question-answering":
         return [list(answers["text"]) for answers in rows["answers"]]
     if task == "token-classification":
@@ -52,7 +52,7 @@ def default_metrics(
     task: str,
     labels: Labels,
 ) -> tuple[str, ...]:  # names of `training.metrics`; the first is the one to watch
-    "How this task is scored when nobody says otherwise."
+    "The default metrics of a task."
     if task in ("question-answering", "fill-mask"):
         return ("squad_f1", "exact_match") if task == "question-answering" else ("top1", "top5", "perplexity")
     if task == "token-classification":
@@ -70,49 +70,53 @@ def predict(
     tokenizer: ConvBertTokenizerFast,
     rows,  # a `datasets.Dataset` with the task's columns
     task: str,
-    how: Preprocessing,  # labels, and the length of rows
+    preprocessing: Preprocessing,  # labels, and the length of rows
 ) -> tuple[list, list[float]]:  # a prediction per row, in the form of `references_of`, and the pipeline's score of each
-    "Ask the pipeline of the task."
+    "Predict with the pipeline of the task."
     pipe = TASKS[task](model, tokenizer)
     if task == "token-classification":
         return list(pipe.tag_words(words for words in rows["tokens"])), [1.0] * len(rows)
-    options: dict[str, Any] = {"top_k": None} if how.labels.problem_type == "multi_label_classification" else {}
+    options: dict[str, Any] = (
+        {"top_k": None} if preprocessing.labels.problem_type == "multi_label_classification" else {}
+    )
     if task == "question-answering":
         impossible = any(not answers["text"] for answers in rows["answers"])
         options = dict(
-            max_seq_len=how.max_length, doc_stride=how.stride, handle_impossible_answer=impossible, max_answer_len=30
+            max_seq_len=preprocessing.max_length,
+            doc_stride=preprocessing.stride,
+            handle_impossible_answer=impossible,
+            max_answer_len=30,
         )
     found = list(pipe(iter(rows), **options))
-    for place, answer in enumerate(found):
+    for i, answer in enumerate(found):
         if "error" in answer:
-            raise ValueError(f"row {place} cannot be answered: {answer['error']}")
-    if how.labels.problem_type == "multi_label_classification":
-        return [sorted(a["label"] for a in row if a["score"] > 0.5) for row in found], [
-            row[0]["score"] for row in found
-        ]
+            raise ValueError(f"row {i} cannot be answered: {answer['error']}")
+    if preprocessing.labels.problem_type == "multi_label_classification":
+        chosen = [sorted(answer["label"] for answer in row if answer["score"] > 0.5) for row in found]
+        return chosen, [row[0]["score"] for row in found]
     key = "answer" if task == "question-answering" else "label"
-    key = "score" if how.labels.problem_type == "regression" else key
+    key = "score" if preprocessing.labels.problem_type == "regression" else key
     return [answer[key] for answer in found], [answer["score"] for answer in found]
 
 # %% ../../nbs/training/19_evaluation.ipynb #0093f000
 def bag_of_words(text: str) -> Counter:
-    "The words of a text, lower-cased."
+    "Counts of the lower-cased words of a text."
     return Counter(re.findall(r"\w+", text.lower()))
 
 
 def most_overlapping(texts: list[str], to: str) -> int:
-    "The place of the text that shares most words with another; the shortest of several."
+    "The index of the text that shares most words with another; the shortest if several do."
     shared = [((bag_of_words(text) & bag_of_words(to)).total(), -len(text)) for text in texts]
     return max(range(len(texts)), key=lambda i: shared[i])
 
 
 def baseline(
     rows,  # a `datasets.Dataset` to answer
-    train,  # one to learn from what is common
+    train,  # one to count labels in
     task: str,
     labels: Labels,
 ) -> tuple[list, str]:  # a prediction per row, and the rule in words
-    "What anybody could say without a model."
+    "Predict with a rule that needs no model."
     if task == "question-answering":
         parts = [re.split(r"(?<=[.!?])\s+", context) for context in rows["context"]]
         said = [part[most_overlapping(part, question)] for part, question in zip(parts, rows["question"], strict=True)]
@@ -133,11 +137,11 @@ def baseline(
 # %% ../../nbs/training/19_evaluation.ipynb #8018e05d
 def unigram_scores(
     train: np.ndarray,  # `(N,)` token ids
-    held: np.ndarray,  # `(M,)`
+    held: np.ndarray,  # `(M,)` held-out token ids
     size: int,  # of the vocabulary
 ) -> dict[str, float]:  # top1, top5, perplexity
-    "How well one guesses the tokens of a text by how often they occur in another."
-    counts = np.bincount(train, minlength=size) + 1.0  # so that no token is impossible
+    "Masked-LM scores of predicting each token by its frequency in the training text."
+    counts = np.bincount(train, minlength=size) + 1.0  # add-one smoothing
     best = np.argsort(-counts)[:5]
     nll = -np.log(counts / counts.sum())[held].mean()
     return dict(
@@ -147,7 +151,7 @@ def unigram_scores(
 # %% ../../nbs/training/19_evaluation.ipynb #699873dc
 @dataclass(frozen=True)
 class EvaluationResult:
-    "A model's predictions on rows with known answers, and what they are worth."
+    "Predictions on rows with known answers, with scores of the model and of the baseline."
 
     predictions: list
     references: list
@@ -161,29 +165,32 @@ def evaluate_model(
     model: nn.Module,
     tokenizer: ConvBertTokenizerFast,
     rows,  # a `datasets.Dataset` with the task's columns
-    train,  # the rows that it was trained on: the rule may learn from them too
+    train,  # the rows that it was trained on, which the baseline uses too
     task: str,
-    how: Preprocessing,  # labels, and the length of rows
+    preprocessing: Preprocessing,  # labels, and the length of rows
     metrics: Sequence[str] = (),  # those of `default_metrics` when there are none
 ) -> EvaluationResult:
-    "Score a model and its baseline."
+    "Score a model and the baseline."
     if task == "fill-mask":
-        return evaluate_masked_lm(model, tokenizer, rows, train, how)
-    references, metrics = references_of(rows, task, how.labels), metrics or default_metrics(task, how.labels)
-    predictions, confidences = predict(model, tokenizer, rows, task, how)
-    trivial, rule = baseline(rows, train, task, how.labels)
-    scores = [compute_scores(metrics, answers, references, how.labels) for answers in (predictions, trivial)]
+        return evaluate_masked_lm(model, tokenizer, rows, train, preprocessing)
+    references, metrics = (
+        references_of(rows, task, preprocessing.labels),
+        metrics or default_metrics(task, preprocessing.labels),
+    )
+    predictions, confidences = predict(model, tokenizer, rows, task, preprocessing)
+    trivial, rule = baseline(rows, train, task, preprocessing.labels)
+    scores = [compute_scores(metrics, answers, references, preprocessing.labels) for answers in (predictions, trivial)]
     return EvaluationResult(predictions, references, confidences, *scores, rule)
 
 # %% ../../nbs/training/19_evaluation.ipynb #d22d3f2c
 def check_metrics(
-    rows,  # a `datasets.Dataset` to judge by
+    rows,  # a `datasets.Dataset` to evaluate on
     train,
     task: str,
     labels: Labels,
     metrics: Sequence[str],
-) -> None:  # raises `ValueError` for labels and metrics that do not go together
-    "Score the baseline."
+) -> None:  # raises `ValueError` for metrics that do not fit the labels
+    "Check the metrics by scoring the baseline."
     if task == "fill-mask":
         known = default_metrics(task, labels)
         if unknown := sorted(set(metrics) - set(known)):
@@ -194,7 +201,7 @@ def check_metrics(
 
 
 def compute_scores(metrics: Sequence[str], predictions: list, references: list, labels: Labels) -> dict[str, float]:
-    "Scores; F1 asks for class 1, so single labels are shown to the metrics as ids."
+    "Compute scores; single labels are passed as ids, since F1 needs the positive class 1."
     if labels.problem_type == "single_label_classification":
         predictions, references = (list(map(labels.id, side)) for side in (predictions, references))
     return score(metrics, predictions, references)
@@ -206,7 +213,7 @@ def masked_scores(
     batches: MaskedBatches,  # of held-out text
     steps: int = 10,  # batches to average over
 ) -> dict[str, float]:  # top1, top5, perplexity
-    "How well a model guesses masked tokens of text that it was not trained on."
+    "Top-1 and top-5 accuracy and perplexity of a masked LM."
     device = next(model.parameters()).device
     hits, nll, count = torch.zeros(2), 0.0, 0
     for step in range(steps):
@@ -225,11 +232,11 @@ def evaluate_masked_lm(
     tokenizer: ConvBertTokenizerFast,
     rows,  # a `datasets.Dataset` of texts
     train,
-    how: Preprocessing,
+    preprocessing: Preprocessing,
 ) -> EvaluationResult:
-    "How well a model guesses masked tokens, and how well their frequency does."
+    "Score a masked LM and the unigram baseline."
     held, known = encode_documents(rows, tokenizer), encode_documents(train, tokenizer)
-    length = max(3, min(how.max_length, len(held)))  # of a row: a token between two special ones
+    length = max(3, min(preprocessing.max_length, len(held)))  # of a row: a token between two special ones
     batches = MaskedBatches(
         held, tokenizer, Masking(0.15, 1.0, 0.0), (length,), max(length, min(4096, len(held))), seed=1
     )

@@ -1,4 +1,4 @@
-"""Your data, one call, and a folder that `pipeline` opens: with scores beside a baseline, pictures, and a card.
+"""Fine-tune a model on your data in one call; the result is a folder that `pipeline` loads, with scores, figures and a model card.
 
 Docs: https://convbert.github.io/convbert/training/finetuning.html.md"""
 
@@ -40,27 +40,27 @@ from .task_data import TaskData, load_task_data
 class Tuning:
     "How a model is fine-tuned; the defaults are those of small models in the ELECTRA and ConvBERT papers."
 
-    epochs: float = 3.0  # passes over the rows
+    epochs: float = 3.0
     batch_size: int = 32  # examples in a step, over all processes
     learning_rate: float = 3e-4  # of the head, at its peak; 1e-4 for models of base size
-    layer_decay: float = 0.8  # each layer learns this much slower than the one above it
+    layer_decay: float = 0.8  # factor of the learning rate from each layer to the one below it
     layer_decay_mode: str = "paper"  # or "official", as the original code counts layers
-    warmup: float = 0.1  # share of the steps over which the rate rises
-    beta2: float = 0.999  # of AdamW: how long it remembers the size of gradients
+    warmup: float = 0.1  # share of the steps over which the learning rate rises
+    beta2: float = 0.999  # of AdamW
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm
     dropout: float | None = 0.1  # share of the activations that is dropped; the model's own when None
     label_smoothing: float = 0.0  # share of the target that is spread over all labels
     max_length: int = 128  # tokens of an example
-    stride: int = 64  # tokens that the rows of a long question share
+    stride: int = 64  # tokens that the rows of a long context share
     evaluate_every: float = 1.0  # epochs between evaluations
-    watch: str | None = None  # the score whose best weights are kept; the task's first when None
+    watch: str | None = None  # the score by which the best weights are kept; the task's first when None
     patience: int | None = None  # stop after so many evaluations without a better score
-    precision: str = "auto"  # "float32", "bfloat16", or whichever the machine is fast at
-    seed: int = 0  # of everything random
+    precision: str = "auto"  # "float32", "bfloat16", or bfloat16 where the hardware supports it
+    seed: int = 0  # of all random numbers
 
     def __post_init__(self):
-        "Refuse numbers that are none; `Recipe` looks at the rest."
+        "Check the values that `Recipe` does not check."
         for name in ("epochs", "batch_size", "max_length", "evaluate_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be positive")
@@ -73,7 +73,7 @@ def to_recipe(
     per_epoch: int,  # steps in an epoch
     watch: str,  # the score to watch
 ) -> Recipe:
-    "The same in steps."
+    "Convert epochs and shares to steps."
     steps = max(1, math.ceil(tuning.epochs * per_epoch))
     every = max(1, min(steps, round(tuning.evaluate_every * per_epoch)))
     shared = {k: v for k, v in asdict(tuning).items() if k in Recipe.__dataclass_fields__}
@@ -83,13 +83,13 @@ def to_recipe(
 
 # %% ../../nbs/training/24_finetuning.ipynb #40815c50
 def make_run_config(data: TaskData, start: str, tokenizer: str | None, tuning: Tuning) -> dict[str, Any]:
-    "What makes a run this run."
+    "What must be equal for a run to be resumed."
     digest = hashlib.sha256()
     for rows in (data.train, data.evaluation):
         for batch in rows.iter(1000):
             digest.update(json.dumps(batch, default=str).encode())
-    digest_line = f"{len(data.train)} rows, {len(data.evaluation)} held out ({digest.hexdigest()[:12]})"
-    named = dict(task=data.task, base=start, tokenizer=tokenizer, data=digest_line, labels=list(data.labels.names))
+    summary = f"{len(data.train)} rows, {len(data.evaluation)} held out ({digest.hexdigest()[:12]})"
+    named = dict(task=data.task, base=start, tokenizer=tokenizer, data=summary, labels=list(data.labels.names))
     return dict(**named, metrics=list(data.metrics), **asdict(tuning))
 
 
@@ -100,40 +100,42 @@ def train_and_evaluate(
     tuning: Tuning,
     folder: Path,  # of the checkpoints
     run_config: dict[str, Any],
-) -> tuple[list[dict[str, float]], EvaluationResult]:  # the log, and what the model is worth
-    "Train, and judge."
+) -> tuple[list[dict[str, float]], EvaluationResult]:  # the log, and the final evaluation
+    "Train and evaluate."
     log_once(join_process_group(network), data.summary)
     limit = tokenizer.model_max_length
-    how = Preprocessing(tokenizer, data.labels, limit, min(tuning.stride, limit // 2))
-    check_encodable(data, how)
-    batches = make_batches(data, how, tuning)
+    preprocessing = Preprocessing(tokenizer, data.labels, limit, min(tuning.stride, limit // 2))
+    check_encodable(data, preprocessing)
+    batches = make_batches(data, preprocessing, tuning)
 
-    def ask(model: nn.Module) -> EvaluationResult:
-        return evaluate_model(model, tokenizer, data.evaluation, data.train, data.task, how, data.metrics)
+    def evaluate(model: nn.Module) -> EvaluationResult:
+        return evaluate_model(model, tokenizer, data.evaluation, data.train, data.task, preprocessing, data.metrics)
 
     recipe = to_recipe(tuning, batches.per_epoch, data.metrics[0])
-    log = fit(network, batches, recipe, folder, lambda model: ask(model).scores, run_config)
-    return log, join_process_group(network).run_on_main(lambda: ask(network.eval()))
+    log = fit(network, batches, recipe, folder, lambda model: evaluate(model).scores, run_config)
+    return log, join_process_group(network).run_on_main(lambda: evaluate(network.eval()))
 
 # %% ../../nbs/training/24_finetuning.ipynb #dd1f4b35
-def make_batches(data: TaskData, how: Preprocessing, tuning: Tuning) -> Any:  # with `per_epoch`
-    "The examples of the task, dealt out."
+def make_batches(data: TaskData, preprocessing: Preprocessing, tuning: Tuning) -> Any:  # with `per_epoch`
+    "Batches of the task's training examples."
     if data.task == "fill-mask":
-        tokens = encode_documents(data.train, how.tokenizer)
-        length = max(3, min(how.max_length, len(tokens)))  # of a row: a token between two special ones
-        return MaskedBatches(tokens, how.tokenizer, Masking(), (length,), tuning.batch_size * length, tuning.seed)
-    examples = make_examples(data.train_rows, data.task, how)
-    pad_id = how.tokenizer.pad_token_id or 0  # without a pad token any id will do: nobody looks at it
+        tokens = encode_documents(data.train, preprocessing.tokenizer)
+        length = max(3, min(preprocessing.max_length, len(tokens)))  # of a row: a token between two special ones
+        return MaskedBatches(
+            tokens, preprocessing.tokenizer, Masking(), (length,), tuning.batch_size * length, tuning.seed
+        )
+    examples = make_examples(data.train_rows, data.task, preprocessing)
+    pad_id = preprocessing.tokenizer.pad_token_id or 0  # any id will do without a pad token: padding is masked
     return ExampleBatches(examples, pad_id, tuning.batch_size, tuning.seed)
 
 
-def check_encodable(data: TaskData, how: Preprocessing) -> None:  # raises `ValueError` naming the row
-    "Find the rows to judge by that the pipeline could not answer: no token in a question, too many in a choice."
-    if data.task == "fill-mask" and (count := len(encode_documents(data.evaluation, how.tokenizer))) < 3:
+def check_encodable(data: TaskData, preprocessing: Preprocessing) -> None:  # raises `ValueError` naming the row
+    "Refuse evaluation rows that the pipeline cannot encode, such as an empty question or a choice that is too long."
+    if data.task == "fill-mask" and (count := len(encode_documents(data.evaluation, preprocessing.tokenizer))) < 3:
         raise ValueError(f"evaluation: the text has {count} tokens, fewer than one row of 3")
     if data.task in ("question-answering", "multiple-choice"):
         try:
-            tokenize_rows(data.evaluation_rows, data.task, how)
+            tokenize_rows(data.evaluation_rows, data.task, preprocessing)
         except ValueError as error:
             raise ValueError(f"evaluation: {error}") from None
 
@@ -142,23 +144,24 @@ def check_encodable(data: TaskData, how: Preprocessing) -> None:  # raises `Valu
 def finetune(
     model: str | Path | nn.Module,  # where to start: bundled name, folder, hub id, or a model of the task's class
     dataset: Any,  # files, a hub name, a `datasets.Dataset`, a table or dictionaries, see `load_rows`
-    task: str,  # see `training.rows` for the columns of each
-    folder: str | Path,  # holds the run, and at the end the model
+    task: str,  # see `training.datasets` for the columns of each
+    folder: str | Path,  # for checkpoints, and at the end the model
     *,
-    evaluation: Any = None,  # rows to judge by, like `dataset`; its `validation` split or every tenth row when None
-    columns: Mapping[str, Any] | None = None,  # what our columns are called there
+    evaluation: Any = None,  # like `dataset`; its `validation` split or a tenth of the rows when None
+    columns: Mapping[str, Any] | None = None,  # our names -> the dataset's, see `choose_columns`
     labels: Sequence[str] | None = None,  # names of the label ids
     metrics: Sequence[str] = (),  # see `training.metrics`, the first is watched; the task's when there are none
     tokenizer: str | Path | ConvBertTokenizerFast | None = None,  # the model's own when None
     device: str | torch.device | None = None,  # an accelerator when there is one
     **options,  # see `Tuning`
 ) -> Finetuned:
-    "Fine-tune a model, or go on with a run that was stopped."
+    "Fine-tune a model, or resume a run that was stopped."
     tuning, folder = make_options(Tuning, options), Path(folder)
     data = load_task_data(task, dataset, evaluation, columns, labels, metrics)
     if tuning.watch and tuning.watch not in data.metrics:
         raise ValueError(f"watch={tuning.watch!r} is not scored here. {suggest(tuning.watch, data.metrics)}")
-    data = replace(data, metrics=tuple(sorted(data.metrics, key=lambda name: name != tuning.watch)))  # watched: first
+    watched_first = sorted(data.metrics, key=lambda name: name != tuning.watch)
+    data = replace(data, metrics=tuple(watched_first))
     run_config = make_run_config(data, describe_origin(model), describe_origin(tokenizer), tuning)
     if (done := find_result(folder, run_config)) is not None:
         return done
@@ -175,15 +178,15 @@ def run_finetuning(
     run_config: dict[str, Any],
     device: str | torch.device | None,
 ) -> Finetuned:
-    "`finetune` in a folder that no other run has."
+    "Fine-tune in a folder that this run has locked."
     loaded = isinstance(model, nn.Module)
     if loaded and tokenizer is None:
-        raise ValueError("a loaded model does not know its tokenizer: pass tokenizer=... (a folder or a name)")
+        raise ValueError("a model in memory has no tokenizer: pass tokenizer=... (a folder or a name)")
     if loaded:
         network = check_initial_model(model, data.task, data.labels)
     else:
         network = load_initial_model(model, data.task, data.labels, tuning.dropout, tuning.seed)
-    network.load_report = None  # what was fresh is about to be trained
+    network.load_report = None  # new parameters are about to be trained
     if not isinstance(tokenizer, ConvBertTokenizerFast):
         tokenizer = ConvBertTokenizerFast.from_pretrained(model if tokenizer is None else tokenizer)
     resize_embeddings(network, tokenizer).to(choose_device(device))
@@ -194,14 +197,14 @@ def run_finetuning(
     return Finetuned(folder, result.scores, result.baseline, result.rule)
 
 # %% ../../nbs/training/24_finetuning.ipynb #23b48c3d
-def describe_origin(what: Any) -> str | None:
-    "A name as it was given, or for a thing in memory its class and a digest of what it holds."
-    if what is None or isinstance(what, str | Path):
-        return what and str(what)
+def describe_origin(source: Any) -> str | None:
+    "The given name, or for an object in memory its class and a hash of its content."
+    if source is None or isinstance(source, str | Path):
+        return source and str(source)
     digest = hashlib.sha256()
-    if isinstance(what, nn.Module):
-        for tensor in what.state_dict().values():
+    if isinstance(source, nn.Module):
+        for tensor in source.state_dict().values():
             digest.update(tensor.detach().cpu().float().numpy().tobytes())
     else:
-        digest.update(what.backend_tokenizer.to_str().encode())
-    return f"{type(what).__name__} ({digest.hexdigest()[:12]})"
+        digest.update(source.backend_tokenizer.to_str().encode())
+    return f"{type(source).__name__} ({digest.hexdigest()[:12]})"

@@ -41,10 +41,10 @@ def table_rows(source: Any) -> Iterable | None:  # `None` if it is no table
         lengths = {name: len(values) if is_list(values) else None for name, values in source.items()}
         if None in lengths.values() or len(set(lengths.values())) > 1:
             few = islice(lengths.items(), 5)
-            told = ", ".join(f"{name!r:.40} {'no list' if n is None else n}" for name, n in few)
-            told += ", …" if len(lengths) > 5 else ""
+            lengths_shown = ", ".join(f"{name!r:.40} {'no list' if n is None else n}" for name, n in few)
+            lengths_shown += ", …" if len(lengths) > 5 else ""
             raise ValueError(
-                f"a dictionary holds columns of one length, or splits; here: {told}. Put a single row into a list"
+                f"a dictionary holds columns of one length, or splits; here: {lengths_shown}. Put a single row into a list"
             )
         return (dict(zip(source, values, strict=True)) for values in zip(*source.values(), strict=True))
     for method in ("to_dicts", "to_pylist"):
@@ -74,8 +74,8 @@ def located_rows(source: Any, name: str = "") -> Iterable[tuple[str, Any]]:
         pairs = with_locations(rows, name)
         index = list(source.index) if hasattr(source, "index") and hasattr(source, "columns") else []
         renamed = [i != label for i, label in enumerate(index)]
-        told = [f", index {label!r}" if other else "" for label, other in zip(index, renamed, strict=True)]
-        return ((location + told[i] if told else location, row) for i, (location, row) in enumerate(pairs))
+        suffixes = [f", index {label!r}" if other else "" for label, other in zip(index, renamed, strict=True)]
+        return ((location + suffixes[i] if suffixes else location, row) for i, (location, row) in enumerate(pairs))
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
         # torch's datasets raise no IndexError at their end
         return with_locations((source[i] for i in range(len(source))), name)

@@ -23,12 +23,12 @@ from .labels import Labels
 # %% ../../nbs/training/22_initial_model.ipynb #e7d6e6ff
 def load_initial_model(
     model: str | Path,  # bundled name, folder or hub id
-    task: str,  # with a head of its own in `TASKS`
+    task: str,  # a key of `TASKS`
     labels: Labels,
     dropout: float | None = None,  # share of the activations that is dropped; the model's own when None
-    seed: int = 0,  # of a fresh head
+    seed: int = 0,  # of a new head
 ) -> nn.Module:
-    "The model that training starts from, with a head for these labels."
+    "Load the model to fine-tune, with a head for these labels."
     kind = TASKS[task].model_class
     changes: dict[str, Any] = {"problem_type": labels.problem_type}
     if labels.names:
@@ -43,12 +43,14 @@ def load_initial_model(
         network = kind.from_pretrained(model, ignore_mismatched_sizes=True, **changes)
     lost = [name for name in network.load_report.fresh if name.startswith(kind.key_map.base)]
     if lost:
-        raise ValueError(f"{model} has no {', '.join(lost[:4])}, so there is little to fine-tune: is it complete?")
+        raise ValueError(
+            f"{model} has no {', '.join(lost[:4])}, so it is no complete pretrained model: check the folder or the name"
+        )
     return network
 
 # %% ../../nbs/training/22_initial_model.ipynb #c69ab9de
 def check_initial_model(network: nn.Module, task: str, labels: Labels) -> nn.Module:
-    "A model that was loaded or made by the caller, with the names of these labels."
+    "Check a model that the caller has made, and set the names of these labels."
     kind = TASKS[task].model_class
     if not isinstance(network, kind):
         raise TypeError(f"{task} needs a {kind.__name__}, got a {type(network).__name__}")
@@ -64,10 +66,12 @@ def resize_embeddings(
     model: nn.Module,  # changed in place
     tokenizer: ConvBertTokenizerFast,
 ) -> nn.Module:  # the model
-    "Give a model rows for tokens that its tokenizer was given, and say so."
+    "Add embeddings for tokens that were added to the tokenizer, with a warning."
     new = len(tokenizer) - model.config.vocab_size
     if new > 0:
-        warnings.warn(f"{new} tokens are new to the model: their rows begin as the mean of the others", stacklevel=3)
+        warnings.warn(
+            f"{new} tokens are new to the model: their embeddings start as the mean of the others", stacklevel=3
+        )
         model.resize_token_embeddings(len(tokenizer))
     return model
 
@@ -76,8 +80,8 @@ def limit_length(
     tokenizer: ConvBertTokenizerFast,
     network: nn.Module,
     wanted: int,  # tokens of an example
-) -> ConvBertTokenizerFast:  # a copy: what is learnt, judged and answered later has one length
-    "A tokenizer that cuts at the length that was asked for, or earlier if it or the model must, and says so."
+) -> ConvBertTokenizerFast:  # a copy, so that training, evaluation and pipeline have the same limit
+    "Limit the tokenizer's length, to less than asked for (with a warning) if it or the model takes less."
     limit = min(wanted, network.config.max_position_embeddings, tokenizer.model_max_length)
     if limit < wanted:
         warnings.warn(

@@ -1,4 +1,4 @@
-"""One training loop: it warms up, shows where it is, survives Ctrl-C and a killed machine, resumes to the bit, and runs on one process or several.
+"""One loop with warm-up, a progress bar, checkpoints, bit-exact resumption after Ctrl-C or a crash, and data parallelism.
 
 Docs: https://convbert.github.io/convbert/training/loop.html.md"""
 
@@ -39,31 +39,31 @@ from convbert.training.runs import (
 # %% ../../nbs/training/17_loop.ipynb #ef2cc59e
 @contextmanager
 def deferred_interrupt():
-    "Inside, the first Ctrl-C only sets the yielded event's `asked`; the second one interrupts."
-    noted = type("Interrupt", (), {"asked": False})()
+    "Defer the first Ctrl-C: it sets `requested` on the yielded object; the second one interrupts."
+    pending = type("Interrupt", (), {"requested": False})()
 
-    def note(number, frame):
-        if noted.asked:
+    def defer(number, frame):
+        if pending.requested:
             raise KeyboardInterrupt
-        noted.asked = True
+        pending.requested = True
 
     if threading.current_thread() is not threading.main_thread():
-        yield noted  # nobody can press Ctrl-C here
+        yield pending  # only the main thread receives signals
         return
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, defer)
     try:
-        yield noted
+        yield pending
     finally:
         signal.signal(signal.SIGINT, before)
 
 # %% ../../nbs/training/17_loop.ipynb #c71712a5
 def task_loss(
-    output: Any,  # of a model: its `loss`, and `logits` `(…, C)` when labels are smoothed; by name, or first in a tuple
-    batch: dict[str, Tensor],  # its `labels` `(…)`, class ids, -100 where nothing is asked
+    output: Any,  # of a model: `loss`, and `logits` `(…, C)` for label smoothing; by name, or first in a tuple
+    batch: dict[str, Tensor],  # its `labels` `(…)`, class ids, -100 where ignored
     smoothing: float = 0.0,
 ) -> Tensor:  # scalar
-    "The model's own loss, with a share of it for giving every class a chance."
-    if type(output) is tuple:  # of a model whose config says `return_dict=False`
+    "The model's own loss, with label smoothing."
+    if type(output) is tuple:  # of a model with `return_dict=False` in its config
         own, logits = output[:2]
     else:
         own, logits = output.loss, getattr(output, "logits", None)
@@ -72,8 +72,8 @@ def task_loss(
     labels = batch.get("labels")
     if logits is None or labels is None or labels.is_floating_point() or labels.shape != logits.shape[:-1]:
         raise ValueError(f"label_smoothing={smoothing} needs labels that are class ids, one for each row of logits")
-    even = -logits.float().log_softmax(-1).mean(-1)[labels != -100].mean()
-    return (1 - smoothing) * own + smoothing * even
+    uniform = -logits.float().log_softmax(-1).mean(-1)[labels != -100].mean()
+    return (1 - smoothing) * own + smoothing * uniform
 
 # %% ../../nbs/training/17_loop.ipynb #12e7757d
 def step_seed(
@@ -81,18 +81,18 @@ def step_seed(
     step: int,
     rank: int,  # of the process
 ) -> int:
-    "The seed of a step's random numbers."
+    "The seed of the random numbers of a step."
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
 # %% ../../nbs/training/17_loop.ipynb #45328c53
 def train_step(
     run: Run,
-    forward: nn.Module,  # the run's model, perhaps compiled, perhaps one of several
+    forward: nn.Module,  # the run's model, perhaps compiled or wrapped for data parallelism
     batch: dict[str, Tensor],  # arguments of the model, of all processes
     loss: Callable[[Any, dict[str, Tensor], float], Tensor],  # see `task_loss`
     weight: Callable[[dict[str, Tensor]], float],  # see `share`
 ) -> Tensor:  # `(2,)`: the loss of the whole batch and the norm of its gradient, where the model is
-    "Forward, backward, clip, move."
+    "Forward, backward, gradient clipping, optimizer step."
     recipe, group = run.recipe, run.group
     torch.manual_seed(step_seed(recipe.seed, run.step, group.rank))
     rows, scale = shard_batch(batch, group.rank, group.world_size, weight)
@@ -101,28 +101,28 @@ def train_step(
         own = scale * loss(forward(**rows), rows, recipe.label_smoothing)
     own.backward()
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
-    seen = torch.stack([group.all_reduce_mean(own.detach()), norm])
-    if group.device.type == "cpu":  # asking costs nothing here
-        check_finite(seen.tolist(), run.step, recipe)
+    stats = torch.stack([group.all_reduce_mean(own.detach()), norm])
+    if group.device.type == "cpu":  # no synchronisation needed
+        check_finite(stats.tolist(), run.step, recipe)
     set_rates(run.optimizers, recipe.rate(run.step, run.seconds))
     for optimizer in run.optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     run.step += 1
-    return seen
+    return stats
 
 
 def check_finite(
-    seen: list[float],  # loss and norm
-    step: int,  # they belong to
+    values: list[float],  # loss and gradient norm
+    step: int,
     recipe: Recipe,
 ) -> None:  # raises `FloatingPointError` that says what to do
-    "Refuse numbers from which no weights recover."
-    for what, value in zip(("the loss", "the gradient's norm"), seen, strict=True):
+    "Raise an error for a loss or a gradient norm that is not finite."
+    for what, value in zip(("the loss", "the gradient norm"), values, strict=True):
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"{what} is {value} at step {step}. A batch whose labels are all -100 does that, or a rate that is too "
-                f"high: start anew in another folder, with a learning_rate below {recipe.learning_rate}"
+                f"{what} is {value} at step {step}. A batch whose labels are all -100 may cause it, or a learning "
+                f"rate that is too high: start in another folder, with a learning_rate below {recipe.learning_rate}"
             )
 
 # %% ../../nbs/training/17_loop.ipynb #ad3f9a19
@@ -131,22 +131,22 @@ class Meter:
 
     def __init__(self):
         "Start the clock."
-        self.seen, self.tokens, self.since = [], 0, time.perf_counter()
+        self.stats, self.tokens, self.since = [], 0, time.perf_counter()
 
-    def add(self, seen: Tensor, batch: dict[str, Tensor]) -> None:
-        "Count one step."
-        self.seen.append(seen)
+    def add(self, stats: Tensor, batch: dict[str, Tensor]) -> None:
+        "Add one step."
+        self.stats.append(stats)
         self.tokens += batch["input_ids"].numel()
 
     def check(self, run: Run) -> list[list[float]]:  # loss and norm of every step
-        "Look at all steps since the last report: here the host waits for the device."
-        numbers = torch.stack(self.seen).tolist() if self.seen else []
+        "Check all steps since the last report; this synchronises with the device."
+        numbers = torch.stack(self.stats).tolist() if self.stats else []
         for step, row in enumerate(numbers, run.step - len(numbers)):
             check_finite(row, step, run.recipe)
         return numbers
 
     def report(self, run: Run) -> dict[str, float]:
-        "What was counted, and start anew."
+        "The statistics since the last report, which are then reset."
         losses = [loss for loss, _ in self.check(run)]
         seconds = time.perf_counter() - self.since
         row = dict(loss=sum(losses) / len(losses), tokens=self.tokens, seconds=seconds)
@@ -180,16 +180,16 @@ def evaluate_run(
 # %% ../../nbs/training/17_loop.ipynb #7778ccc0
 def fit(
     model: nn.Module,  # trained in place
-    batches: Callable[[int], dict[str, Tensor]],  # step to batch: a pure function, so that runs can resume
+    batches: Callable[[int], dict[str, Tensor]],  # step to batch: a pure function, so that runs can be resumed
     recipe: Recipe,
-    folder: str | Path,  # holds the checkpoint; a run found there goes on
+    folder: str | Path,  # holds the checkpoint; a run found there is resumed
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,  # model to scores
-    run_config: dict[str, Any] | None = None,  # what makes this run this run; a folder with other run_config is refused
+    run_config: dict[str, Any] | None = None,  # must equal that of the run in the folder
     *,
     loss: Callable[[Any, dict[str, Tensor], float], Tensor] = task_loss,  # output, batch, label smoothing to mean loss
-    weight: Callable[[dict[str, Tensor]], float] = count_targets,  # how many terms that mean has
-) -> list[dict[str, float]]:  # the log: loss and speed, and scores; at the end the best, if one is watched
-    "Train, from the start or from the folder's checkpoint, on this process and those started with it."
+    weight: Callable[[dict[str, Tensor]], float] = count_targets,  # number of terms of that mean
+) -> list[dict[str, float]]:  # the log; its last row is the best evaluation, if a score is watched
+    "Train from scratch or from the folder's checkpoint, in this process and those of its group."
     if recipe.watch and not evaluate:
         raise ValueError(f"watch={recipe.watch!r} needs evaluate, which computes that score")
     group = join_process_group(model)
@@ -208,13 +208,13 @@ def run_steps(
     loss: Callable[[Any, dict[str, Tensor], float], Tensor],
     weight: Callable[[dict[str, Tensor]], float],
 ) -> None:
-    "Take a run's steps, from where it stands to its end; see `fit`."
+    "Run the remaining steps; see `fit`."
     model, recipe, group = run.model, run.recipe, run.group
     forward, meter = group.wrap(compile_model(model.train(), recipe, group.device)), Meter()
     run.began = time.perf_counter() - run.seconds
     bar = tqdm(total=recipe.steps, initial=run.step, desc="train", unit="step", disable=not group.is_main)
     with deferred_interrupt() as interrupt, bar:
-        while not (is_finished(run) or group.any(interrupt.asked)):
+        while not (is_finished(run) or group.any(interrupt.requested)):
             batch = batches(run.step)
             meter.add(train_step(run, forward, batch, loss, weight), batch)
             update_clock(run)
@@ -224,22 +224,22 @@ def run_steps(
 
 # %% ../../nbs/training/17_loop.ipynb #c1e5733d
 def update_clock(run: Run) -> None:
-    "Read the run's clock; several processes go by the mean of theirs."
+    "Update the run's clock; several processes use the mean of theirs."
     now = time.perf_counter() - run.began
     run.seconds = run.group.average(now) if run.recipe.minutes else now
 
 
 def after_step(run: Run, meter: Meter, bar: tqdm, evaluate: Callable | None) -> None:
-    "Report, evaluate and save, each when it is due."
+    "Log, evaluate and save, each when it is due."
     recipe, last = run.recipe, is_finished(run)
     if run.step % 20 == 0 or last:
         row = meter.report(run)
         run.log.append(dict(step=run.step, **row))
         bar.set_postfix(loss=f"{row['loss']:.3f}", tokens_s=f"{row['tokens'] / row['seconds']:,.0f}")
-    better = False  # the kept weights and the checkpoint's log must agree, so both are written
+    better = False  # best weights and checkpoint must agree, so both are written
     if evaluate and (run.step % recipe.evaluate_every == 0 or last):
         began = time.perf_counter()
-        meter.check(run)  # weights that are not finite must not become the best ones
+        meter.check(run)  # weights that are not finite must not become the best
         scores = evaluate_run(run, evaluate)
         better = best_evaluation(run.log, recipe) is run.log[-1]
         if run.group.is_main:
@@ -253,8 +253,8 @@ def after_step(run: Run, meter: Meter, bar: tqdm, evaluate: Callable | None) -> 
 
 
 def stop_run(run: Run, meter: Meter) -> None:
-    "Save, and interrupt when the run is not at its end."
-    if meter.seen:
+    "Save, and raise `KeyboardInterrupt` if the run is not finished."
+    if meter.stats:
         run.log.append(dict(step=run.step, **meter.report(run)))
     if run.group.is_main:
         save_checkpoint(run)

@@ -1,4 +1,4 @@
-"""From predictions to a number that others can compare: the scores of GLUE, tagging and SQuAD, each as its reference counts it.
+"""The scores of GLUE, tagging and SQuAD, each computed as in its reference implementation.
 
 Docs: https://convbert.github.io/convbert/training/metrics.html.md"""
 
@@ -30,7 +30,7 @@ from ..pipelines.token_classification import PLACES, as_bio
 def _library(
     name: str,  # of a module
 ) -> ModuleType:
-    "Import what counts a score, or say how to get it."
+    "Import a library that computes scores, or say how to install it."
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -115,7 +115,7 @@ def pearson(
 def _ranks(
     numbers: list[float],
 ) -> list[float]:  # 1 for the smallest
-    "The place of every number in their order; equal ones share theirs."
+    "The rank of every number; ties share the mean of their ranks."
     _, place, counts = torch.tensor(numbers, dtype=torch.float64).unique(return_inverse=True, return_counts=True)
     return (counts.cumsum(0) - (counts - 1) / 2)[place].tolist()
 
@@ -198,7 +198,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Metric:
-    "A score and what it is a score of."
+    "A score and the kind of predictions it needs."
 
     name: str
     function: Callable[[list, list], float]  # of predictions and references
@@ -221,7 +221,7 @@ METRICS = {
         Metric("squad_f1", squad_f1, "answers"),
     )
 }
-GROUPS = {"squad": ("exact_match", "squad_f1")}  # one word for scores that go together
+GROUPS = {"squad": ("exact_match", "squad_f1")}  # one name for several scores
 
 # %% ../../nbs/training/18_metrics.ipynb #3838e202
 def _fits(
@@ -229,7 +229,7 @@ def _fits(
     prediction: Any,
     reference: Any,
 ) -> bool:
-    "Whether a pair is what a kind of metric compares."
+    "Whether a pair is of a kind."
     if kind == "answers":
         right = isinstance(reference, list) and all(isinstance(answer, str) for answer in reference)
         return right and isinstance(prediction, str)
@@ -248,8 +248,8 @@ def _checked(
     metric: Metric,
     predictions: list,
     references: list,
-) -> Metric:  # raises `ValueError` where a pair does not fit
-    "The metric, if it can count these pairs."
+) -> Metric:  # raises `ValueError` for a pair of another kind
+    "The metric, if these pairs are of the kind it needs."
     for i, pair in enumerate(zip(predictions, references, strict=True)):
         if not _fits(metric.needs, *pair):
             got = " against ".join(map(reprlib.repr, pair))
@@ -271,7 +271,7 @@ def score(
     )
     if not predictions or len(predictions) != len(references):
         raise ValueError(
-            f"got {len(predictions)} predictions and {len(references)} references: there must be as many, and not none"
+            f"got {len(predictions)} predictions and {len(references)} references: give equally many, and at least one"
         )
     metrics = [_checked(METRICS[name], predictions, references) for name in names]
     return {metric.name: round(metric.function(predictions, references), 6) for metric in metrics}

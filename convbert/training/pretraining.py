@@ -1,4 +1,4 @@
-"""From plain text to a masked language model, with one command.
+"""From plain text to a masked language model with one command.
 
 Docs: https://convbert.github.io/convbert/training/pretraining.html.md"""
 
@@ -42,27 +42,27 @@ TINY_RECIPE = Recipe(
 # %% ../../nbs/training/26_pretraining.ipynb #3af62c2d
 @dataclass(frozen=True)
 class Plan:
-    "What to train, on what, and how; the defaults made the bundled `convbert-tiny`."
+    "What to train, on which text, and how; the defaults are those of the bundled `convbert-tiny`."
 
     files: Sequence[str]  # plain text, or rows with a text in each, see `load_documents`
     config: ConvBertConfig = ConvBertConfig.preset("tiny")  # the vocabulary size is set by the tokenizer
     recipe: Recipe = TINY_RECIPE
     masking: Masking = Masking(rate=0.2, mask=1.0, random=0.0)
-    mask_rates: tuple[tuple[int, float], ...] = ((800, 0.3), (3300, 0.2))  # (step, rate): changes on the way
+    mask_rates: tuple[tuple[int, float], ...] = ((800, 0.3), (3300, 0.2))  # (step, rate): changes of the mask rate
     lengths: tuple[int, ...] = (128,) * 7 + (512,)  # see `MaskedBatches`
     tokens_per_batch: int = 8192
-    vocab_size: int = 8192  # of the WordPiece vocabulary learnt from the text
+    vocab_size: int = 8192  # of the WordPiece vocabulary trained on the text
     lowercase: bool = True
-    tokenizer: str | None = None  # use this one (bundled name, folder, hub id) instead of learning one
-    model: str | None = None  # go on from these weights, with their config and tokenizer; from fresh ones when None
-    hold_out_every: int = 200  # one document in so many is for evaluation
+    tokenizer: str | None = None  # use this one (bundled name, folder, hub id) instead of training one
+    model: str | None = None  # continue from these weights, with their config and tokenizer; from random ones when None
+    hold_out_every: int = 200  # one document in so many is held out for evaluation
 
     def __post_init__(self):
-        "Settle what belongs together."
+        "Complete and check the plan."
         complete_plan(self)
 
     def run_config(self) -> dict[str, Any]:
-        "What a checkpoint must agree with to be resumed: all but the length and the bookkeeping of the run."
+        "What must be equal for a run to be resumed: all but its length, and when it saves and evaluates."
         free = ("steps", "decay", "minutes", "save_every", "evaluate_every", "compile", "precision")
         recipe = {k: v for k, v in asdict(self.recipe).items() if k not in free}
         model = {
@@ -79,7 +79,7 @@ class Plan:
 
 # %% ../../nbs/training/26_pretraining.ipynb #82effa41
 def complete_plan(plan: Plan) -> None:  # raises `ValueError`
-    "Take over what a model brings, and refuse rows that it cannot take."
+    "Take config and tokenizer from the plan's model, and check the lengths."
     if plan.model is not None:
         if plan.tokenizer not in (None, plan.model):
             raise ValueError(f"model={plan.model!r} brings its own tokenizer: leave tokenizer={plan.tokenizer!r} out")
@@ -94,8 +94,8 @@ def evaluate(
     model: str | Path = "convbert-tiny",  # bundled name, folder or hub id
     length: int = 128,  # tokens in a row
     device: str | torch.device = "cpu",
-) -> dict[str, float]:  # top1, top5, perplexity, and how many tokens were asked
-    "Score a model on text files: about one pass over the text, 15 % of the tokens masked."
+) -> dict[str, float]:  # top1, top5, perplexity, and the number of masked tokens
+    "Score a model on text files: one pass over the text, with 15 % of the tokens masked."
     tokenizer = ConvBertTokenizerFast.from_pretrained(model)
     network = ConvBertForMaskedLM.from_pretrained(model, device=choose_device(device))
     refuse_untrained(network, "evaluation")
@@ -108,9 +108,9 @@ def evaluate(
 # %% ../../nbs/training/26_pretraining.ipynb #9f3706ac
 def prepare_text(
     plan: Plan,
-    folder: Path,  # the tokenizer is kept here
+    folder: Path,  # where the tokenizer is saved
 ) -> tuple:  # tokenizer, training ids `(N,)`, held-out ids `(M,)`
-    "Read the documents, learn or load the vocabulary, tokenize."
+    "Read the documents, train or load the vocabulary, tokenize."
     train, held = hold_out(load_documents(plan.files), plan.hold_out_every)
     if plan.tokenizer or (folder / "checkpoint.pt").exists():
         tokenizer = ConvBertTokenizerFast.from_pretrained(plan.tokenizer or folder)
@@ -128,7 +128,7 @@ def text_device(
     device: torch.device,  # of the model
     size: int,  # bytes of text
 ) -> str | torch.device:
-    "Where the text is kept: beside the model on a single GPU that has room for it, else in the host's memory."
+    "Where token ids are kept: on a single GPU that has memory for them, else on the host."
     if device.type != "cuda" or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return "cpu"
     return device if size < torch.cuda.mem_get_info(device)[0] // 4 else "cpu"
@@ -139,7 +139,7 @@ def pretrain(
     folder: str | Path,  # holds checkpoints, and at the end the model
     device: str | torch.device | None = None,  # the CPU, or an accelerator when there is one
 ) -> dict[str, float]:  # scores on the held-out documents
-    "Train a masked language model on plain text, or go on with a run that the folder holds."
+    "Train a masked language model on plain text, or resume the run in the folder."
     folder, run_config = Path(folder), plan.run_config()
     check_folder(folder, run_config)
     with exclusive_run(folder):
@@ -149,7 +149,7 @@ def pretrain(
 def run_pretraining(
     plan: Plan, folder: Path, device: str | torch.device | None, run_config: dict[str, Any]
 ) -> dict[str, float]:
-    "`pretrain` in a folder that no other run has."
+    "Pretrain in a folder that this run has locked."
     tokenizer, train, held = prepare_text(plan, folder)
     model = resize_embeddings(create_model(plan, tokenizer), tokenizer).to(choose_device(device))
     rows = plan.masking, plan.lengths, plan.tokens_per_batch, plan.recipe.seed, plan.mask_rates
@@ -159,7 +159,7 @@ def run_pretraining(
     counts = [f"{(ids == tokenizer.sep_token_id).sum():,} documents of {len(ids):,} tokens" for ids in (train, held)]
     log_once(
         join_process_group(model),
-        f"pretraining: {counts[0]} to train on, {counts[1]} held out; {len(tokenizer):,} words in the vocabulary",
+        f"pretraining: {counts[0]} to train on, {counts[1]} held out; {len(tokenizer):,} tokens in the vocabulary",
     )
     log = fit(model, batches, plan.recipe, folder, lambda m: masked_scores(m, held_batches), run_config)
     save_result(model.eval(), tokenizer, folder, plan, log)
@@ -167,7 +167,7 @@ def run_pretraining(
 
 # %% ../../nbs/training/26_pretraining.ipynb #e0a1c2b7
 def create_model(plan: Plan, tokenizer: ConvBertTokenizerFast) -> ConvBertForMaskedLM:
-    "The weights that a run begins with."
+    "The model that a run starts from."
     if plan.model is not None:
         return ConvBertForMaskedLM.from_pretrained(plan.model)
     torch.manual_seed(plan.recipe.seed)
@@ -178,12 +178,12 @@ def check_folder(
     folder: Path,
     run_config: dict[str, Any],  # of the plan
 ) -> None:  # raises `ValueError` before anything is written
-    "Refuse a folder that holds another run, or a model that this run did not make."
+    "Refuse a folder with another run, or with a model that this run did not write."
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         check_run_config(checkpoint, run_config, read_checkpoint(checkpoint)["facts"])
     elif (folder / "config.json").exists():
-        raise ValueError(f"{folder} holds a model and no checkpoint to go on from: choose another folder")
+        raise ValueError(f"{folder} holds a model and no checkpoint to resume from: choose another folder")
 
 # %% ../../nbs/training/26_pretraining.ipynb #677ac1b6
 def last_scores(log: list[dict[str, float]]) -> dict[str, float]:
@@ -199,12 +199,12 @@ def save_result(
     plan: Plan,
     log: list[dict[str, float]],
 ) -> None:
-    "Write the model in half precision, its tokenizer, the log and a first model card."
+    "Write the model in half precision, its tokenizer, the log and a model card."
     with atomic_folder(folder, replaces=(*WEIGHT_PATTERNS, "added_tokens.json")) as part:
         model.to("cpu", torch.float16).save_pretrained(part)
         tokenizer.save_pretrained(part)
         (part / "training_log.json").write_text(json.dumps(log), encoding="utf-8")
-        if not (folder / "README.md").exists():  # people may have written in it since
+        if not (folder / "README.md").exists():  # an edited card is kept
             (part / "README.md").write_text(write_card(plan, log), encoding="utf-8")
 
 # %% ../../nbs/training/26_pretraining.ipynb #fc0f43c9
@@ -212,7 +212,7 @@ def write_card(
     plan: Plan,
     log: list[dict[str, float]],  # what `fit` returned
 ) -> str:  # Markdown
-    "A model card with the run_config that the run knows; what only people know is left to them."
+    "A model card with what is known about the run."
     scores = last_scores(log)
     speed = [row for row in log if "tokens" in row]
     tokens, seconds = sum(r["tokens"] for r in speed), sum(r["seconds"] for r in speed)

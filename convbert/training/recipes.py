@@ -1,4 +1,4 @@
-"""Published fine-tuning recipes as data: which dataset, which columns, which numbers, and the scores that others got with them.
+"""Published fine-tuning recipes as data: dataset, columns and hyperparameters, and the scores that were published with them.
 
 Docs: https://convbert.github.io/convbert/training/recipes.html.md"""
 
@@ -23,7 +23,7 @@ RATES = {"small": 3e-4, "medium-small": 3e-4, "base": 1e-4}  # of the paper's co
 # %% ../../nbs/training/25_recipes.ipynb #ff709734
 @dataclass(frozen=True)
 class FinetuneRecipe:
-    "How a model is fine-tuned on a dataset, and judged."
+    "How a model is fine-tuned and evaluated on a dataset."
 
     task: str  # one of `COLUMNS`
     dataset: str  # id on the hub
@@ -39,25 +39,25 @@ class FinetuneRecipe:
     warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.01
     layer_decay: float = 0.8
-    layer_decay_mode: str = "official"  # the published scores were made with the original code, off by one and all
+    layer_decay_mode: str = "official"  # as in the original code, which made the published scores
     max_length: int = 128  # tokens
     doc_stride: int | None = None  # tokens from one window of a long text to the next, as the original counts
     both_orders: bool = False  # train on (text, text_pair) and on (text_pair, text)
     note: str = ""
 
     def __post_init__(self):
-        "Refuse a recipe that contradicts itself."
+        "Check that the fields are consistent."
         if self.task not in COLUMNS:
-            raise ValueError(f"task={self.task!r} is none of ours. {suggest(self.task, COLUMNS)}")
+            raise ValueError(f"task={self.task!r} is not supported. {suggest(self.task, COLUMNS)}")
         must, may = COLUMNS[self.task], OPTIONAL.get(self.task, ())
         if wrong := set(must) - set(self.columns) or set(self.columns) - {*must, *may}:
-            raise ValueError(f"columns of {self.task} are {must} and perhaps {may}; look at {sorted(wrong)}")
+            raise ValueError(f"columns of {self.task} must be {must}, with {may} optional; correct {sorted(wrong)}")
         if unknown := [name for name in self.metrics if name not in METRICS]:
             raise ValueError(f"there is no metric {unknown[0]!r}. {suggest(unknown[0], METRICS)}")
         if self.watch not in self.metrics:
             raise ValueError(f"watch={self.watch!r} must be one of metrics={self.metrics}")
         if self.both_orders and "text_pair" not in self.columns:
-            raise ValueError("both_orders=True needs a text_pair to change places with")
+            raise ValueError("both_orders=True needs a text_pair")
 
 # %% ../../nbs/training/25_recipes.ipynb #167a4e6c
 def _glue(config: str, text: str, text_pair: str | None = None, **fields) -> FinetuneRecipe:
@@ -144,7 +144,7 @@ def follow(
     name: str,  # of a recipe
     size: str = "small",  # of the model: "small", "medium-small" or "base"
 ) -> dict[str, Any]:  # arguments of `finetune`
-    "The data and the numbers of a published recipe."
+    "The data and hyperparameters of a published recipe."
     r = recipe(name)
     if size not in r.learning_rate:
         raise ValueError(f"size={size!r} has no learning rate. {suggest(size, r.learning_rate)}")
@@ -169,25 +169,25 @@ def follow(
 
 
 def window_overlap(r: FinetuneRecipe) -> int:
-    "The tokens that two windows share, with the longest question in front and three special tokens."
+    "The overlap of two windows in tokens, with a question of 64 tokens and three special tokens."
     return r.max_length - 3 - 64 - r.doc_stride
 
 
 def both_orders(rows):  # a `datasets.Dataset` with `text` and `text_pair`; one of twice the length
-    "Every pair in both orders."
+    "The pairs in both orders."
     from datasets import concatenate_datasets
 
-    turned = rows.rename_columns({"text": "text_pair", "text_pair": "text"}).select_columns(rows.column_names)
-    return concatenate_datasets([rows, turned])
+    swapped = rows.rename_columns({"text": "text_pair", "text_pair": "text"}).select_columns(rows.column_names)
+    return concatenate_datasets([rows, swapped])
 
 # %% ../../nbs/training/25_recipes.ipynb #c70bf03a
 @dataclass(frozen=True)
 class Published:
-    "Scores that somebody reports."
+    "Published scores of a model."
 
     scores: dict[str, float]  # metric: score; "average" for the mean over GLUE
     split: str  # "test" (GLUE's server) or "dev"
-    source: str  # where it says so
+    source: str  # URL
 
 
 PAPER = "https://arxiv.org/abs/2008.02496"

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: how it learnt, what it mistakes for what, and a card that says where the model comes from and how far to trust it.
+"""The figures and files of a run: its learning curve, its confusion matrix, its worst mistakes, and a model card.
 
 Docs: https://convbert.github.io/convbert/training/reports.html.md"""
 
@@ -19,15 +19,15 @@ from .evaluation import EvaluationResult
 from .metrics import exact_match
 
 # %% ../../nbs/training/20_reports.ipynb #79babc32
-INK, TINT, WARN = "#2e86ab", "#9cc9dc", "#d6802c"  # readable in print, and for those who do not tell red from green
+INK, TINT, WARN = "#2e86ab", "#9cc9dc", "#d6802c"  # distinct in print and for colour-blind readers
 
 
 def plot_learning(
     log: Sequence[dict[str, float]],  # what `fit` returned
-    watch: str,  # the score to draw
+    watch: str,  # the score to plot
     baseline: float | None = None,  # drawn as a line
 ):  # a `matplotlib` figure
-    "The loss and the watched score along the run."
+    "Plot the training loss and the watched score over the steps."
     import matplotlib.pyplot as plt
 
     losses = [(row["step"], row["loss"]) for row in log if "loss" in row]
@@ -58,9 +58,9 @@ def label_pairs(result: EvaluationResult) -> list[tuple[str, str]]:
 def plot_confusions(
     result: EvaluationResult,  # of labels or tags
     names: Sequence[str],  # of the labels
-    most: int = 20,  # rows, or confusions
+    most: int = 20,  # labels of a matrix, or confusions of a list
 ):  # a `matplotlib` figure
-    "Who is taken for whom."
+    "Plot a confusion matrix, or the most frequent confusions of many labels."
     import matplotlib.pyplot as plt
 
     pairs = label_pairs(result)
@@ -82,7 +82,7 @@ def plot_confusions(
 
 # %% ../../nbs/training/20_reports.ipynb #a3ed281a
 def is_correct(said: Any, right: Any) -> bool:
-    "Whether a prediction is the right answer; an answer text may be one of several."
+    "Whether a prediction is right; an answer text may equal any of several references."
     if isinstance(said, str) and isinstance(right, list):
         return exact_match([said], [right]) == 1
     return said == right
@@ -96,11 +96,11 @@ def shorten(row: dict[str, Any], length: int = 120) -> dict[str, str]:
 
 
 def mistakes(
-    rows,  # a `datasets.Dataset` that was judged
+    rows,  # a `datasets.Dataset` that was evaluated on
     result: EvaluationResult,
     most: int = 20,
 ) -> Answers:  # row, expected, said, score and the row's texts; the worst first
-    "The wrong answers with most to teach."
+    "The worst wrong predictions."
     triples = enumerate(zip(result.references, result.predictions, result.confidences, strict=True))
     wrong = [(-severity(said, right, score), i) for i, (right, said, score) in triples if not is_correct(said, right)]
     found = ((i, result.references[i], result.predictions[i], result.confidences[i]) for _, i in sorted(wrong)[:most])
@@ -119,25 +119,27 @@ def severity(said: Any, right: Any, confidence: float) -> float:
 
 # %% ../../nbs/training/20_reports.ipynb #3bd1149f
 def describe_scores(result: EvaluationResult) -> str:  # Markdown
-    "Scores beside those of the rule."
+    "A table of the model's scores beside those of the baseline."
     names = result.scores
-    told = [(as_cell(name.replace("_", " ")), value, result.baseline[name]) for name, value in names.items()]
-    rows = [f"| {name} | {value:.3f} | {baseline:.3f} |" for name, value, baseline in told]
+    table = [(as_cell(name.replace("_", " ")), value, result.baseline[name]) for name, value in names.items()]
+    rows = [f"| {name} | {value:.3f} | {baseline:.3f} |" for name, value, baseline in table]
     return f"| | model | {as_cell(result.rule)} |\n|---|---|---|\n" + "\n".join(rows)
 
 
 def write_card(
-    run_config: dict[str, Any],  # task, base, data, rows, and the numbers of the run
+    run_config: dict[str, Any],  # task, base, data and hyperparameters of the run
     result: EvaluationResult,
     pictures: Sequence[str] = (),  # file names beside the card
 ) -> str:  # Markdown
-    "A model card with all that the run knows."
+    "A model card with all that is known about the run."
     name = run_config["task"]
-    told = "\n".join(f"| {as_cell(key)} | {as_cell(value)} |" for key, value in run_config.items())
+    run = "\n".join(f"| {as_cell(key)} | {as_cell(value)} |" for key, value in run_config.items())
     shown = "\n\n".join(f"![{as_cell(picture.partition('.')[0])}]({quote(picture)})" for picture in pictures)
     use = f'```python\nfrom convbert import pipeline\n\nhelper = pipeline("{name}", "path/to/this/folder")\n```'
-    fair = "On the rows that were held out. They also chose the best weights: judge on others for an unbiased number."
+    fair = (
+        "On the rows that were held out. They also chose the best weights: evaluate on others for an unbiased number."
+    )
     title = f"# A ConvBERT for {as_cell(name)}"
     parts = (title, use, "## Scores", describe_scores(result), fair, shown, "## The run")
-    people = "## What it is not good for\n\n(Nobody has said yet.)"
-    return "\n\n".join(filter(None, (*parts, f"| | |\n|---|---|\n{told}", people))) + "\n"
+    people = "## Limitations\n\n(Not yet described.)"
+    return "\n\n".join(filter(None, (*parts, f"| | |\n|---|---|\n{run}", people))) + "\n"

@@ -31,12 +31,12 @@ from ..weights import WEIGHT_PATTERNS
 # %% ../../nbs/training/23_results.ipynb #ee8a4e36
 @dataclass(frozen=True)
 class Finetuned:
-    "The result of a run."
+    "The result of a fine-tuning run."
 
     folder: Path  # `pipeline(task, folder)` opens it
-    scores: dict[str, float]  # on the rows that were held out
-    baseline: dict[str, float]  # of a rule that knows nothing
-    rule: str  # in words
+    scores: dict[str, float]  # on the evaluation rows
+    baseline: dict[str, float]  # scores of a rule that needs no model
+    rule: str  # of the baseline, in words
 
     def _repr_html_(self) -> str:
         "The scores beside the baseline, and the learning curve."
@@ -48,7 +48,7 @@ class Finetuned:
 
 # %% ../../nbs/training/23_results.ipynb #8372f9c2
 def save_result(
-    netdata: nn.Module,
+    model: nn.Module,
     tokenizer: ConvBertTokenizerFast,
     data: TaskData,
     log: list[dict[str, float]],
@@ -56,28 +56,28 @@ def save_result(
     run_config: dict[str, Any],
     folder: Path,
 ) -> None:
-    "Write the model, its tokenizer, its log, pictures, mistakes and card."
+    "Write the model, its tokenizer, its log, figures, mistakes and card."
     with atomic_folder(folder, replaces=(*WEIGHT_PATTERNS, "added_tokens.json")) as part:
-        netdata.to("cpu").save_pretrained(part)
+        model.to("cpu").save_pretrained(part)
         tokenizer.save_pretrained(part)
         pictures = save_figures(part, log, result, data)
         wrong = mistakes(data.evaluation, result, 100)
-        places = data.evaluation_rows[LOCATION]
-        named = ({**row, "place": places[row["row"]]} for row in wrong)
+        locations = data.evaluation_rows[LOCATION]
+        named = ({**row, "place": locations[row["row"]]} for row in wrong)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in named)
         (part / "mistakes.jsonl").write_text(lines, encoding="utf-8", errors="backslashreplace")
-        told = dict(facts=run_config, scores=result.scores, baseline=result.baseline, rule=result.rule, log=log)
-        (part / "training.json").write_text(json.dumps(told), encoding="utf-8")
-        if not (folder / "README.md").exists():  # people may have written in it since
+        saved = dict(facts=run_config, scores=result.scores, baseline=result.baseline, rule=result.rule, log=log)
+        (part / "training.json").write_text(json.dumps(saved), encoding="utf-8")
+        if not (folder / "README.md").exists():  # an edited card is kept
             (part / "README.md").write_text(write_card(run_config, result, pictures), encoding="utf-8")
     for name in ("checkpoint.pt", "best.safetensors"):
         (folder / "training" / name).unlink(missing_ok=True)
-    with suppress(OSError):  # somebody else's files are in it
+    with suppress(OSError):  # not empty: it has other files
         (folder / "training").rmdir()
 
 # %% ../../nbs/training/23_results.ipynb #ce74a51b
 def save_figures(folder: Path, log: list, result: EvaluationResult, data: TaskData) -> list[str]:  # file names
-    "Save the pictures of a run."
+    "Save the figures of a run."
     import matplotlib.pyplot as plt
 
     figures = {"learning.png": plot_learning(log, data.metrics[0], result.baseline[data.metrics[0]])}
@@ -90,15 +90,15 @@ def save_figures(folder: Path, log: list, result: EvaluationResult, data: TaskDa
 
 # %% ../../nbs/training/23_results.ipynb #33622e8d
 def find_result(folder: Path, run_config: dict[str, Any]) -> Finetuned | None:
-    "What the same call left in the folder when it was through; raises `ValueError` when another one did."
+    "The result of a finished run with this configuration; raises `ValueError` for a run with another one."
     file = folder / "training.json"
     if file.exists():
-        told = read_json(file)
-        wrong = [name for name in ("facts", "scores", "baseline") if not isinstance(told.get(name), dict)]
-        if wrong or not isinstance(told.get("rule"), str):
-            raise ValueError(f"{file} is not what a run leaves, it lacks a sound {', '.join(wrong) or 'rule'}")
-        check_run_config(file, json.loads(json.dumps(run_config)), told["facts"])
-        return Finetuned(folder, told["scores"], told["baseline"], told["rule"])
+        saved = read_json(file)
+        wrong = [name for name in ("facts", "scores", "baseline") if not isinstance(saved.get(name), dict)]
+        if wrong or not isinstance(saved.get("rule"), str):
+            raise ValueError(f"{file} is not the record of a run: {', '.join(wrong) or 'rule'} is missing or invalid")
+        check_run_config(file, json.loads(json.dumps(run_config)), saved["facts"])
+        return Finetuned(folder, saved["scores"], saved["baseline"], saved["rule"])
     if (folder / "config.json").exists() and not (folder / "training" / "checkpoint.pt").exists():
         raise ValueError(f"{folder} holds a model that this run did not make: choose another folder")
     return None

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder, so that it can be killed at any moment and still end as if it had not been.
+"""Checkpoints, logs and best weights: a run that is killed at any moment can be resumed with the same result.
 
 Docs: https://convbert.github.io/convbert/training/runs.html.md"""
 
@@ -32,17 +32,17 @@ from ..weights import check_archive
 # %% ../../nbs/training/16_runs.ipynb #940b46af
 @dataclass
 class Run:
-    "A training run as it stands."
+    "The state of a training run."
 
     model: nn.Module
     optimizers: list[torch.optim.Optimizer]
     recipe: Recipe
     folder: Path
-    run_config: dict[str, Any] = field(default_factory=dict)  # what makes this run this run
+    run_config: dict[str, Any] = field(default_factory=dict)  # what must be equal for a run to be resumed
     group: ProcessGroup = ProcessGroup()
     step: int = 0  # steps done
-    seconds: float = 0.0  # of wall clock that they took, evaluations included
-    began: float = 0.0  # when the clock would have started, had the run never stopped
+    seconds: float = 0.0  # of wall clock, evaluations included
+    began: float = 0.0  # when the clock would have started without interruptions
     log: list[dict[str, float]] = field(default_factory=list)  # loss, speed and scores along the way
 
     @property
@@ -59,14 +59,14 @@ class Run:
 def evaluations(
     log: list[dict[str, float]],
 ) -> list[dict[str, float]]:  # step and scores
-    "The rows of a log that an evaluation wrote."
+    "The rows of a log that hold the scores of an evaluation."
     return [row for row in log if "step" in row and "seconds" not in row]
 
 
 def best_evaluation(
     log: list[dict[str, float]],
     recipe: Recipe,
-) -> dict[str, float] | None:  # the first one of equals; `None` when nothing is watched or scored yet
+) -> dict[str, float] | None:  # the first of equals; `None` if no score is watched or known yet
     "The evaluation with the best watched score."
     rows = [row for row in evaluations(log) if math.isfinite(row.get(recipe.watch, math.nan))]
     sign = -1 if recipe.watch_lower else 1
@@ -76,7 +76,7 @@ def best_evaluation(
 def is_finished(
     run: Run,
 ) -> bool:
-    "Whether all steps are done, the time is up, or `patience` evaluations since the best one brought nothing."
+    "Whether all steps are done, the time is up, or `patience` evaluations have passed since the best one."
     done = run.recipe.progress(run.step, run.seconds) >= run.recipe.steps
     if done or run.recipe.patience is None:
         return done
@@ -87,14 +87,14 @@ def is_finished(
 # %% ../../nbs/training/16_runs.ipynb #81d6dc8d
 def write_atomically(
     path: Path,
-    write: Callable[[Path], None],  # writes the file that it is given
+    write: Callable[[Path], None],  # called with the path of the temporary file
 ) -> None:
-    "Write a file beside the old one and give it its name; the old one stays until the new one is whole."
+    "Write a file atomically: the old one is replaced when the new one is complete."
     try:
         with replace_file(path) as beside:
             write(beside)
     except Exception as error:  # a full disk is an OSError, a RuntimeError of torch or a SafetensorError
-        kept = "the previous one is whole" if path.exists() else "there is none yet"
+        kept = "the previous one is intact" if path.exists() else "there is none yet"
         raise OSError(
             f"could not write the checkpoint {path} ({error}); {kept}: free some space or choose another folder"
         ) from error
@@ -103,11 +103,11 @@ def write_atomically(
 def save_checkpoint(
     run: Run,
 ) -> None:
-    "Write everything that a resumed run needs."
+    "Write all state that a resumed run needs."
     state = dict(
         model=run.model.state_dict(),
         optimizers=[optimizer.state_dict() for optimizer in run.optimizers],
-        facts=run.run_config,
+        facts=run.run_config,  # checkpoints of earlier versions have this key too
         plan=[run.recipe.steps, run.recipe.decay, run.recipe.minutes],
         step=run.step,
         seconds=run.seconds,
@@ -116,30 +116,32 @@ def save_checkpoint(
     write_atomically(run.path, lambda path: torch.save(state, path))
 
 # %% ../../nbs/training/16_runs.ipynb #b1e2f3a4
-_mine: dict[Path, int] = {}  # folders that this process trains in, and in which of its threads
+_mine: dict[Path, int] = {}  # folders that this process has locked, and in which thread
 
 
 @contextmanager
 def exclusive_run(
     folder: str | Path,  # of a run
-) -> Iterator[None]:  # raises `OSError` when another run is at work in it
-    "Keep a folder to this run, and to what it calls, inside the block."
-    place = Path(os.path.realpath(folder))
-    if int(os.environ.get("RANK", "0")) or _mine.get(place) == threading.get_ident():
+) -> Iterator[None]:  # raises `OSError` if another run uses it
+    "Lock a folder for this run while the block runs; nested calls share the lock."
+    path = Path(os.path.realpath(folder))
+    if int(os.environ.get("RANK", "0")) or _mine.get(path) == threading.get_ident():
         yield
         return
-    made = [parent for parent in (place, *place.parents) if not parent.exists()]
-    place.mkdir(parents=True, exist_ok=True)
-    file, lock = place / "run.lock", None
+    made = [parent for parent in (path, *path.parents) if not parent.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    file, lock = path / "run.lock", None
     with suppress(NotImplementedError):
         lock = hold(file)
         if lock is None:
-            raise OSError(f"{folder} is in use: {holder(file)} trains in it. Wait for its end or choose another folder")
-    _mine[place] = threading.get_ident()
+            raise OSError(
+                f"{folder} is in use: {holder(file)} trains in it. Wait until it ends, or choose another folder"
+            )
+    _mine[path] = threading.get_ident()
     try:
         yield
     finally:
-        del _mine[place]
+        del _mine[path]
         if lock is not None:
             file.unlink(missing_ok=True)
             os.close(lock)
@@ -150,8 +152,8 @@ def exclusive_run(
 # %% ../../nbs/training/16_runs.ipynb #4a509e4f
 def read_checkpoint(
     path: Path,
-) -> dict[str, Any]:  # raises `ValueError` when it is not one of ours
-    "The content of a checkpoint."
+) -> dict[str, Any]:  # raises `ValueError` if it is no checkpoint of this loop
+    "Load a checkpoint."
     check_archive(path)
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
@@ -163,7 +165,7 @@ def read_checkpoint(
     state = state if isinstance(state, dict) else {}
     wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
     if wrong or not all(isinstance(row, dict) for row in state["log"]):
-        raise ValueError(f"{path} is not a checkpoint of this loop, it lacks a sound {', '.join(wrong) or 'log'}")
+        raise ValueError(f"{path} is not a checkpoint of this loop, {', '.join(wrong) or 'log'} is missing or invalid")
     return state
 
 # %% ../../nbs/training/16_runs.ipynb #a18a0765
@@ -172,7 +174,7 @@ def check_run_config(
     here: dict[str, Any],  # of the run that is about to start
     there: dict[str, Any],  # of the checkpoint
 ) -> None:  # raises `ValueError` naming what differs
-    "Refuse to go on with a run that is another one."
+    "Refuse to resume a run with another configuration."
     there = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING} | there
     other = [f"{k}: {there.get(k)} there, {v} here" for k, v in here.items() if there.get(k) != v]
     if other:
@@ -184,14 +186,14 @@ def check_run_config(
 def save_best(
     run: Run,
 ) -> None:
-    "Keep the weights of this step."
+    "Save the weights of this step as the best."
     write_atomically(run.best, lambda path: save_model(run.model, str(path), {"format": "pt", "step": str(run.step)}))
 
 
 def saved_step(
     path: Path,  # of the best weights
-) -> int:  # -1 where the file does not say; raises `ValueError` when it cannot be read
-    "The step that kept weights belong to."
+) -> int:  # -1 if the file does not say; raises `ValueError` if it cannot be read
+    "The step of the saved best weights."
     check_file(path)
     try:
         with safe_open(path, "pt") as file:
@@ -202,12 +204,12 @@ def saved_step(
 
 def check_best(
     run: Run,
-    ahead: bool,  # allow a file that the run has not come to yet
-) -> None:  # raises `ValueError` when the kept weights are others
-    "Make sure that the best weights on the disk are those of the log's best evaluation."
-    best, kept = best_evaluation(run.log, run.recipe), saved_step(run.best) if run.best.exists() else -1
-    if best and kept != best["step"] and not (ahead and kept > run.step):
-        holds = f"holds those of step {kept}" if kept >= 0 else "does not"
+    ahead: bool,  # accept weights of a later step, as after a crash
+) -> None:  # raises `ValueError` for weights of another step
+    "Check that the saved weights are those of the log's best evaluation."
+    best, saved = best_evaluation(run.log, run.recipe), saved_step(run.best) if run.best.exists() else -1
+    if best and saved != best["step"] and not (ahead and saved > run.step):
+        holds = f"holds those of step {saved}" if saved >= 0 else "does not"
         raise ValueError(
             f"{run.best} should hold the weights of step {best['step']}, the best by watch={run.recipe.watch!r}, "
             f"and {holds}: choose another folder"
@@ -216,8 +218,8 @@ def check_best(
 # %% ../../nbs/training/16_runs.ipynb #f598e666
 def restore_best(
     run: Run,
-) -> list[dict[str, float]]:  # the log, and a last row that says which step was the best
-    "Put the best weights into the model, if the recipe watches a score."
+) -> list[dict[str, float]]:  # the log, with a last row that names the best step
+    "Load the best weights into the model, if the recipe watches a score."
     best = best_evaluation(run.log, run.recipe)
     if best is None:
         return run.log
@@ -228,11 +230,11 @@ def restore_best(
 # %% ../../nbs/training/16_runs.ipynb #41ffa11d
 def load_checkpoint(
     run: Run,
-) -> None:  # raises `ValueError` when the folder holds another run
-    "Put a run back to where its checkpoint left it."
+) -> None:  # raises `ValueError` if the folder holds another run
+    "Restore a run from its checkpoint."
     state, recipe = read_checkpoint(run.path), run.recipe
     check_run_config(run.path, run.run_config, state["facts"])
-    step, seconds = state["step"], state.get("seconds", 0.0)  # checkpoints from before there was a clock have none
+    step, seconds = state["step"], state.get("seconds", 0.0)  # older checkpoints have no clock
     before = replace(recipe, **dict(zip(("steps", "decay", "minutes"), [*state["plan"], None], strict=False)))
     if before != recipe and (before.is_decaying(step, seconds) or recipe.is_decaying(step, seconds)):
         names = "steps", "decay", "minutes"

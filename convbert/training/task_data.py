@@ -32,107 +32,109 @@ class TaskData:
     "The rows, labels and metrics of a run."
 
     task: str
-    train_rows: Any  # to train on, and
-    evaluation_rows: Any  # to evaluate on: `datasets.Dataset`s with the task's columns and the location of each row
+    train_rows: Any  # a `datasets.Dataset` with the task's columns and `LOCATION`
+    evaluation_rows: Any  # the same, never trained on
     labels: Labels
     metrics: tuple[str, ...]  # the first is watched
     summary: str = ""  # of rows, columns and labels, in one line
 
     @property
     def train(self) -> Any:
-        "The rows to train on, without their locations."
+        "The training rows, without their locations."
         return self.train_rows.remove_columns(LOCATION)
 
     @property
     def evaluation(self) -> Any:
-        "The rows to evaluate on, which are never trained on."
+        "The evaluation rows, without their locations."
         return self.evaluation_rows.remove_columns(LOCATION)
 
 # %% ../../nbs/training/21_task_data.ipynb #9c41d2e7
-EVALUATION_SPLITS = ("validation", "valid", "val", "dev")  # what the split to judge by may be called
+EVALUATION_SPLITS = ("validation", "valid", "val", "dev")  # names of a split to evaluate on
 
 
 def load_task_data(
     task: str,  # a task or its alias
     dataset: Any,  # see `open_splits`
-    evaluation: Any = None,  # the same; the dataset's own `validation` split, or every tenth row, when None
+    evaluation: Any = None,  # the same; the dataset's own `validation` split, or about a tenth of the rows, when None
     columns: Mapping[str, Any] | None = None,  # see `choose_columns`
-    labels: Sequence[str] | None = None,  # names of the label ids, when the rows do not say them
+    labels: Sequence[str] | None = None,  # names of the label ids, if the rows do not have them
     metrics: Sequence[str] = (),  # see `training.metrics`; the task's when there are none
 ) -> TaskData:
-    "Load the rows, check all of them, and find out what is to be learnt."
+    "Load and check the rows, and find their labels."
     task = find_task(task)
     options = read_options(task, columns)
     splits = open_splits(dataset, options)
-    rows, left = check_rows(parse_label_lists(choose_columns(choose_split(splits, ("train",)), task, columns)), task)
+    rows, dropped = check_rows(parse_label_lists(choose_columns(choose_split(splits, ("train",)), task, columns)), task)
     found = find_labels(rows, task, labels)
-    apart = evaluation is None and not set(EVALUATION_SPLITS) & set(splits)
-    if apart:
-        rows, judged = hold_out_rows(rows, task)
+    held_out = evaluation is None and not set(EVALUATION_SPLITS) & set(splits)
+    if held_out:
+        rows, evaluation_rows = hold_out_rows(rows, task)
     check_distinct_labels(rows, task, found)
-    if not apart:
-        judged, more = load_evaluation_rows(splits if evaluation is None else evaluation, options, task, columns, found)
-        check_same_columns(rows, judged)
-        left = ", ".join(filter(None, (left, more and f"{more} of those to judge by")))
+    if not held_out:
+        evaluation_rows, more = load_evaluation_rows(
+            splits if evaluation is None else evaluation, options, task, columns, found
+        )
+        check_same_columns(rows, evaluation_rows)
+        dropped = ", ".join(filter(None, (dropped, more and f"{more} of those to evaluate on")))
     if found.problem_type == "regression":
         check_labels(rows, task, found)
-    data = TaskData(task, rows, judged, found, tuple(metrics) or default_metrics(task, found))
-    check_metrics(data.evaluation, data.train, task, found, data.metrics)  # before hours are spent
-    return replace(data, summary=summarize(data, columns, apart, [left, *dict.fromkeys(options.notes)]))
+    data = TaskData(task, rows, evaluation_rows, found, tuple(metrics) or default_metrics(task, found))
+    check_metrics(data.evaluation, data.train, task, found, data.metrics)  # before training
+    return replace(data, summary=summarize(data, columns, held_out, [dropped, *dict.fromkeys(options.notes)]))
 
 # %% ../../nbs/training/21_task_data.ipynb #bd63f409
 def load_evaluation_rows(
     evaluation: Any, options: ReadOptions, task: str, columns: Mapping | None, labels: Labels
 ) -> tuple[Any, str]:
-    "The rows to judge by, checked like the others, and what was left out of them."
+    "The evaluation rows, checked, and which rows were dropped."
     try:
         splits = open_splits(evaluation, options)
         rows = choose_split(splits, EVALUATION_SPLITS if len(splits) > 1 else (*EVALUATION_SPLITS, *splits))
-        rows, left = check_rows(parse_label_lists(choose_columns(rows, task, columns)), task)
+        rows, dropped = check_rows(parse_label_lists(choose_columns(rows, task, columns)), task)
         check_labels(rows, task, labels)
     except ValueError as error:
         raise ValueError(f"evaluation: {error}") from None
-    return rows, left
+    return rows, dropped
 
 
-def check_same_columns(rows, judged) -> None:  # raises `ValueError`
-    "Refuse a column, a second text for example, that only the rows of one side have."
+def check_same_columns(rows, evaluation_rows) -> None:  # raises `ValueError`
+    "Refuse a column, such as a second text, that only the training or only the evaluation rows have."
     trained = set(rows.column_names)
-    if odd := sorted(trained ^ set(judged.column_names)):
-        which = "train on" if odd[0] in trained else "judge by"
+    if odd := sorted(trained ^ set(evaluation_rows.column_names)):
+        which = "train on" if odd[0] in trained else "evaluate on"
         raise ValueError(
             f"evaluation: only the rows to {which} have the column {odd[0]!r}. Give it to both, or to neither"
         )
 
 # %% ../../nbs/training/21_task_data.ipynb #1689b734
-def hold_out_rows(rows, task: str) -> tuple:  # rows to train on, rows to judge by
-    "About a tenth of the rows, chosen by what they are about: equal texts stay on one side."
-    about = {
+def hold_out_rows(rows, task: str) -> tuple:  # training rows, evaluation rows
+    "Hold out about a tenth of the rows by a hash of their content, so that equal texts stay together."
+    content = {
         "question-answering": ["context"],
         "token-classification": ["tokens"],
         "multiple-choice": ["context", "question"],
     }
-    names = [name for name in about.get(task, ["text", "text_pair"]) if name in rows.column_names]
+    names = [name for name in content.get(task, ["text", "text_pair"]) if name in rows.column_names]
     texts = zip(*(rows[name] for name in names), strict=True)
     held = np.array([zlib.crc32(str(text).encode("utf-8", "replace")) % 10 == 0 for text in texts])
     if len(held) < 20 or not 0 < held.sum() < len(held):
         raise ValueError(
-            f"{len(held)} rows are too few to set a tenth apart: pass evaluation=... with rows to judge by"
+            f"{len(held)} rows are too few to hold out a tenth: pass evaluation=... with rows to evaluate on"
         )
     return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
 
 # %% ../../nbs/training/21_task_data.ipynb #ad52e3f8
 def summarize(
     data: TaskData,
-    columns: Mapping[str, Any] | None,  # what the caller says
-    apart: bool,  # whether the rows to judge by are a tenth of those that were given
-    notes: Sequence[str],  # how the rows were read; empty ones say nothing
+    columns: Mapping[str, Any] | None,  # as the caller gives them
+    held_out: bool,  # whether the evaluation rows were held out of the given ones
+    notes: Sequence[str],  # on how the rows were read; empty ones are skipped
 ) -> str:
-    "What was decided about the rows, in one line."
-    theirs = column_mapping(data.task, columns)
+    "Summarise rows, columns and labels in one line."
+    mapping = column_mapping(data.task, columns)
     used = [name for name in data.train_rows.column_names if name != LOCATION]
-    named = [name if theirs[name] == name else f"{name}={theirs[name]}" for name in used]
-    judged = f"{len(data.evaluation_rows):,} {'set apart ' if apart else ''}to judge by"
-    rows = f"{len(data.train_rows):,} rows to train on, {judged}", f"columns {', '.join(named)}"
-    told = (*rows, describe_labels(data.train_rows, data.task, data.labels), *notes)
-    return f"{data.task}: " + "; ".join(filter(None, told))
+    named = [name if mapping[name] == name else f"{name}={mapping[name]}" for name in used]
+    evaluation_rows = f"{len(data.evaluation_rows):,} {'held out ' if held_out else ''}to evaluate on"
+    rows = f"{len(data.train_rows):,} rows to train on, {evaluation_rows}", f"columns {', '.join(named)}"
+    parts = (*rows, describe_labels(data.train_rows, data.task, data.labels), *notes)
+    return f"{data.task}: " + "; ".join(filter(None, parts))
