@@ -16,8 +16,7 @@ from convbert import (
     pipeline,
 )
 from convbert.families.convbert import ConvBertConfig
-from convbert.visualize import knock_out, knock_outs
-from convbert.visualize.ablation import ablation_target, top_changes
+from convbert.visualize.ablation import ablation_target, knock_out, knock_outs, top_changes
 from convbert.visualize.ablation_figures import plot_changes, plot_knock_outs
 
 TEXT = "He opened the [MASK] and read the letter twice."

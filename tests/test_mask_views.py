@@ -15,12 +15,13 @@ from conftest import ROOT
 from test_knockout import H, L, PlainAttention, make, without
 
 from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizerFast, pipeline
-from convbert.visualize import head_view, knock_out, knock_outs, knockout_view, mask_explorer
+from convbert.visualize.ablation import knock_out, knock_outs
 from convbert.visualize.encoded_text import encode_text, load_model
-from convbert.visualize.explorer import MaskExplorer
-from convbert.visualize.knockout import KnockoutView, page_queries
+from convbert.visualize.explorer import MaskExplorer, mask_explorer
+from convbert.visualize.knockout import KnockoutView, knockout_view, page_queries
 from convbert.visualize.mask_prediction import plot_mask_prediction, predict_mask
 from convbert.visualize.style import contrast
+from convbert.visualize.views import head_view
 from convbert.visualize.widgets import join_modules, read_asset
 
 TEXT = "He opened the [MASK] and read the letter twice."

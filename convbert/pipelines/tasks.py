@@ -33,7 +33,7 @@ from .question_answering import QuestionAnsweringPipeline
 from .text_classification import TextClassificationPipeline
 from .token_classification import TokenClassificationPipeline
 from .zero_shot import ZeroShotClassificationPipeline
-from ..serving import OnnxModel, holds_graph
+from ..serving import OnnxModel, is_onnx_folder
 from ..snapshots import read_snapshot
 from ..tokenizers.classes import ConvBertTokenizerFast
 from ..validation import suggest
@@ -179,7 +179,7 @@ def build_pipeline(
 ):  # an instance of `kind`
     "A pipeline, with its model and tokenizer loaded where they are names; see `pipeline`."
     check_tokenizer(tokenizer)
-    if holds_graph(name):
+    if is_onnx_folder(name):
         name, tokenizer = OnnxModel(name), name if tokenizer is None else tokenizer
     if not isinstance(name, nn.Module):
         loaded = load_model(kind, name, dtype=dtype, device=choose_device(device), **hub)
