@@ -275,7 +275,7 @@ def test_a_task_refuses_a_graph_of_another_kind(tokenizer, tmp_path):
         pipeline("fill-mask", tmp_path / "graph")
     with pytest.raises(ValueError, match="a graph runs on the CPU"):
         OnnxModel(tmp_path / "graph").to("meta")
-    with pytest.raises(TypeError, match="dtype cannot be heeded"):
+    with pytest.raises(TypeError, match="dtype cannot be applied"):
         pipeline("feature-extraction", tmp_path / "graph", dtype="float16")
 
 
