@@ -1,6 +1,5 @@
-"""The pages of the site, checked as far as that goes without Quarto: what a page is made of, links, pictures, size."""
+"""The pages of the site, checked as far as that goes without Quarto: what a page is made of, links and pictures."""
 
-import json
 import os
 import re
 import subprocess
@@ -14,31 +13,16 @@ import pytest
 import yaml
 from conftest import ROOT
 from nbdev.config import get_config, nbpath2html
+from notebooks import cells, notebooks
 
 NBS = ROOT / "nbs"
-NOTEBOOKS = sorted(path for path in NBS.rglob("*.ipynb") if not re.search(r"/[._]", path.relative_to(ROOT).as_posix()))
-NAMES = [path.relative_to(NBS).as_posix() for path in NOTEBOOKS]
+NAMES = [path.relative_to(NBS).as_posix() for path in notebooks()]
 PROC = """
 from nbdev.serve import proc_nbs
 
 if __name__ == "__main__":
     proc_nbs(n_workers=1, force=True)
 """
-
-
-def cells(path: Path, kind: str = "") -> list[dict]:
-    """The cells of a notebook, with their text in one piece."""
-    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [{**cell, "source": "".join(cell["source"])} for cell in found if not kind or cell["cell_type"] == kind]
-
-
-def sidebar_targets(entry) -> list[str]:
-    """Every page that the sidebar names, in its order."""
-    if isinstance(entry, str):
-        return [entry]
-    if isinstance(entry, list):
-        return [target for item in entry for target in sidebar_targets(item)]
-    return [*filter(None, [entry.get("href")]), *sidebar_targets(entry.get("contents", []))]
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +61,6 @@ def test_no_directive_is_left_on_a_page(pages):
         if directive not in known
     ]
     assert not left
-
-
-def test_sidebar_lists_each_notebook_once():
-    listed = sidebar_targets(yaml.safe_load((NBS / "sidebar.yml").read_text())["website"]["sidebar"])
-    assert sorted(listed) == sorted(NAMES)
 
 
 def test_page_names_do_not_collide():
@@ -130,43 +109,3 @@ def test_texts_link_to_files_that_exist():
             if not target.startswith("http") and not (ROOT / target).exists():
                 broken.append((name, target))
     assert not broken
-
-
-# -- the style of a notebook (docstrings, line length and imports are ruff's)
-
-
-@pytest.fixture(params=NOTEBOOKS, ids=NAMES)
-def notebook(request) -> Path:
-    return request.param
-
-
-def test_notebook_opens_with_title_and_line(notebook):
-    """nbdev drops whatever else stands in the first cell."""
-    first, *_ = cells(notebook)
-    assert first["cell_type"] == "markdown"
-    title, *rest = [line for line in first["source"].splitlines() if line.strip()]
-    assert title.startswith("# ")
-    assert rest and rest[0].startswith("> ")
-    assert all(line.startswith("- ") for line in rest[1:])
-
-
-def test_notebook_is_one_idea_long(notebook):
-    assert len(cells(notebook)) <= 60
-
-
-def test_export_cells_are_short(notebook):
-    exports = [cell["source"] for cell in cells(notebook, "code") if re.match(r"#\|\s*export", cell["source"])]
-    lines = [source.splitlines() for source in exports]
-    assert not [f"{len(cell)} lines: {cell[1]}" for cell in lines if len(cell) > 40]
-
-
-def test_notebook_keeps_no_error_and_no_large_picture(notebook):
-    outputs = [output for cell in cells(notebook, "code") for output in cell["outputs"]]
-    assert not [output["ename"] for output in outputs if output["output_type"] == "error"]
-    png = ["".join(output.get("data", {}).get("image/png", "")) for output in outputs]
-    assert not [len(data) for data in png if len(data) * 3 / 4 > 50_000]
-
-
-def test_outputs_name_no_place_on_a_disk(notebook):
-    shown = json.dumps([cell["outputs"] for cell in cells(notebook, "code")])
-    assert not re.findall(r"/(?:home|Users|root|tmp|var)/\S{3,40}", shown)
