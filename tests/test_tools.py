@@ -3,6 +3,8 @@
 import json
 
 import lint_notebooks
+import old_words
+import pytest
 
 
 def write_notebook(path, *cells):
@@ -50,3 +52,35 @@ def test_every_fault_of_a_notebook_is_named_with_its_cell(tmp_path):
         "nbs/sidebar.yml: a/01_untitled.ipynb is listed 0 times, not once",
         "nbs/sidebar.yml: a/gone.ipynb is no notebook",
     ]
+
+
+def test_old_words_are_named_with_their_place_and_the_word_of_the_field(tmp_path):
+    (name, better), (called, better_called) = (next(iter(t.items())) for t in (old_words.NAMES, old_words.CALLED))
+    code = f"def f(x):\n    return {name}(x), {name}_2(x)"
+    write_notebook(tmp_path / "nbs/01_one.ipynb", ("markdown", "# One"), ("code", code))
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_one.py").write_text("\n# it {} for itself\n".format("thinks"))
+    (tmp_path / "README.md").write_text(f"{called} the window, or {called}(window)\n")
+    assert list(old_words.faults(tmp_path)) == [
+        f"nbs/01_one.ipynb, cell 1, line 2: '{name}'; the field's word: {better}",
+        "tests/test_one.py:2: '{} for itself'; the field's word: the feed-forward sublayer".format("thinks"),
+        f"README.md:1: '{called}'; the field's word: {better_called}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "english",
+    [
+        "ax.text(0, 0, text, bbox=box)  # a box in the figure",
+        "Light bends when it passes from air into water, and a bent spoon is seen.",
+        "What the sea thinks of it; people think of a run in epochs.",
+        "Two sentences are drawn at random, and their loss is drawn as a line. Draw the map.",
+        "Her job at the team was to work in silence; he told her so, and judges forget.",
+        "Row 3 has no label. Work goes on. Mix the butter and the sugar. Forget it.",
+        "It halves the time, within reach of the bandwidth; the rows of a batch, split by hand.",
+        "Running text can teach that, and a row without an answer teaches it to say so.",
+        "def test_rows(encoded): return machine.rows(encoded)[reading]",
+    ],
+)
+def test_plain_english_is_left_alone(english):
+    assert list(old_words.old_words(english)) == []
