@@ -49,6 +49,23 @@ def generator():
     return torch.Generator().manual_seed(0)
 
 
+@pytest.fixture
+def run_command(capsys, monkeypatch, tmp_path):
+    """`run_command("fill-mask", ...)`: the command line in this process and an empty folder; its code and errors."""
+
+    def run(*words: str) -> tuple[int, str]:
+        from convbert.cli import main
+
+        monkeypatch.chdir(tmp_path)
+        try:
+            code = main(words)
+        except SystemExit as end:  # argparse's
+            code = end.code
+        return code, capsys.readouterr().err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def chromium():
     """A headless Chromium without a network, driven by playwright: `$CHROMIUM`, or the system's."""

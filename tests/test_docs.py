@@ -15,12 +15,15 @@ from conftest import ROOT
 from nbdev.config import get_config, nbpath2html
 from notebooks import cells, notebooks
 
-NBS = ROOT / "nbs"
-NAMES = [path.relative_to(NBS).as_posix() for path in notebooks()]
-PROC = """
+NAMES = [path.relative_to(ROOT / "nbs").as_posix() for path in notebooks()]
+STAGE = """
+from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
+from tools.pages import write_pages
 
 if __name__ == "__main__":
+    write_pages()
+    refresh_quarto_yml()
     proc_nbs(n_workers=1, force=True)
 """
 
@@ -31,9 +34,9 @@ def pages(tmp_path_factory) -> Path:
     pytest.importorskip("triton", reason="the page of the fused kernels imports Triton, and it is not installed")
     copy = tmp_path_factory.mktemp("docs") / "repository"
     copytree(ROOT, copy, ignore=ignore_patterns(".*", "_proc", "_docs", "build", "dist", "venv", "runs", "__pycache__"))
-    (copy / "proc.py").write_text(PROC)
+    (copy / "stage.py").write_text(STAGE)
     env = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "proc.py"], cwd=copy, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "stage.py"], cwd=copy, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     return copy / "_proc"
 
@@ -77,7 +80,7 @@ def test_links_and_pictures_exist(pages):
         for target in links(text):
             absolute = target.startswith(base)
             path = os.path.normpath(target.removeprefix(base) if absolute else Path(name).parent / target)
-            on_disk = not absolute and not path.startswith("..") and (NBS / path).exists()
+            on_disk = not absolute and not path.startswith("..") and (pages / path).exists()
             if not (on_disk or path in site or path == "."):
                 broken.append((name, target))
     assert not broken
@@ -92,14 +95,14 @@ def links(markdown: str) -> set[str]:
     return {target for target in found if target and (target.startswith(own) or not re.match(r"[a-z]+:|//", target))}
 
 
-def test_site_settings_are_up_to_date(tmp_path):
-    """nbs/nbdev.yml is made from pyproject.toml."""
-    copytree(ROOT / "nbs", tmp_path / "nbs", ignore=ignore_patterns("*.ipynb"))
-    (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
-    code = "from nbdev.quarto import refresh_quarto_yml as f; f()"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    for name in ("nbdev.yml", "_quarto.yml"):
-        assert (tmp_path / "nbs" / name).read_text() == (NBS / name).read_text()
+def test_settings_of_the_site_are_staged_beside_its_pages(pages):
+    """Those at the top of the repository, and what nbdev makes of pyproject.toml."""
+    settings = (pages / "_quarto.yml").read_text(encoding="utf-8")
+    assert settings == (ROOT / "_quarto.yml").read_text(encoding="utf-8")
+    site, made = yaml.safe_load(settings), yaml.safe_load((pages / "nbdev.yml").read_text(encoding="utf-8"))
+    named = [*site["metadata-files"], *site["project"]["resources"], site["format"]["html"]["css"]]
+    assert not [name for name in named if not (pages / name).exists()]
+    assert [tool["href"] for tool in site["website"]["navbar"]["tools"]] == [made["website"]["repo-url"]]
 
 
 def test_texts_link_to_files_that_exist():

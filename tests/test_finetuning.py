@@ -12,6 +12,7 @@ import torch
 from conftest import CHOICES, DAYS
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from processes import Process
 
 datasets = pytest.importorskip("datasets")
 
@@ -121,9 +122,9 @@ SCRIPT = textwrap.dedent(
 def tuned(start, out, *launcher, **changes):
     options = QUICK | {"epochs": 3, "batch_size": 6, "dropout": 0.1} | changes
     argument = json.dumps([str(start), str(out), TAGS, options])
-    command = (
-        [sys.executable, *launcher, "-c", SCRIPT, argument] if not launcher else [sys.executable, *launcher, argument]
-    )
+    if not launcher:
+        return Process(SCRIPT, argument, folder=out.parent / "said")
+    command = [sys.executable, *launcher, argument]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

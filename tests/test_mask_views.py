@@ -2,7 +2,6 @@
 
 import base64
 import json
-import re
 import time
 
 import pytest
@@ -11,20 +10,18 @@ from torch.testing import assert_close
 
 pytest.importorskip("anywidget", reason='the views need pip install "convbert[widgets]"')
 
-from conftest import ROOT
 from test_knockout import H, L, PlainAttention, make, without
 
 from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizerFast, pipeline
 from convbert.visualize import head_view, knock_out, knock_outs, knockout_view, mask_explorer
 from convbert.visualize.behind import look_behind, plot_behind
 from convbert.visualize.canvas import contrast
-from convbert.visualize.mask_views import KnockoutView, MaskExplorer, first_questions
+from convbert.visualize.mask_views import first_questions
 from convbert.visualize.reading import open_model, read_text
 from convbert.visualize.widgets import join_modules, read_asset
 
 TEXT = "He opened the [MASK] and read the letter twice."
 SEA = "The ship sailed across the sea to the old harbour."
-PAGES = ROOT / "nbs" / "visualize" / "pages"
 THEMES = pytest.mark.parametrize("theme", ["light", "dark"])
 
 
@@ -829,18 +826,3 @@ def test_live_field_sends_and_shows_what_is_wrong(open_page, small, tmp_path):
     assert page.locator(".cv-chip-text").all_inner_texts() == ["[CLS]", "Two", "words", "[SEP]"]
     assert page.locator(".cv-masked").inner_text().startswith("words")
     assert numbers(page, ".cv-answers td.cv-figure")[:8] == shown(view.scores)
-
-
-# -- the pages of the site
-
-
-@pytest.mark.parametrize("kind", [KnockoutView, MaskExplorer])
-def test_page_of_the_site_is_small_and_up_to_date(open_page, kind):
-    path = PAGES / f"{kind.parts[-1]}.html"
-    assert path.stat().st_size < 300_000
-    written, hint = path.read_text(encoding="utf-8"), "made again by: python tools/pages.py"
-    assert join_modules("common", *kind.parts) in written, hint
-    assert read_asset("style.css") in written, hint
-    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", written)
-    page = open_page(path)
-    assert page.locator("button.cv-head").count() > 30
