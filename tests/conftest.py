@@ -1,7 +1,6 @@
 """What all tests share: the data folder and seeded random numbers."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -70,12 +69,13 @@ def run_command(capsys, monkeypatch, tmp_path):
 def chromium():
     """A headless Chromium without a network, driven by playwright: `$CHROMIUM`, or the system's."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser of these tests")
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    from browser import QUIET, find_chromium
+
+    found = find_chromium()
     if not found:
         pytest.skip("no Chromium on this machine: install it, or name it with CHROMIUM")
-    quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox", *quiet])
+        browser = driver.chromium.launch(executable_path=found, args=QUIET)
         yield browser
         browser.close()
 

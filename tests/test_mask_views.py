@@ -2,7 +2,6 @@
 
 import base64
 import json
-import time
 
 import pytest
 import torch
@@ -418,13 +417,15 @@ def test_explorer_without_convolution(tokenizer):
         knockout_view(model, TEXT, tokenizer=tokenizer, silenced=[("conv", 0, 0)])
 
 
-def test_the_view_reacts_quickly(tiny):
-    """Generous, for a machine with much else to do: a few forward passes, not hundreds."""
+def test_a_question_costs_a_few_forward_passes(tiny):
+    """Not one for each head."""
     knockout, explorer = knockout_view(tiny[0], TEXT, tokenizer=tiny[1]), mask_explorer(tiny[0], SEA, tokenizer=tiny[1])
-    began = time.perf_counter()
+    passes = []
+    hook = tiny[0].encoder.register_forward_pre_hook(lambda *_: passes.append(1))
     knockout.silenced = [("conv", 2, 2)]
     explorer.place = 3
-    assert time.perf_counter() - began < 5
+    hook.remove()
+    assert 0 < len(passes) <= 6
 
 
 # -- knockout_view: the page
