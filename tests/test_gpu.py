@@ -146,7 +146,7 @@ def test_the_compiled_graph_computes_the_same(precision, kernel, words):
 def test_compiled_layers_leave_padding_out_and_compute_the_same(training, kernel, backend):
     """One graph for all lengths, whatever is padded, and the same gradients."""
     torch.manual_seed(0)
-    plain = ConvBertForMaskedLM(small()).to(HOME).train(training)
+    plain = ConvBertForMaskedLM(small(conv_kernel_size=3)).to(HOME).train(training)
     use_kernel(plain, kernel)
     quick = copy.deepcopy(plain)
     graphs = torch._dynamo.testing.CompileCounterWithBackend(backend)
@@ -174,7 +174,11 @@ def test_compiled_layers_have_graphs_for_each_model_and_give_way_to_a_compiler()
     graphs = torch._dynamo.testing.CompileCounterWithBackend("eager")
     with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=3):
         for width in range(4):  # more models than a function may have graphs
-            model = ConvBertModel(small(intermediate_size=32 + width, num_hidden_layers=1)).to(HOME).eval()
+            model = (
+                ConvBertModel(small(intermediate_size=32 + width, num_hidden_layers=1, conv_kernel_size=3))
+                .to(HOME)
+                .eval()
+            )
             expected = model(ids, mask).last_hidden_state
             model.compile_layers(graphs)
             assert_close(model(ids, mask).last_hidden_state, expected, atol=1e-5, rtol=1e-4)
