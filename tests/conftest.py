@@ -48,6 +48,27 @@ def generator():
     return torch.Generator().manual_seed(0)
 
 
+@pytest.fixture(scope="module")
+def tokenizer():
+    """The bundled vocabulary's."""
+    from convbert import ConvBertTokenizerFast
+
+    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory) -> Path:
+    """The folder of a small encoder with the bundled vocabulary, to fine-tune."""
+    from convbert import ConvBertConfig, ConvBertModel, ConvBertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("start")
+    torch.manual_seed(0)
+    sizes = dict(num_hidden_layers=1, hidden_size=32, embedding_size=16, intermediate_size=64)
+    ConvBertModel(ConvBertConfig.preset("tiny", **sizes, max_position_embeddings=64)).save_pretrained(folder)
+    ConvBertTokenizerFast.from_pretrained("convbert-tiny", model_max_length=64).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def run_command(capsys, monkeypatch, tmp_path):
     """`run_command("fill-mask", ...)`: the command line in this process and an empty folder; its code and errors."""

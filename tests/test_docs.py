@@ -15,7 +15,6 @@ from conftest import ROOT
 from nbdev.config import get_config, nbpath2html
 from notebooks import cells, notebooks
 
-pytestmark = pytest.mark.xdist_group("docs")  # its pages are staged once
 NAMES = [path.relative_to(ROOT / "nbs").as_posix() for path in notebooks()]
 STAGE = """
 from nbdev.quarto import refresh_quarto_yml

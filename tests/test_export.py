@@ -19,20 +19,14 @@ from torch.testing import assert_close
 pytest.importorskip("onnxruntime", reason="graphs are run by ONNX Runtime")
 pytest.importorskip("onnxscript", reason="graphs are drawn through onnxscript")
 
-from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertTokenizerFast, pipeline
+from convbert import ConvBertConfig, ConvBertForMaskedLM, pipeline
 from convbert import export as package
 from convbert.export import export
 from convbert.serving import CLASSES, OnnxModel
 
-pytestmark = pytest.mark.xdist_group("export")  # each graph is drawn once
 SIZES = dict(hidden_size=32, num_attention_heads=4, num_hidden_layers=1, intermediate_size=48, num_labels=3)
 CHOICE = "ConvBertForMultipleChoice"
 CONVBERT = [sys.executable, "-c", "from convbert.cli import main; raise SystemExit(main())"]
-
-
-@pytest.fixture(scope="session")
-def tokenizer():
-    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
 
 
 def small(name, tokenizer, **config):

@@ -18,7 +18,6 @@ datasets = pytest.importorskip("datasets")
 
 from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, pipeline  # noqa: E402
 from convbert.config import ConvBertConfig  # noqa: E402
-from convbert.heads import ConvBertModel  # noqa: E402
 from convbert.training.examples import Reading, read_answers, read_tags  # noqa: E402
 from convbert.training.finetuning import Tuning, finetune, plan_work, to_recipe  # noqa: E402
 from convbert.training.rows import Labels, choose_columns, load_rows  # noqa: E402
@@ -46,19 +45,6 @@ ROWS = {
     "fill-mask": [{"text": f"the {day} was fine and the {day} was long. " * 8} for day in DAYS * 2],
 }
 QUICK = dict(epochs=20, batch_size=4, learning_rate=5e-3, layer_decay=1.0, dropout=0.0, max_length=32, device="cpu")
-
-
-@pytest.fixture(scope="session")
-def start(tmp_path_factory):
-    """A small encoder with the bundled vocabulary."""
-    folder = tmp_path_factory.mktemp("start")
-    torch.manual_seed(0)
-    config = ConvBertConfig.preset(
-        "tiny", num_hidden_layers=1, hidden_size=32, embedding_size=16, intermediate_size=64, max_position_embeddings=64
-    )
-    ConvBertModel(config).save_pretrained(folder)
-    ConvBertTokenizerFast.from_pretrained("convbert-tiny", model_max_length=64).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("task", ROWS)

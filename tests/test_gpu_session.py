@@ -17,7 +17,6 @@ pytest.importorskip("transformers", reason="a GPU session measures us beside tra
 pytest.importorskip("datasets", reason="text is read through datasets")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("gpu session"),  # prepared once
     pytest.mark.skipif(torch.cuda.is_available(), reason="the toy is for a CPU"),
 ]
 

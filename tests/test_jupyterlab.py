@@ -13,7 +13,7 @@ pytest.importorskip("psutil", reason="the kernels are found with it when they mu
 
 from lab import DEADLINE, Book, Desk, Lab  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("jupyterlab")]  # one server for all
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

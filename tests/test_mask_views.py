@@ -11,7 +11,7 @@ pytest.importorskip("anywidget", reason='the views need pip install "convbert[wi
 
 from test_knockout import H, L, PlainAttention, make, without
 
-from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizerFast, pipeline
+from convbert import ConvBertForSequenceClassification, ConvBertModel, pipeline
 from convbert.visualize import head_view, knock_out, knock_outs, knockout_view, mask_explorer
 from convbert.visualize.behind import look_behind, plot_behind
 from convbert.visualize.canvas import contrast
@@ -22,11 +22,6 @@ from convbert.visualize.widgets import join_modules, read_asset
 TEXT = "He opened the [MASK] and read the letter twice."
 SEA = "The ship sailed across the sea to the old harbour."
 THEMES = pytest.mark.parametrize("theme", ["light", "dark"])
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
 
 
 @pytest.fixture(scope="module")

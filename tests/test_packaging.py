@@ -16,7 +16,6 @@ from conftest import ROOT
 
 import convbert
 
-pytestmark = pytest.mark.xdist_group("packaging")  # what is shipped is built once
 PACKAGE = ROOT / "convbert"
 EXTRAS = (
     "accelerate",

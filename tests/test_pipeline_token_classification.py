@@ -20,7 +20,6 @@ from convbert.pipelines.token_classification import (
     keep_own,
     split_label,
 )
-from convbert.tokenization import ConvBertTokenizerFast
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-creative-work", "I-creative-work"]
 PLAIN = ["NOUN", "VERB", "PUNCT", "O"]
@@ -51,11 +50,6 @@ def make_model(labels, seed=0, limit=512, spread=30.0):
             if "embeddings.word" in name or "classifier" in name:
                 parameter.mul_(spread)
     return model.eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
 
 
 @pytest.fixture(scope="module")
