@@ -295,7 +295,8 @@ def set_attribute(
         config.extra[name] = value
     else:
         kind = type(config)
-        raise FrozenInstanceError(f"{kind.__name__} has no field {name!r}. {nearest(kind, name, [*names, *kind.aliases])}")
+        near = nearest(kind, name, [*names, *kind.aliases])
+        raise FrozenInstanceError(f"{kind.__name__} has no field {name!r}. {near}")
 
 
 def get_attribute(config: EncoderConfig, name: str) -> Any:
