@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..heads import MaskedLM
+from ..masked_lm import MaskedLM
 from .base import Pipeline
 from .batches import EncodedInput
 from .inference import predict

@@ -23,7 +23,7 @@ from ..atomic import atomic_folder
 from ..auto import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, tokenizer_class
 from ..config import EncoderConfig
 from ..families.convbert import ConvBertConfig
-from ..heads import MaskedLM
+from ..masked_lm import MaskedLM
 from ..pipelines.base import choose_device, refuse_untrained
 from ..pipelines.outputs import escape_markdown
 from ..tokenizers.base import PreTrainedTokenizer

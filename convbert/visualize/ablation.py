@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from ..ablation import make_head_mask
 from ..auto import read_raw_config
 from ..config import EncoderConfig
-from ..heads import ClassificationHead, MaskedLM, PooledHead, SequenceClassification
+from ..heads import ClassificationHead, PooledHead, SequenceClassification
 from ..layers.encoder import Layer, pool
 from ..layers.feed_forward import untouched
+from ..masked_lm import MaskedLM
 from ..pipelines.fill_mask import mask_positions, parse_masked_text
 from ..pipelines.spec import check_counts
 from ..pipelines.text_classification import choose_score_function

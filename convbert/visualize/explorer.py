@@ -17,7 +17,7 @@ import traitlets
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..heads import MaskedLM
+from ..masked_lm import MaskedLM
 from ..pipelines.spec import check_counts
 from ..tokenizers.base import PreTrainedTokenizer
 from .ablation import head_mask_for, num_head_kinds

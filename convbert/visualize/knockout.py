@@ -16,7 +16,7 @@ import traitlets
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..heads import MaskedLM
+from ..masked_lm import MaskedLM
 from ..pipelines.spec import check_counts
 from ..tokenizers.base import PreTrainedTokenizer
 from convbert.visualize.ablation import (
