@@ -216,7 +216,7 @@ def test_untrained_weights_are_refused_and_training_mode_is_left(choose, tmp_pat
     choose.model.train()
     again = MultipleChoicePipeline(choose.model, choose.tokenizer)
     assert not choose.model.training and again(QUESTION) == again(QUESTION)
-    from convbert.heads import ConvBertModel
+    from convbert.modeling import ConvBertModel
 
     ConvBertModel(CONFIG).save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match="classifier"):

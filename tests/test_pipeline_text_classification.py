@@ -114,7 +114,7 @@ STREAM = textwrap.dedent(
     import torch
     torch.set_num_threads(1)
     from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, pipeline
-    from convbert.config import ConvBertConfig
+    from convbert.families.convbert import ConvBertConfig
 
     sizes = dict(num_hidden_layers=1, hidden_size=16, embedding_size=8, intermediate_size=16, num_attention_heads=2)
     model = ConvBertForSequenceClassification(ConvBertConfig.preset("tiny", **sizes))
