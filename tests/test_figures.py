@@ -427,7 +427,8 @@ def test_blue_and_orange_are_told_apart_by_everybody(look, sight):
     apart = np.linalg.norm(seen_by(look.attention, sight) - seen_by(look.conv, sight))
     assert apart > 35
     for colour in (look.attention, look.conv):  # a half-strong shade still differs from the other colour's
-        assert np.linalg.norm(seen_by(colour, sight) - seen_by(look.background if look is LIGHT else "black", sight)) > 35
+        background = look.background if look is LIGHT else "black"
+        assert np.linalg.norm(seen_by(colour, sight) - seen_by(background, sight)) > 35
 
 
 def test_the_simulation_knows_what_cannot_be_told_apart():
