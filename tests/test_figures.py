@@ -113,7 +113,7 @@ def test_share_map_is_centred_at_one_half(split):
     figure = plot_share(split)
     colours, look = figure.axes[0].images[0].cmap, palette_of(figure)
     assert [to_hex(colours(x)) for x in (0.0, 1.0)] == [look.conv, look.attention]
-    assert np.allclose(colours(0.5)[:3], to_rgb(look.paper), atol=0.01)
+    assert np.allclose(colours(0.5)[:3], to_rgb(look.background), atol=0.01)
 
 
 def test_share_map_says_what_shades_mean(split):
@@ -426,7 +426,8 @@ def test_blue_and_orange_are_told_apart_by_everybody(look, sight):
     apart = np.linalg.norm(seen_by(look.attention, sight) - seen_by(look.conv, sight))
     assert apart > 35
     for colour in (look.attention, look.conv):  # a half-strong shade still differs from the other colour's
-        assert np.linalg.norm(seen_by(colour, sight) - seen_by(look.paper if look is LIGHT else "black", sight)) > 35
+        background = look.background if look is LIGHT else "black"
+        assert np.linalg.norm(seen_by(colour, sight) - seen_by(background, sight)) > 35
 
 
 def test_the_simulation_knows_what_cannot_be_told_apart():

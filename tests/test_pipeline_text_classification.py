@@ -83,7 +83,7 @@ def test_a_long_text_is_cut_and_that_is_said_or_read_whole(classify):
     rows = encode_texts([start + "zebra " * 300], classify.tokenizer, 512, stride=64)[0]
     assert len(rows) > 1 and {len(row.input_ids) for row in rows} == {512}
     with torch.inference_mode():
-        logits = torch.cat([classify.model(torch.tensor([row.ids])).logits for row in rows]).mean(0)
+        logits = torch.cat([classify.model(torch.tensor([row.input_ids])).logits for row in rows]).mean(0)
     expected = dict(zip(classify.model.config.id2label.values(), logits.tolist(), strict=True))
     assert {row["label"]: row["score"] for row in whole} == pytest.approx(expected, abs=1e-5)
 

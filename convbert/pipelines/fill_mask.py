@@ -192,7 +192,7 @@ class FillMaskPipeline(MaskResults):
     ) -> Any:  # `{score, token, token_str, sequence}`, best first or as targets; one such list per mask, per text
         "Results for one text, a list or a stream."
         if joint and normalize_targets:
-            raise ValueError("normalize_targets=True is for masks that are scored independently, not for joint=True")
+            raise ValueError("normalize_targets=True is for masks that are scored one by one, not for joint=True")
         options = RunOptions(batch_size, batch_tokens, progress)
         words = None if targets is None else target_ids(targets, self.tokenizer)
         wanted = top_k or (5 if words is None else len(words))

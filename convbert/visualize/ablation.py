@@ -172,7 +172,7 @@ def head_mask_for(
 ) -> Tensor:  # `(L, 2, H)`; raises `ValueError` for heads that do not exist
     "`make_head_mask` for a model that may have no convolution."
     if conv and num_head_kinds(model) == 1:
-        raise ValueError(f"conv={conv} cannot be silenced: this model has no convolution heads")
+        raise ValueError(f"conv={conv} cannot be switched off: this model has no convolution heads")
     return make_head_mask(model.config, attention, conv)
 
 # %% ../../nbs/visualize/03_ablation.ipynb #d58d0e99
