@@ -6,9 +6,9 @@ Docs: https://convbert.github.io/convbert/auto.html.md"""
 
 # %% auto #0
 __all__ = ['HUB_OPTIONS', 'model_class', 'model_for', 'tokenizer_class', 'read_raw_config', 'family_at', 'load_head',
-           'tokenizer_at', 'AutoConfig', 'AutoTokenizer', 'AutoModelBase', 'AutoModel', 'AutoModelForPreTraining',
-           'AutoModelForMaskedLM', 'AutoModelForSequenceClassification', 'AutoModelForTokenClassification',
-           'AutoModelForQuestionAnswering', 'AutoModelForMultipleChoice']
+           'tokenizer_at', 'AutoDoor', 'AutoConfig', 'AutoTokenizer', 'AutoModelBase', 'AutoModel',
+           'AutoModelForPreTraining', 'AutoModelForMaskedLM', 'AutoModelForSequenceClassification',
+           'AutoModelForTokenClassification', 'AutoModelForQuestionAnswering', 'AutoModelForMultipleChoice']
 
 # %% ../nbs/16_auto.ipynb #ed000004
 import os
@@ -22,6 +22,7 @@ from .families.registry import FAMILIES, TASK_HEADS, family_of
 from .files import read_json
 from .hub import ModelNotFoundError, resolve
 from .snapshots import read_snapshot
+from .validation import suggest
 
 # %% ../nbs/16_auto.ipynb #ed000007
 def model_class(
@@ -39,6 +40,8 @@ def model_for(
     config: Any,  # anything that `family_of` takes
 ) -> type:
     "The class that answers a task in the family of a configuration."
+    if task not in TASK_HEADS:
+        raise ValueError(f"no task {task!r:.80}. {suggest(str(task), TASK_HEADS)}")
     return model_class(family_of(config), TASK_HEADS[task])
 
 
@@ -100,7 +103,15 @@ def tokenizer_at(
     return tokenizer_class(read_raw_config(name, options))
 
 # %% ../nbs/16_auto.ipynb #ed00000a
-class AutoConfig:
+class AutoDoor:
+    "A class that is never made itself."
+
+    def __init__(self, *args: Any, **options: Any):
+        name = type(self).__name__
+        raise TypeError(f"{name} finds the class of a model's family, and has no objects: {name}.from_pretrained(name)")
+
+
+class AutoConfig(AutoDoor):
     "The configuration of any family."
 
     @classmethod
@@ -114,7 +125,7 @@ class AutoConfig:
         return family_of(model_type).config(**fields)
 
 
-class AutoTokenizer:
+class AutoTokenizer(AutoDoor):
     "The tokenizer of any family."
 
     @classmethod
@@ -123,7 +134,7 @@ class AutoTokenizer:
         return tokenizer_at(name, options).from_pretrained(name, **options)
 
 # %% ../nbs/16_auto.ipynb #ed00000b
-class AutoModelBase:
+class AutoModelBase(AutoDoor):
     "One head, in whichever family is asked for."
 
     head = "Model"  # ending of the classes' names

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .config import EncoderConfig
 from .layers.feed_forward import ACTIVATION
+from .loading import as_config
 from convbert.outputs import (
     EncoderOutput,
     QuestionAnsweringOutput,
@@ -135,6 +136,7 @@ class QuestionAnswering(PreTrainedModel):
 
     def __init__(self, config: EncoderConfig):
         "Make a model with fresh weights; always two scores per token, whatever `num_labels` says."
+        config = as_config(self.config_class, config)
         super().__init__(config if config.num_labels == 2 else config.replace(num_labels=2))
 
     def add_head(self, config: EncoderConfig) -> None:

@@ -20,7 +20,7 @@ from .config import EncoderConfig
 from .families.family import Family
 from .input_checks import check_inputs
 from .layers.encoder import Encoder, init_weights
-from .loading import PretrainedMixin
+from .loading import PretrainedMixin, as_config
 from .outputs import EncoderOutput, ModelOutput
 
 # %% ../nbs/12_pretrained_model.ipynb #9e0f1a2b
@@ -173,7 +173,7 @@ class PreTrainedModel(SwitchesMixin, HabitsMixin, CheckpointingMixin, GrowingMix
     def __init__(self, config: EncoderConfig):
         "Make a model with fresh weights."
         super().__init__()
-        self.config = config
+        self.config = config = as_config(self.config_class, config)
         self.encoder = Encoder(config, pooler=self.family.has_pooler and self.reads_pooler)
         self.add_head(config)
         init_weights(self, config)
