@@ -18,9 +18,20 @@ if TYPE_CHECKING:  # what `__getattr__` hands out, spelled out for editors and t
     from .hub import bundled
     from .pipelines import pipeline
     from .speedup import speed_up, undo_speed_up
-    from .tokenizers.classes import ConvBertTokenizer, ConvBertTokenizerFast
+    from .tokenizers.classes import (
+        AlbertTokenizer,
+        AlbertTokenizerFast,
+        ConvBertTokenizer,
+        ConvBertTokenizerFast,
+        DistilBertTokenizer,
+        DistilBertTokenizerFast,
+        ElectraTokenizer,
+        ElectraTokenizerFast,
+    )
 
 _homes = {  # public name -> the module that defines it
+    "AlbertTokenizer": "tokenizers.classes",
+    "AlbertTokenizerFast": "tokenizers.classes",
     "ConvBertConfig": "config",
     "ConvBertForMaskedLM": "heads",
     "ConvBertForMultipleChoice": "heads",
@@ -30,6 +41,10 @@ _homes = {  # public name -> the module that defines it
     "ConvBertModel": "heads",
     "ConvBertTokenizer": "tokenizers.classes",
     "ConvBertTokenizerFast": "tokenizers.classes",
+    "DistilBertTokenizer": "tokenizers.classes",
+    "DistilBertTokenizerFast": "tokenizers.classes",
+    "ElectraTokenizer": "tokenizers.classes",
+    "ElectraTokenizerFast": "tokenizers.classes",
     "bundled": "hub",
     "pipeline": "pipelines",
     "speed_up": "speedup",
@@ -37,6 +52,8 @@ _homes = {  # public name -> the module that defines it
 }
 
 __all__ = [
+    "AlbertTokenizer",
+    "AlbertTokenizerFast",
     "ConvBertConfig",
     "ConvBertForMaskedLM",
     "ConvBertForMultipleChoice",
@@ -46,6 +63,10 @@ __all__ = [
     "ConvBertModel",
     "ConvBertTokenizer",
     "ConvBertTokenizerFast",
+    "DistilBertTokenizer",
+    "DistilBertTokenizerFast",
+    "ElectraTokenizer",
+    "ElectraTokenizerFast",
     "bundled",
     "pipeline",
     "speed_up",
