@@ -166,8 +166,9 @@ def test_hostile_text_is_encoded_as_by_transformers(both, text, pair, family):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " \u3000\u2028", "\x00", "a\x00b", "▁", "▁▁ ▁a▁", "x" * 5000, "9," * 300, "ＡＢＣ ﬁ ①²½", "👩\u200d🚀🏳️\u200d🌈", "中国 の ア",
-     "שָׁלוֹם \u202eabc", "e\u0301\u0308\u20e3", "\u200b\ufeff\xad", LETTERS, NASTY, SYMBOLS],
+    ["", " \u3000\u2028", "\x00", "a\x00b", "▁", "▁▁ ▁a▁", "x" * 5000, "9," * 300,
+     "\uff21\uff22\uff23 \ufb01 ①²½", "👩\u200d🚀🏳️\u200d🌈", "中国 の ア", "שָׁלוֹם \u202eabc",
+     "e\u0301\u0308\u20e3", "\u200b\ufeff\xad", LETTERS, NASTY, SYMBOLS],
 )  # fmt: skip
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hostile_examples(both, family, text):
