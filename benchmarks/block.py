@@ -10,8 +10,9 @@ from machine import bandwidth, peak
 
 from convbert import ConvBertConfig
 from convbert.backends.dispatch import dispatch
+from convbert.layers.attention import fused_attention, split_heads
 from convbert.layers.encoder import Layer
-from convbert.layers.mixed_attention import fused_attention, kernel_logits, split_heads
+from convbert.layers.mixed_attention import kernel_logits
 
 
 def steps(layer: Layer, x: torch.Tensor) -> dict[str, tuple[Callable, int, int]]:

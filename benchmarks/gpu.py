@@ -125,7 +125,7 @@ def prepare(args: argparse.Namespace) -> None:
 def command(part: str, out: Path, seconds: float, args: argparse.Namespace) -> list[str]:
     """What a part runs."""
     if part == "tests":
-        names = ["tests/test_fused.py", "tests/test_gpu.py"]
+        names = ["tests/test_triton.py", "tests/test_gpu.py"]
         many = ["-k", "packed_attention or one_token"] if args.toy else ["-n", str(max(1, (os.cpu_count() or 1) // 3))]
         return [sys.executable, "-m", "pytest", *names, "-q", "-p", "no:cacheprovider", "--durations=5", *many]
     toy = ["--toy"] if args.toy else []

@@ -1,4 +1,4 @@
-"""From the name of a model to a folder of files: on this disk, inside the package, or from the hub.
+"""Resolve the name of a model to a folder of files: on this disk, inside the package, or from the hub.
 
 Docs: https://convbert.github.io/convbert/hub.html.md"""
 
@@ -20,22 +20,22 @@ from .files import SMALL_FILES, WEIGHT_FILES, weight_files
 from .validation import suggest
 
 # %% ../nbs/05_hub.ipynb #7f918a71
-def _models() -> Path:
+def _models_folder() -> Path:
     "The folder inside the package that holds the bundled models."
     return Path(find_spec("convbert").submodule_search_locations[0]) / "models"
 
 
 def bundled() -> list[str]:  # sorted names
     "The models that come with the package."
-    return sorted(config.parent.name for config in _models().glob("*/config.json"))
+    return sorted(config.parent.name for config in _models_folder().glob("*/config.json"))
 
 # %% ../nbs/05_hub.ipynb #21629b18
 class ModelNotFoundError(ValueError, OSError):
     "A name that stands for no folder, no bundled model and no repository."
 
 
-def _forms(name) -> str:
-    "The end of the message about an unknown name: near matches and the three forms."
+def _name_help(name) -> str:
+    "How the message about an unknown name ends: near matches and the three forms."
     known = bundled()
     example = repr(known[0]) if known else "none in this installation"
     return (
@@ -44,7 +44,7 @@ def _forms(name) -> str:
     ).strip()
 
 # %% ../nbs/05_hub.ipynb #95de5ed2
-def _on_disk(name: str | os.PathLike) -> Path | None:
+def _find_on_disk(name: str | os.PathLike) -> Path | None:
     "The folder of a local or bundled name; None where the name must be a hub id."
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(f"a model's name must be text or a path, not {type(name).__name__}: {name!r}")
@@ -53,16 +53,16 @@ def _on_disk(name: str | os.PathLike) -> Path | None:
     if text.strip() and os.path.isdir(path):
         return Path(path)
     if text in bundled():
-        return _models() / text
+        return _models_folder() / text
     if text.strip() and os.path.exists(path):
         raise ModelNotFoundError(f"{text!r} is a file: give the folder that holds it, {os.path.dirname(path)!r}.")
     is_id = isinstance(name, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text)
     if not is_id:
-        raise ModelNotFoundError(f"{text!r} is no model that we can find. {_forms(text)}")
+        raise ModelNotFoundError(f"{text!r} is no model that we can find. {_name_help(text)}")
     return None
 
 # %% ../nbs/05_hub.ipynb #0d084ab9
-def _cached(name: str, revision: str | None, cache_dir) -> Path | None:
+def _cached_folder(name: str, revision: str | None, cache_dir) -> Path | None:
     "The folder of the cached copy of `name` at `revision`, complete or not."
     from huggingface_hub import try_to_load_from_cache
 
@@ -74,13 +74,13 @@ def _cached(name: str, revision: str | None, cache_dir) -> Path | None:
     return None
 
 # %% ../nbs/05_hub.ipynb #4511ca15
-def _short(error: Exception) -> str:
-    "The first line of an error's text, or its kind."
+def _first_line(error: Exception) -> str:
+    "The first line of an error's message, or its type."
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _refuse(error: Exception, name: str, revision: str | None) -> None:
-    "Raise our error for a clear answer of the hub: no such thing, or no access. Otherwise return."
+def _raise_refusal(error: Exception, name: str, revision: str | None) -> None:
+    "Raise our error for a definite answer of the hub (not found, no access); otherwise return."
     from huggingface_hub import constants, errors
 
     where = f"{name!r} on {constants.ENDPOINT}"
@@ -92,33 +92,33 @@ def _refuse(error: Exception, name: str, revision: str | None) -> None:
     if isinstance(error, errors.RevisionNotFoundError):
         raise ModelNotFoundError(f"{where} has no revision {revision!r}.") from error
     if isinstance(error, errors.HFValidationError):
-        raise ModelNotFoundError(f"{name!r} is no valid hub id: {_short(error)} {_forms(name)}") from error
+        raise ModelNotFoundError(f"{name!r} is no valid hub id: {_first_line(error)} {_name_help(name)}") from error
     if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
         raise ModelNotFoundError(
             f"there is no folder {name!r} here and no repository {where} "
-            f"(if it is private, pass token=... or run `hf auth login`). {_forms(name)}"
+            f"(if it is private, pass token=... or run `hf auth login`). {_name_help(name)}"
         ) from error
     if status in (401, 403):
         raise PermissionError(f"{where} refused access ({status}): check token=... or run `hf auth login`.") from error
 
 # %% ../nbs/05_hub.ipynb #bce1e76e
-def _fetch(name: str, commit: str, files: list[str], revision: str | None, cache_dir, token) -> Path:
+def _download(name: str, commit: str, files: list[str], revision: str | None, cache_dir, token) -> Path:
     "Download the chosen `files` of a repository into the cache."
     from huggingface_hub import errors, snapshot_download
 
-    cached = _cached(name, revision, cache_dir)
+    cached = _cached_folder(name, revision, cache_dir)
     if cached is not None and cached.name == commit and all((cached / file).exists() for file in files):
         return cached
     try:
         return Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, token=token, allow_patterns=files))
     except (errors.HTTPError, OSError) as error:
-        _refuse(error, name, revision)
+        _raise_refusal(error, name, revision)
         raise OSError(
-            f"the download of {name!r} broke off ({_short(error)}). Nothing of a broken file was kept; try again."
+            f"the download of {name!r} broke off ({_first_line(error)}). Nothing of a broken file was kept; try again."
         ) from error
 
 
-def _choose(name: str, names: list[str], weights: bool) -> list[str]:
+def _choose_files(name: str, names: list[str], weights: bool) -> list[str]:
     "The files of a repository to download."
     chosen = [file for file in names if file in SMALL_FILES]
     if not weights:
@@ -133,7 +133,7 @@ def _choose(name: str, names: list[str], weights: bool) -> list[str]:
 def check_token(
     token: str | None,  # as it was passed, or as the environment or the token file has it
 ) -> None:  # raises `ValueError`, which does not show the token
-    "Refuse a token that cannot travel in a header, before a library puts it into an error."
+    "Refuse a token that no HTTP header can carry, before a library shows it in an error."
     if token is None:
         return
     if not isinstance(token, str):
@@ -145,39 +145,39 @@ def check_token(
         )
 
 
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
-def _from_cache(name: str, folder: Path | None, weights: bool, cause: str, *, say: bool) -> Path:
-    "The cached copy in place of the hub; an error if there is none."
+def _from_cache(name: str, folder: Path | None, weights: bool, cause: str, *, warn: bool) -> Path:
+    "The cached copy instead of the hub's; an error if there is none."
     if folder is None or (weights and not weight_files(os.listdir(folder))):
         lack = "nothing of it is cached" if folder is None else f"the cached copy {folder} has no weights"
         raise OSError(f"cannot load {name!r}: {cause}, and {lack}.")
-    if say and name not in _said:
-        _said.add(name)
+    if warn and name not in _warned:
+        _warned.add(name)
         warnings.warn(f"{cause}: using the cached copy of {name!r} in {folder}", stacklevel=4)
     return folder
 
 # %% ../nbs/05_hub.ipynb #b3a27de8
 def _from_hub(name: str, revision: str | None, cache_dir, local_files_only: bool, token, weights: bool) -> Path:
-    "The folder of a hub id: asked for, fetched, or found in the cache."
+    "The folder of a hub id: downloaded, or found in the cache."
     from huggingface_hub import HfApi, constants, errors, get_token
 
-    cached, ask = None, not (local_files_only or constants.HF_HUB_OFFLINE)
-    if ask and token is not False:
+    cached, online = None, not (local_files_only or constants.HF_HUB_OFFLINE)
+    if online and token is not False:
         implicit = token is True or (token is None and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN)
         check_token(get_token() if implicit else token)
     try:
-        cached = _cached(name, revision, cache_dir)
-        info = ask and HfApi(token=token).model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        cached = _cached_folder(name, revision, cache_dir)
+        info = online and HfApi(token=token).model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (errors.HTTPError, OSError, ValueError) as error:
-        _refuse(error, name, revision)
-        cause = f"{constants.ENDPOINT} cannot be reached ({_short(error)})"
-        return _from_cache(name, cached, weights, cause, say=True)
-    if not ask:
-        return _from_cache(name, cached, weights, "the hub is switched off", say=False)
+        _raise_refusal(error, name, revision)
+        cause = f"{constants.ENDPOINT} cannot be reached ({_first_line(error)})"
+        return _from_cache(name, cached, weights, cause, warn=True)
+    if not online:
+        return _from_cache(name, cached, weights, "the hub is switched off", warn=False)
     names = [file.rfilename for file in info.siblings or []]
-    return _fetch(name, info.sha, _choose(name, names, weights), revision, cache_dir, token)
+    return _download(name, info.sha, _choose_files(name, names, weights), revision, cache_dir, token)
 
 # %% ../nbs/05_hub.ipynb #907282a0
 def resolve(
@@ -190,7 +190,7 @@ def resolve(
     weights: bool = True,  # False fetches only the config and the tokenizer's files
 ) -> Path:  # a folder on this disk
     "The folder that holds the files of the model called `name`."
-    folder = _on_disk(name)
+    folder = _find_on_disk(name)
     if folder is None:
         return _from_hub(name, revision, cache_dir, local_files_only, token, weights)
     if revision is not None:
@@ -202,8 +202,8 @@ def resolve(
 class Origin:
     "Where something was loaded from, for another process too."
 
-    name: str  # a whole path, a bundled name or a hub id
-    hub: dict[str, Any]  # what `resolve` needs beside the name, the commit among it
+    name: str  # an absolute path, a bundled name or a hub id
+    hub: dict[str, Any]  # the other arguments of `resolve`, with the commit as revision
     folder: str  # the files on this disk
     options: dict[str, Any]  # what else was chosen
 
@@ -214,11 +214,11 @@ def trace(
     hub: dict[str, Any],  # the other arguments of `resolve`
     **options: Any,
 ) -> Origin:
-    "Note where something comes from."
-    if _on_disk(name) is None:
+    "Record where something was loaded from."
+    if _find_on_disk(name) is None:
         token, cache = hub["token"], hub["cache_dir"]
         known = dict(revision=folder.name, local_files_only=hub["local_files_only"])
         known |= {} if cache is None else {"cache_dir": os.path.abspath(os.path.expanduser(cache))}
         return Origin(str(name), known | ({"token": token} if isinstance(token, bool) else {}), str(folder), options)
     place = os.path.abspath(folder)
-    return Origin(folder.name if folder.parent == _models() else place, {}, place, options)
+    return Origin(folder.name if folder.parent == _models_folder() else place, {}, place, options)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import strategies as st
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton looks once, when something first imports it
@@ -83,3 +84,15 @@ def open_page(chromium):
     for context in contexts:
         context.close()
     assert not wrong, wrong
+
+
+@st.composite
+def padded_masks(draw):
+    """Attention masks padded right, left or on both sides; rows may be empty, but not all of them."""
+    T = draw(st.integers(1, 12))
+    spans = draw(st.lists(st.tuples(st.integers(0, T), st.integers(0, T)), min_size=1, max_size=5))
+    mask = torch.zeros(len(spans), T, dtype=torch.bool)
+    for row, (a, b) in zip(mask, spans, strict=True):
+        row[min(a, b) : max(a, b)] = True
+    mask[-1, 0] |= not mask.any()
+    return mask

@@ -17,10 +17,12 @@ import torch
 from hub_server import HubServer, point_at
 from safetensors.torch import load_file, save_file
 
-from convbert import heads
-from convbert.checkpoints import KeyMap, LoadReport, choose_dtype, from_disk, to_disk
-from convbert.config import ConvBertConfig
-from convbert.heads import CONVBERT_KEYS, ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertModel
+from convbert import modeling
+from convbert.checkpoints import LoadReport, from_disk, to_disk
+from convbert.families.convbert import CONVBERT_KEYS, ConvBertConfig
+from convbert.key_map import KeyMap
+from convbert.loading import choose_dtype
+from convbert.modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertModel
 from convbert.weights import parse_size, plan_shards, read_state, write_state
 
 SMALL = dict(
@@ -130,7 +132,7 @@ def test_published_names(name):
     base = PUBLISHED + [f"encoder.layer.{i}.{part}" for i in range(2) for part in PUBLISHED_LAYER]
     prefix = "" if name == "ConvBertModel" else "convbert."
     expected = {prefix + part for part in base} | set(PUBLISHED_HEADS[name].split())
-    disk = model(getattr(heads, name)).key_map.to_disk(model(getattr(heads, name)).state_dict())
+    disk = model(getattr(modeling, name)).key_map.to_disk(model(getattr(modeling, name)).state_dict())
     assert set(disk) == expected
 
 
@@ -394,7 +396,7 @@ def test_fused_blocks_of_another_shape(saved):
     name = "convbert.encoder.layer.1.attention.self.value.weight"
     write_state(saved, state | {name: torch.zeros(4, 16)})
     with pytest.raises(
-        ValueError, match=r"layers\.1\.mixer\.project\.weight: shape \(4, 16\) .*value\.weight\), \(8, 16\)"
+        ValueError, match=r"layers\.1\.mixer\.qkv_proj\.weight: shape \(4, 16\) .*value\.weight\), \(8, 16\)"
     ):
         ConvBertForMaskedLM.from_pretrained(saved)
 
@@ -777,8 +779,8 @@ def test_a_folder_stands_where_the_weights_should_go(saved):
 
 PREPARE = """
     import resource, sys, torch
-    from convbert.config import ConvBertConfig
-    from convbert.heads import ConvBertModel
+    from convbert.families.convbert import ConvBertConfig
+    from convbert.modeling import ConvBertModel
     def made(seed):
         torch.manual_seed(seed)
         return ConvBertModel(ConvBertConfig(vocab_size=20000, hidden_size=64, embedding_size=64, num_attention_heads=4))
@@ -889,7 +891,7 @@ def old_layout(made, folder):
 def test_their_folder_loads_here(transformers, tmp_path, name, layout):
     made = theirs(transformers, name)
     THEIR_LAYOUTS[layout](made, tmp_path)
-    loaded = silently(getattr(heads, name).from_pretrained, tmp_path)
+    loaded = silently(getattr(modeling, name).from_pretrained, tmp_path)
     assert loaded.load_report == LoadReport()
     assert_same_answers(loaded, made, name)
 
@@ -897,7 +899,7 @@ def test_their_folder_loads_here(transformers, tmp_path, name, layout):
 @pytest.mark.parametrize("layout", ["safetensors", "safetensors, sharded", "bin", "bin, sharded"])
 @pytest.mark.parametrize("name", HEADS)
 def test_our_folder_loads_there(transformers, tmp_path, name, layout):
-    made = model(getattr(heads, name))
+    made = model(getattr(modeling, name))
     made.save_pretrained(tmp_path, max_shard_size="3KB" if layout == "safetensors, sharded" else "5GB")
     if layout.startswith("bin"):
         LAYOUTS[layout](tmp_path)
@@ -913,11 +915,11 @@ def test_what_a_choice_is_judged_by_stays_in_both_directions(transformers, tmp_p
     name = "ConvBertForMultipleChoice"
     made = theirs(transformers, name, **more)
     made.save_pretrained(tmp_path / "theirs")
-    loaded = silently(heads.ConvBertForMultipleChoice.from_pretrained, tmp_path / "theirs")
+    loaded = silently(modeling.ConvBertForMultipleChoice.from_pretrained, tmp_path / "theirs")
     assert_same_answers(loaded, made, name)
     loaded.save_pretrained(tmp_path / "ours")
     assert_same_answers(loaded, getattr(transformers, name).from_pretrained(tmp_path / "ours").eval(), name)
-    again = silently(heads.ConvBertForMultipleChoice.from_pretrained, tmp_path / "ours")
+    again = silently(modeling.ConvBertForMultipleChoice.from_pretrained, tmp_path / "ours")
     assert_same_answers(again, made, name)
 
 
@@ -928,15 +930,15 @@ def test_a_summary_that_we_have_not_is_refused_by_name(transformers, tmp_path, m
     made = theirs(transformers, "ConvBertForMultipleChoice", **more)
     made.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="multiple choice reads the first or last token.*" + next(iter(more))):
-        heads.ConvBertForMultipleChoice.from_pretrained(tmp_path)
+        modeling.ConvBertForMultipleChoice.from_pretrained(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        heads.ConvBertForMaskedLM.from_pretrained(tmp_path)  # no other head minds
+        modeling.ConvBertForMaskedLM.from_pretrained(tmp_path)  # no other head minds
 
 
 @pytest.mark.parametrize("kind", ["last", "mean"])
 def test_the_last_token_is_a_real_one(kind):
-    made = model(heads.ConvBertForMultipleChoice, summary_type=kind)
+    made = model(modeling.ConvBertForMultipleChoice, summary_type=kind)
     ids = torch.randint(1, 61, (1, 2, 9), generator=torch.Generator().manual_seed(0))
     alone = made(ids).logits
     for before, after in ((0, 4), (3, 0), (2, 2)):
@@ -945,19 +947,19 @@ def test_the_last_token_is_a_real_one(kind):
 
 
 def test_question_answering_has_two_labels_on_disk(transformers, tmp_path):
-    made = model(heads.ConvBertForQuestionAnswering, num_labels=3)
+    made = model(modeling.ConvBertForQuestionAnswering, num_labels=3)
     made.save_pretrained(tmp_path)
     loaded = transformers.AutoModelForQuestionAnswering.from_pretrained(tmp_path).eval()
     assert_same_answers(made, loaded, "ConvBertForQuestionAnswering")
 
 
 def test_other_labels_than_the_folder_has(tmp_path):
-    model(heads.ConvBertForSequenceClassification, num_labels=3).save_pretrained(tmp_path)
+    model(modeling.ConvBertForSequenceClassification, num_labels=3).save_pretrained(tmp_path)
     names = {0: "a", 1: "b", 2: "c", 3: "d"}
     for change in (dict(id2label=names), dict(num_labels=4), dict(label2id={name: i for i, name in names.items()})):
         assert ConvBertConfig.from_pretrained(tmp_path, **change).num_labels == 4
     with pytest.raises(ValueError, match="ignore_mismatched_sizes=True"):
-        heads.ConvBertForSequenceClassification.from_pretrained(tmp_path, id2label=names)
+        modeling.ConvBertForSequenceClassification.from_pretrained(tmp_path, id2label=names)
 
 
 def test_their_half_precision_loads_here(transformers, tmp_path):
@@ -1002,5 +1004,5 @@ def test_their_discriminator_through_the_hub(transformers, tmp_path, monkeypatch
 def test_the_key_map_is_one_for_the_family():
     assert isinstance(CONVBERT_KEYS, KeyMap)
     assert {
-        getattr(heads, name).key_map for name in HEADS if getattr(heads, name).key_map is not CONVBERT_KEYS
+        getattr(modeling, name).key_map for name in HEADS if getattr(modeling, name).key_map is not CONVBERT_KEYS
     } == set()

@@ -87,14 +87,14 @@ def test_the_first_answer_comes_within_five_seconds():
 def test_options_have_the_names_that_they_have_in_python():
     import inspect
 
-    from convbert import cli
+    from convbert.commands import pipelines, training
     from convbert.pipelines import TASKS
     from convbert.training.finetuning import Tuning
 
-    assert set(cli.TASKS) == set(TASKS)
-    for task, options in cli.TASKS.items():
+    assert set(pipelines.TASKS) == set(TASKS)
+    for task, options in pipelines.TASKS.items():
         assert set(options) <= set(inspect.signature(TASKS[task].__call__).parameters), task
-    assert set(cli.TUNING_OPTIONS) <= set(Tuning.__dataclass_fields__)
+    assert set(training.TUNING_OPTIONS) <= set(Tuning.__dataclass_fields__)
 
 
 def test_files_of_rows_with_a_bad_byte_a_mark_and_a_surrogate(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convbert.config import PRESETS, ConvBertConfig
+from convbert.families.convbert import PRESETS, ConvBertConfig
 
 FIELDS = (
     "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob "
@@ -87,7 +87,7 @@ def test_what_the_config_accepts_can_be_built(heads, ratio, size, kernel, groups
         assert any(name in str(error) for name in ("conv_kernel_size", "hidden_size", "num_groups"))
         return
     with torch.no_grad():
-        assert Encoder(config).eval()(torch.tensor([[1, 2, 3]])).last.shape == (1, 3, size)
+        assert Encoder(config).eval()(torch.tensor([[1, 2, 3]])).last_hidden_state.shape == (1, 3, size)
 
 
 @pytest.mark.parametrize("text", ["", '{"hidden_size": 25', "[1, 2]", "\x00\x01", "null"])

@@ -22,8 +22,8 @@ SCRIPT = textwrap.dedent(
     import torch
 
     torch.set_num_threads(1)
-    from convbert.config import ConvBertConfig
-    from convbert.heads import ConvBertForTokenClassification
+    from convbert.families.convbert import ConvBertConfig
+    from convbert.modeling import ConvBertForTokenClassification
     from convbert.training.loop import fit
     from convbert.training.optim import Recipe
 

@@ -1,4 +1,4 @@
-"""What only a GPU shows, beside tests/test_fused.py: packed attention in one call, compiled graphs, no waiting."""
+"""What only a GPU shows, beside tests/test_triton.py: packed attention in one call, compiled graphs, no waiting."""
 
 import copy
 
@@ -46,7 +46,7 @@ def test_packed_attention_and_its_gradients(dtype, lengths):
     wide = torch.randn(1, sum(lengths), 3 * 2 * 64, generator=generator).to(HOME, dtype)  # one projection, cut in three
     parts = [x.unflatten(-1, (2, 64)).requires_grad_() for x in wide.split(128, dim=-1)]
     if HOME == "cuda":
-        known = "row" if dtype != torch.float32 else "box"
+        known = "flash" if dtype != torch.float32 else "padded"
         assert attention_path(parts[0], packed) == known, "flash attention must take what it can"
     ours, true = varlen_attention(*parts, packed), by_hand(*parts, lengths)
     assert_close(ours.double(), true, atol=LOOSE[dtype], rtol=LOOSE[dtype])
@@ -62,10 +62,10 @@ def test_row_and_box_agree_for_first_tokens():
     packed = pack(mask_of(lengths), 3)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, sum(lengths), 2, 32, generator=generator).to(HOME) for _ in range(3))
-    first = query[0][packed.starts[:-1].long()][:, None]
+    first = query[0][packed.cu_seqlens[:-1].long()][:, None]
     assert_close(
         padded_attention(first, key, value, packed)[:, 0],
-        varlen_attention(query, key, value, packed)[0][packed.starts[:-1].long()],
+        varlen_attention(query, key, value, packed)[0][packed.cu_seqlens[:-1].long()],
         atol=1e-5,
         rtol=1e-4,
     )

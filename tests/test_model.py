@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.profiler import ProfilerActivity
 
-from convbert import heads
+from convbert import modeling
+from convbert.ablation import make_head_mask
 from convbert.backends.reference import span_conv
-from convbert.config import ConvBertConfig
-from convbert.heads import ConvBertForMaskedLM, ConvBertModel, make_head_mask
+from convbert.families.convbert import ConvBertConfig
 from convbert.layers.encoder import Encoder
+from convbert.modeling import ConvBertForMaskedLM, ConvBertModel
 from convbert.runtime import half_precision
 
 SMALL = dict(
@@ -265,7 +266,7 @@ def test_original_head_size_rule_builds_the_official_small_generator():
     mixer = Encoder(config).layers[0].mixer
     assert mixer.qkv_proj.weight.shape == (4 * 64, 64) and mixer.output.weight.shape == (64, 128)
     halved = Encoder(config.replace(head_size_rule="transformers")).layers[0].mixer
-    assert halved.project.weight.shape == (4 * 32, 64) and halved.output.weight.shape == (64, 64)
+    assert halved.qkv_proj.weight.shape == (4 * 32, 64) and halved.output.weight.shape == (64, 64)
 
 
 @pytest.mark.parametrize(("rule", "std"), [("original", 1 / 9), ("transformers", 0.02)])
@@ -303,14 +304,14 @@ def test_an_unknown_argument_is_refused():
 
 @pytest.mark.parametrize("name", ["ConvBertForMultipleChoice", "ConvBertForQuestionAnswering"])
 def test_num_labels_has_no_say_where_the_task_fixes_it(name):
-    model = make(getattr(heads, name), num_labels=5)
+    model = make(getattr(modeling, name), num_labels=5)
     ids = torch.ones(2, 3, 4, dtype=torch.long)
     output = model(ids) if name == "ConvBertForMultipleChoice" else model(ids[0])
     assert output[0].shape == ((2, 3) if name == "ConvBertForMultipleChoice" else (3, 4))
 
 
 def test_padded_choices_are_not_all_alike():
-    model = make(heads.ConvBertForMultipleChoice)
+    model = make(modeling.ConvBertForMultipleChoice)
     ids = torch.randint(1, 61, (1, 3, 9), generator=torch.Generator().manual_seed(3))
     mask = torch.ones_like(ids)
     mask[..., 4:] = 0
@@ -340,7 +341,7 @@ def test_a_mask_may_come_later_to_a_compiled_model():
     torch.testing.assert_close(told.last_hidden_state, wanted.last_hidden_state, atol=1e-5, rtol=1e-4)
 
 
-HEADS = {name: cls for name, cls in vars(heads).items() if name.startswith("ConvBertFor")} | {"none": ConvBertModel}
+HEADS = {name: cls for name, cls in vars(modeling).items() if name.startswith("ConvBertFor")} | {"none": ConvBertModel}
 
 
 @pytest.mark.parametrize("name", HEADS)

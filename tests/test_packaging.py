@@ -69,7 +69,7 @@ def test_public_names_are_listed_everywhere():
     assert convbert.__all__ == sorted(convbert._homes)
     assert set(convbert.__all__) <= set(dir(convbert))
     seen_by_editors = re.search(r"^if TYPE_CHECKING:.*?^$", (PACKAGE / "__init__.py").read_text(), re.M | re.S)[0]
-    names = r"\b(?:(?:Albert|ConvBert|DistilBert|Electra)\w+|bundled|pipeline|(?:undo_)?speed_up)\b"
+    names = r"\b(?:(?:Albert|Auto|ConvBert|DistilBert|Electra)\w+|bundled|pipeline|(?:undo_)?speed_up)\b"
     assert set(re.findall(names, seen_by_editors)) == set(convbert.__all__)
 
 

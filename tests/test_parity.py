@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from convbert import heads
+from convbert import modeling
 from convbert.checkpoints import from_disk
-from convbert.config import ConvBertConfig
+from convbert.families.convbert import ConvBertConfig
 
 transformers = pytest.importorskip(
     "transformers", reason="the reference is not installed: pip install transformers==5.23.0"
@@ -58,7 +58,7 @@ def make_pair(name, **shape):
     theirs = getattr(transformers, name)(theirs_config).eval()
     for p in theirs.parameters():
         p.data.normal_(0, 0.2)
-    ours = getattr(heads, name)(ConvBertConfig(**values)).eval()
+    ours = getattr(modeling, name)(ConvBertConfig(**values)).eval()
     loaded, report = from_disk(ours.key_map, theirs.state_dict(), ours.state_dict())
     assert not (report.missing or report.unexpected or report.mismatched), report
     ours.load_state_dict(loaded)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, pipeline
-from convbert.config import ConvBertConfig
-from convbert.pipelines.preprocessing import read_texts
+from convbert.families.convbert import ConvBertConfig
+from convbert.pipelines.preprocessing import encode_texts
 
 TEXTS = ["A fine day.", "It rains, and nobody minds.", "", "🤖 café\r\n", "one two three four five six seven " * 12]
 PAIR = {"text": "It rains.", "text_pair": "The street is wet."}
@@ -85,8 +85,8 @@ def test_a_long_text_is_cut_and_that_is_said_or_read_whole(classify):
         cut = classify(["word " * 1000, "short"])
     assert cut[0]["score"] == pytest.approx(classify(start)["score"], abs=1e-5)
     whole = classify(start + "zebra " * 300, stride=64, function_to_apply="none", top_k=None)
-    rows = read_texts([start + "zebra " * 300], classify.tokenizer, 512, stride=64)[0]
-    assert len(rows) > 1 and {len(row.ids) for row in rows} == {512}
+    rows = encode_texts([start + "zebra " * 300], classify.tokenizer, 512, stride=64)[0]
+    assert len(rows) > 1 and {len(row.input_ids) for row in rows} == {512}
     with torch.inference_mode():
         logits = torch.cat([classify.model(torch.tensor([row.ids])).logits for row in rows]).mean(0)
     expected = dict(zip(classify.model.config.id2label.values(), logits.tolist(), strict=True))
@@ -114,7 +114,7 @@ STREAM = textwrap.dedent(
     import torch
     torch.set_num_threads(1)
     from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, pipeline
-    from convbert.config import ConvBertConfig
+    from convbert.families.convbert import ConvBertConfig
 
     sizes = dict(num_hidden_layers=1, hidden_size=16, embedding_size=8, intermediate_size=16, num_attention_heads=2)
     model = ConvBertForSequenceClassification(ConvBertConfig.preset("tiny", **sizes))

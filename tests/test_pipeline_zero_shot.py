@@ -6,8 +6,8 @@ import warnings
 import pytest
 import torch
 
-from convbert.config import ConvBertConfig
-from convbert.heads import ConvBertForSequenceClassification
+from convbert.families.convbert import ConvBertConfig
+from convbert.modeling import ConvBertForSequenceClassification
 from convbert.pipelines.zero_shot import ZeroShotClassificationPipeline
 from convbert.tokenizers.classes import ConvBertTokenizerFast
 

@@ -1,4 +1,4 @@
-"""transformers' ConvBERT after `speed_up`: the same numbers, the same parameters, and a way back."""
+"""transformers' ConvBERT after `speed_up`: same outputs, same parameters, and undo."""
 
 import copy
 import io
@@ -16,7 +16,7 @@ from torch.testing import assert_close
 import convbert
 from convbert import speed_up, undo_speed_up
 from convbert.backends.dispatch import use_backend
-from convbert.speedup import Depthwise, FastAttention, Pointwise, fit
+from convbert.speedup import Depthwise, FastAttention, Pointwise, cast_bias
 
 transformers = pytest.importorskip("transformers", reason="the models to speed up are those of transformers")
 
@@ -87,7 +87,7 @@ def attention_of(model):
     return [layer.attention.self for layer in model.base_model.encoder.layer]
 
 
-# -- the same numbers
+# -- the same outputs
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["dense", "padded"])
@@ -106,9 +106,9 @@ def test_outputs_and_gradients_are_theirs(name, padded):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_every_shape(shape):
     theirs, batch = make(**shape), batch_for()
-    expected, slopes = theirs(**batch).last_hidden_state, gradients(theirs, **batch)
+    expected, grads = theirs(**batch).last_hidden_state, gradients(theirs, **batch)
     assert_close(speed_up(theirs)(**batch).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
-    assert_close(gradients(theirs, **batch), slopes, atol=1e-5, rtol=1e-4)
+    assert_close(gradients(theirs, **batch), grads, atol=1e-5, rtol=1e-4)
 
 
 PAIR = []
@@ -152,13 +152,13 @@ def test_half_precision_stays_near(dtype):
 def test_autocast_trains_like_theirs():
     model, batch = make("ConvBertForMaskedLM").train(), {**batch_for(), **labels_for("ConvBertForMaskedLM")}
     exact = gradients(model, **batch)[1]
-    apart = []
+    errors = []
     for change in (lambda m: m, speed_up):
         with torch.autocast("cpu", torch.bfloat16):
-            slopes = gradients(change(model), **batch)[1]
-        assert all(slope.isfinite().all() for slope in slopes.values())
-        apart.append(sum((slopes[name] - exact[name]).square().sum() for name in exact).sqrt())
-    assert apart[1] < 1.5 * apart[0]
+            grads = gradients(change(model), **batch)[1]
+        assert all(grad.isfinite().all() for grad in grads.values())
+        errors.append(sum((grads[name] - exact[name]).square().sum() for name in exact).sqrt())
+    assert errors[1] < 1.5 * errors[0]
 
 
 def test_dropout_is_theirs():
@@ -173,16 +173,16 @@ def test_dropout_is_theirs():
     x = torch.randn(1, 6, 48, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     many = torch.cat([layer(x.expand(500, -1, -1))[0] for _ in range(10)])
-    far, near = many.split(many.shape[-1] // 2, dim=-1)
-    assert near.std(0).max() < 1e-5  # attention alone drops
-    apart = far.mean(0) - layer.eval()(x)[0][0, :, : far.shape[-1]]
-    assert (apart.abs() < 5 * far.std(0) / len(far) ** 0.5).all()
+    attention_heads, conv_heads = many.split(many.shape[-1] // 2, dim=-1)
+    assert conv_heads.std(0).max() < 1e-5  # attention alone drops
+    difference = attention_heads.mean(0) - layer.eval()(x)[0][0, :, : attention_heads.shape[-1]]
+    assert (difference.abs() < 5 * attention_heads.std(0) / len(attention_heads) ** 0.5).all()
     theirs = undo_speed_up(layer).train()
-    expected = torch.cat([theirs(x.expand(500, -1, -1))[0] for _ in range(10)])[..., : far.shape[-1]]
-    assert_close(far.std(0), expected.std(0), atol=0, rtol=0.1)
+    expected = torch.cat([theirs(x.expand(500, -1, -1))[0] for _ in range(10)])[..., : attention_heads.shape[-1]]
+    assert_close(attention_heads.std(0), expected.std(0), atol=0, rtol=0.1)
 
 
-# -- what is asked for beside
+# -- attention maps, checkpointing, cross-attention, adapters
 
 
 @pytest.mark.parametrize("where", ["call", "config"])
@@ -209,7 +209,7 @@ def test_gradient_checkpointing():
     assert_close(gradients(theirs, **batch), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_attention_to_another_text_is_theirs():
+def test_cross_attention_is_theirs():
     layer, generator = attention_of(make())[0], torch.Generator().manual_seed(0)
     x, other = torch.randn(2, 2, 5, 48, generator=generator)
     expected = layer(x, None, encoder_hidden_states=other)
@@ -217,8 +217,8 @@ def test_attention_to_another_text_is_theirs():
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_what_stands_in_a_projection_is_called(when):
-    """Adapters and hooks, put there before or after."""
+def test_adapters_in_a_projection_are_called(when):
+    """Adapters and hooks, added before or after."""
 
     class Adapter(nn.Module):
         def __init__(self, base):
@@ -365,7 +365,7 @@ def test_a_compiled_model_may_be_sped_up_and_undone():
         assert_close(compiled(**batch).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
 
 
-# -- there and back
+# -- apply and undo
 
 
 def shape_of(model):
@@ -390,7 +390,7 @@ def test_twice_is_once():
     assert type(attention_of(undo_speed_up(model))[0]) is type(attention_of(make())[0])
 
 
-def test_the_kernels_can_be_chosen():
+def test_the_backend_can_be_chosen():
     model, batch = make(), batch_for()
     expected = model(**batch).last_hidden_state
     use_backend(speed_up(model), "reference")
@@ -429,8 +429,8 @@ def test_other_models_are_refused(model, words):
         speed_up(model)
 
 
-def test_a_forward_that_was_replaced_is_said():
-    """Nothing is changed then: a forward on the instance would go on running, and nothing would be faster."""
+def test_a_replaced_forward_is_refused():
+    """And nothing is changed: a forward on the instance would keep running, and nothing would be faster."""
     model = make()
     part = attention_of(model)[1]
     part.forward = part.forward
@@ -443,15 +443,15 @@ def test_a_forward_that_was_replaced_is_said():
 def test_the_bias_stays_finite():
     lowest = torch.tensor([0.0, torch.finfo(torch.float32).min])
     for dtype in (torch.bfloat16, torch.float16):
-        assert fit(lowest, dtype).dtype == dtype and fit(lowest, dtype).isfinite().all()
-    assert fit(lowest, torch.float32) is lowest
+        assert cast_bias(lowest, dtype).dtype == dtype and cast_bias(lowest, dtype).isfinite().all()
+    assert cast_bias(lowest, torch.float32) is lowest
 
 
 def test_transformers_is_not_imported():
     assert "transformers" not in vars(sys.modules["convbert.speedup"])
 
 
-def test_nothing_is_said():
+def test_no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         undo_speed_up(speed_up(make()))

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from convbert.config import ConvBertConfig
-from convbert.heads import ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertForTokenClassification
+from convbert.families.convbert import ConvBertConfig
+from convbert.modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertForTokenClassification
 from convbert.tokenizers.classes import ConvBertTokenizerFast
 from convbert.training.data import MaskedBatches, Masking
-from convbert.training.loop import Meter, finish_step, fit, task_loss
+from convbert.training.loop import Meter, after_step, fit, task_loss
 from convbert.training.optim import Recipe, layer_scale, make_optimizers, set_rates
 from convbert.training.pretraining import Plan, masked_scores, pretrain
 from convbert.training.runs import Run
@@ -28,8 +28,8 @@ SCRIPT = textwrap.dedent(
     """
     import sys, torch
     torch.set_num_threads(1)
-    from convbert.config import ConvBertConfig
-    from convbert.heads import ConvBertForMaskedLM
+    from convbert.families.convbert import ConvBertConfig
+    from convbert.modeling import ConvBertForMaskedLM
     from convbert.training.loop import fit
     from convbert.training.optim import Recipe
 
@@ -472,7 +472,7 @@ def test_weights_that_are_not_finite_never_become_the_best(tmp_path):
     meter = Meter()
     meter.add(torch.tensor([float("nan"), 1.0]), {"input_ids": torch.ones(1)})
     with pytest.raises(FloatingPointError, match="the loss is nan at step 6"):
-        finish_step(run, meter, tqdm(disable=True), lambda model: {"score": 1.0})
+        after_step(run, meter, tqdm(disable=True), lambda model: {"score": 1.0})
     assert not run.best.exists()
 
 

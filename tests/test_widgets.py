@@ -17,7 +17,7 @@ from conftest import ROOT
 
 from convbert import ConvBertConfig, ConvBertModel
 from convbert.tokenizers.classes import ConvBertTokenizerFast
-from convbert.visualize.encoded_text import open_model
+from convbert.visualize.encoded_text import load_model
 from convbert.visualize.head_contributions import head_split
 
 needs = dict(reason='the views need pip install "convbert[widgets]"', exc_type=ImportError)
@@ -120,7 +120,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="needs a text_pair"):
         head_view("convbert-tiny", TEXT, sentences="AB")
     with pytest.raises(ValueError, match="pass tokenizer="):
-        head_view(open_model("convbert-tiny")[0], TEXT)
+        head_view(load_model("convbert-tiny")[0], TEXT)
 
 
 def test_long_text_is_cut_and_said():
@@ -130,7 +130,7 @@ def test_long_text_is_cut_and_said():
 
 
 def test_model_in_train_mode_is_seen_at_rest():
-    model, tokenizer = open_model("convbert-tiny")
+    model, tokenizer = load_model("convbert-tiny")
     for part in model.modules():
         if hasattr(part, "dropout"):
             part.dropout = 0.5
@@ -173,7 +173,7 @@ def test_page_holds_every_answer_once(split):
 def test_packed_numbers_arrive(size, open_page, tmp_path):
     """All byte values and every length of the last group: what Python packs, the script of a page reads."""
     rows = [bytes((i * 37 + n) % 256 for i in range(size * n)) for n in range(1, 12)]
-    checks = json.dumps([[widgets.shrink(row, size), list(row)] for row in rows])
+    checks = json.dumps([[widgets.compress_numbers(row, size), list(row)] for row in rows])
     check = f"""
       const seen = [];
       for (const [packed, bytes] of {checks}) {{
@@ -730,7 +730,7 @@ def test_committed_pages_are_up_to_date(name, open_page):
 
 
 def test_notebook_shows_the_pages_beside_figures():
-    cells = json.loads(Path(ROOT / "nbs" / "visualize" / "06_views.ipynb").read_text())["cells"]
+    cells = json.loads(Path(ROOT / "nbs" / "visualize" / "09_views.ipynb").read_text())["cells"]
     frames = [i for i, cell in enumerate(cells) if "<iframe" in "".join(cell["source"])]
     assert len(frames) == 2
     for i in frames:

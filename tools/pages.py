@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from convbert.visualize import head_view, knockout_view, mask_explorer, split_view
+from convbert.visualize.explorer import mask_explorer
+from convbert.visualize.knockout import knockout_view
+from convbert.visualize.views import head_view, split_view
 
 PAGES = Path(__file__).parents[1] / "nbs" / "visualize" / "pages"
 BANK = "The old bank of the river was steep.", "So the bank refused to pay for a new bridge."

@@ -1,4 +1,4 @@
-"""The same two convolutions without a new tensor for every step: one is summed in place, the other is a band of a matrix that a matrix product takes at once; forward and backward.
+"""The same convolutions for eager PyTorch on a CPU: the depthwise one accumulates in place, the dynamic one is a block-banded matrix product. Both have backward passes of their own.
 
 Docs: https://convbert.github.io/convbert/backends/banded.html.md"""
 
@@ -20,61 +20,61 @@ def depthwise_conv(
     x: Tensor,  # `(B, T, D)`
     filters: Tensor,  # `(D, K)`
 ) -> Tensor:  # `(B, T, D)`
-    "Add up K shifted products in place."
+    "Sum of K shifted products, accumulated in place."
     T, half = x.shape[1], filters.shape[1] // 2
     weights = filters.t().contiguous()
-    total = x * weights[half]
+    out = x * weights[half]
     for shift in range(1, min(half, T - 1) + 1):
-        total[:, shift:].addcmul_(x[:, :-shift], weights[half - shift])
-        total[:, :-shift].addcmul_(x[:, shift:], weights[half + shift])
-    return total
+        out[:, shift:].addcmul_(x[:, :-shift], weights[half - shift])
+        out[:, :-shift].addcmul_(x[:, shift:], weights[half + shift])
+    return out
 
 # %% ../../nbs/backends/02_banded.ipynb #c621b1a4
 class DepthwiseConv(torch.autograd.Function):
-    "`depthwise_conv` that keeps its inputs, and nothing of its K steps."
+    "`depthwise_conv` that saves its inputs for the backward pass and none of its K intermediate sums."
 
     @staticmethod
     def forward(ctx, x: Tensor, filters: Tensor) -> Tensor:
-        "Apply each filter along the tokens."
+        "Convolve along the tokens."
         ctx.save_for_backward(x, filters)
         return depthwise_conv(x, filters)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        "The filters turned round, and what each of their weights met."
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+        "Convolve with flipped filters; correlate for the filters' gradient."
         x, filters = ctx.saved_tensors
-        (T, K), slopes = (x.shape[1], filters.shape[1]), torch.zeros_like(filters.t())
-        for given, came in zip(x, gradient, strict=True):
+        (T, K), grad_filters = (x.shape[1], filters.shape[1]), torch.zeros_like(filters.t())
+        for sequence, grad in zip(x, grad_output, strict=True):
             for k in range(max(0, K // 2 - T + 1), min(K, K // 2 + T)):
                 left, right = max(0, K // 2 - k), max(0, k - K // 2)
-                slopes[k] += (came[left : T - right] * given[right : T - left]).sum(0)
-        return depthwise_conv(gradient, filters.flip(1)), slopes.t()
+                grad_filters[k] += (grad[left : T - right] * sequence[right : T - left]).sum(0)
+        return depthwise_conv(grad_output, filters.flip(1)), grad_filters.t()
 
 # %% ../../nbs/backends/02_banded.ipynb #9f34e861
 def depthwise(
     x: Tensor,  # `(B, T, D)`, zero at padding
     filters: Tensor,  # `(D, K)`
-    packed: Packed | None = None,  # where sequences begin and end; each row is one sequence when None
+    packed: Packed | None = None,  # boundaries of concatenated sequences; one sequence per row when None
 ) -> Tensor:  # `(B, T, D)`
-    "Equation 2, summed in place."
-    wide = torch.promote_types(x.dtype, torch.float32)
-    rows = (x if packed is None else packed.insert_gaps(x)).to(wide)
-    mixed = DepthwiseConv.apply(rows, filters.to(wide)).to(x.dtype)
-    return mixed if packed is None else packed.remove_gaps(mixed)
+    "Equation 2, accumulated in place."
+    accumulator = torch.promote_types(x.dtype, torch.float32)
+    gapped = (x if packed is None else packed.insert_gaps(x)).to(accumulator)
+    out = DepthwiseConv.apply(gapped, filters.to(accumulator)).to(x.dtype)
+    return out if packed is None else packed.remove_gaps(out)
 
 # %% ../../nbs/backends/02_banded.ipynb #570d1825
 def block_rows(window: int) -> int:
-    "Tokens in a block: 16 was the fastest of 16, 32 and 64 at base size on a CPU; never less than half a window."
+    "Tokens per block: 16 was the fastest of 16, 32 and 64 at base size on a CPU; never less than half a window."
     return max(16, window // 2)
 
 
 def to_blocks(
     x: Tensor,  # `(B, T, H, d)`
     window: int,  # K
-    margin: int = 0,  # places of its neighbours that a block sees on both sides
+    margin: int = 0,  # rows of the neighbouring blocks that a block includes on either side
 ) -> Tensor:  # `(B*H*blocks, R + 2*margin, d)`, overlapping in memory
-    "Heads and sequences one below the other, in blocks of R rows."
+    "Cut the sequences of all heads into blocks of R rows."
     (B, T, H, d), R = x.shape, block_rows(window)
     L = -(-(T + window // 2) // R) * R
     rows = x.new_zeros(B * H * L + 2 * margin, d)
@@ -86,7 +86,7 @@ def from_blocks(
     blocks: Tensor,  # `(B*H*blocks, R, d)`
     shape: torch.Size,  # (B, T, H, d)
 ) -> Tensor:  # `(B, T, H, d)`
-    "The way back."
+    "The inverse of `to_blocks` without margins."
     B, T, H, d = shape
     if not blocks.numel():
         return blocks.new_zeros(shape)
@@ -95,8 +95,8 @@ def from_blocks(
 # %% ../../nbs/backends/02_banded.ipynb #59cf71a9
 def empty_bands(
     kernel: Tensor,  # `(B, T, H, K)`
-) -> tuple[Tensor, Tensor]:  # matrices `(B*H*blocks, R, R + K - 1)`; their bands, shaped like `kernel`
-    "Zeros seen as matrices and as bands of these matrices, in the same memory."
+) -> tuple[Tensor, Tensor]:  # matrices `(B*H*blocks, R, R + K - 1)`; a view of their bands, shaped like `kernel`
+    "Zero matrices, and their bands as a view of the same memory."
     (B, T, H, K), R = kernel.shape, block_rows(kernel.shape[-1])
     blocks, W = -(-(T + K // 2) // R), R + K - 1
     zeros = kernel.new_zeros(B * H * blocks, R * (W + 1))
@@ -115,45 +115,45 @@ def overlap_add(
     windows: Tensor,  # `(n, R + 2*P, d)`
     half: int,  # P, at most R
 ) -> Tensor:  # `(n, R, d)`
-    "What blocks have to say about places of their neighbours, added there."
+    "Sum overlapping windows: each block also receives what its two neighbours hold for its rows."
     R = windows.shape[1] - 2 * half
-    own = windows[:, half : half + R].contiguous()
+    blocks = windows[:, half : half + R].contiguous()
     if half:
-        own[:-1, R - half :] += windows[1:, :half]
-        own[1:, :half] += windows[:-1, half + R :]
-    return own
+        blocks[:-1, R - half :] += windows[1:, :half]
+        blocks[1:, :half] += windows[:-1, half + R :]
+    return blocks
 
 # %% ../../nbs/backends/02_banded.ipynb #1704800d
 class DynamicConv(torch.autograd.Function):
-    "A weighted sum over windows that keeps values and kernels, and nothing of its blocks."
+    "Dynamic convolution that saves values and kernels for the backward pass, and rebuilds its blocks there."
 
     @staticmethod
-    def forward(ctx, value: Tensor, scores: Tensor, inside: Tensor | None) -> Tensor:
-        "Bands times windows."
-        kernel, K = scores.softmax(-1).to(value.dtype), scores.shape[-1]
-        ctx.save_for_backward(value, kernel, inside)
-        kernel = kernel if inside is None else kernel * inside
-        mixed = torch.bmm(banded_matrices(kernel), to_blocks(value, K, K // 2)).to(value.dtype)  # autocast may have lowered it
-        return from_blocks(mixed, value.shape)
+    def forward(ctx, value: Tensor, logits: Tensor, window_mask: Tensor | None) -> Tensor:
+        "Banded matrices times windows of values."
+        kernel, K = logits.softmax(-1).to(value.dtype), logits.shape[-1]
+        ctx.save_for_backward(value, kernel, window_mask)
+        weights = kernel if window_mask is None else kernel * window_mask
+        blocks = torch.bmm(banded_matrices(weights), to_blocks(value, K, K // 2))
+        return from_blocks(blocks.to(value.dtype), value.shape)  # autocast may have lowered it
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        "Send each product back to its place, and compare it with what stood there."
-        value, kernel, inside = ctx.saved_tensors
-        weights, K = kernel if inside is None else kernel * inside, kernel.shape[-1]
-        came = to_blocks(gradient, K)
-        back = overlap_add(torch.bmm(banded_matrices(weights).mT, came), K // 2)
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
+        "The formulas above."
+        value, kernel, window_mask = ctx.saved_tensors
+        weights, K = kernel if window_mask is None else kernel * window_mask, kernel.shape[-1]
+        grad_blocks = to_blocks(grad_output, K)
+        grad_value = overlap_add(torch.bmm(banded_matrices(weights).mT, grad_blocks), K // 2)
         matrices, bands = empty_bands(kernel)
-        matrices.copy_(torch.bmm(came, to_blocks(value, K, K // 2).mT))
-        slopes = bands * weights
-        return from_blocks(back, value.shape), slopes - kernel * slopes.sum(-1, keepdim=True), None
+        matrices.copy_(torch.bmm(grad_blocks, to_blocks(value, K, K // 2).mT))
+        a = bands * weights
+        return from_blocks(grad_value, value.shape), a - kernel * a.sum(-1, keepdim=True), None
 
 # %% ../../nbs/backends/02_banded.ipynb #be308b11
 def span_conv(
     value: Tensor,  # `(B, T, H, d)`, zero at padding
-    scores: Tensor,  # `(B, T, H, K)`, before the softmax over K
-    packed: Packed | None = None,  # where sequences begin and end
+    logits: Tensor,  # `(B, T, H, K)`, before the softmax over K
+    packed: Packed | None = None,  # boundaries of concatenated sequences
 ) -> Tensor:  # `(B, T, H, d)`
-    "Equations 4 and 5, as banded matrices."
-    return DynamicConv.apply(value, scores, None if packed is None else packed.window_mask[:, None])
+    "Equations 4 and 5, as a block-banded matrix product."
+    return DynamicConv.apply(value, logits, None if packed is None else packed.window_mask[:, None])

@@ -1,4 +1,4 @@
-"""Both convolutions of a mixed layer as their formulas say, slow and plain: what every faster implementation is tested against.
+"""Both convolutions of a mixed-attention layer, written as their formulas read. Every faster backend is tested against this one.
 
 Docs: https://convbert.github.io/convbert/backends/reference.html.md"""
 
@@ -16,8 +16,8 @@ from ..runtime.packing import Packed
 # %% ../../nbs/backends/01_reference.ipynb #4d09cf80
 def shift_sum(
     x: Tensor,  # `(B, T, …)`
-    weights: Tensor,  # K weights per place, in a last axis that x has not; the other axes broadcast against x
-) -> Tensor:  # `(B, T, …)`: at t the sum over k of x[t + k - K//2] times weights[…, k]; zeros beyond both ends
+    weights: Tensor,  # `(…, K)`: K weights per position in an extra last axis; the other axes broadcast against x
+) -> Tensor:  # `(B, T, …)`: at t the sum over k of x[t + k - K//2] * weights[…, k]; zeros beyond both ends
     "Weighted sum over a window of K neighbours, as K shifted products."
     T, K = x.shape[1], weights.shape[-1]
     padded = F.pad(x, (0, 0) * (x.dim() - 2) + (K // 2, K // 2))
@@ -26,19 +26,19 @@ def shift_sum(
 # %% ../../nbs/backends/01_reference.ipynb #d15f0015
 def depthwise(
     x: Tensor,  # `(B, T, D)`, zero at padding
-    filters: Tensor,  # `(D, K)`: one short filter per feature
-    packed: Packed | None = None,  # where sequences begin and end; each row is one sequence when None
+    filters: Tensor,  # `(D, K)`: one filter per feature
+    packed: Packed | None = None,  # boundaries of concatenated sequences; one sequence per row when None
 ) -> Tensor:  # `(B, T, D)`
-    "Equation 2: slide each feature's filter along the tokens."
+    "Equation 2: depthwise convolution along the tokens."
     return shift_sum(x, filters if packed is None else filters * packed.window_mask[:, None])
 
 
 def span_conv(
     value: Tensor,  # `(B, T, H, d)`, zero at padding
-    scores: Tensor,  # `(B, T, H, K)`, before the softmax over K
-    packed: Packed | None = None,  # where sequences begin and end
+    logits: Tensor,  # `(B, T, H, K)`, before the softmax over K
+    packed: Packed | None = None,  # boundaries of concatenated sequences
 ) -> Tensor:  # `(B, T, H, d)`
-    "Equations 4 and 5: make each token's kernel of its scores, and mix its window of K values with it."
-    kernel = scores.softmax(-1)
+    "Equations 4 and 5: softmax the logits into one kernel per token and head, and convolve with it."
+    kernel = logits.softmax(-1)
     kernel = kernel if packed is None else kernel * packed.window_mask[:, None]
     return shift_sum(value, kernel[..., None, :])

@@ -1,4 +1,4 @@
-"""bfloat16 and float16 halve the memory of a model. On a processor without instructions for them they cost several times the time; here a batch takes little more than in float32.
+"""bfloat16 and float16 halve a model's memory. On a CPU without instructions for them, layers compute in float32 from temporary copies of their parameters, so that a batch takes little more time than in float32.
 
 Docs: https://convbert.github.io/convbert/runtime/half_precision.html.md"""
 
@@ -17,36 +17,37 @@ from torch.func import functional_call
 
 # %% ../../nbs/runtime/03_half_precision.ipynb #32f3a630
 def emulated_dtypes() -> set[torch.dtype]:
-    "The half precisions that matrices of this processor are slow in."
-    asked = {torch.bfloat16: "_is_mkldnn_bf16_supported"}
+    "The half-precision dtypes whose matrix products torch emulates on this processor."
+    queries = {torch.bfloat16: "_is_mkldnn_bf16_supported"}
     if platform.machine() in ("x86_64", "AMD64"):
-        asked[torch.float16] = "_is_mkldnn_fp16_supported"
-    known = asked if torch.backends.mkldnn.is_available() else {}
-    answers = {dtype: getattr(torch.ops.mkldnn, name, lambda: True)() for dtype, name in known.items()}
-    return {dtype for dtype, quick in answers.items() if not quick}
+        queries[torch.float16] = "_is_mkldnn_fp16_supported"
+    queries = queries if torch.backends.mkldnn.is_available() else {}
+    supported = {dtype: getattr(torch.ops.mkldnn, name, lambda: True)() for dtype, name in queries.items()}
+    return {dtype for dtype, known in supported.items() if not known}
 
 
 EMULATED = emulated_dtypes()
 
 
 def needs_upcast(x: Tensor) -> bool:
-    "Whether products of such a tensor crawl where it lies."
+    "Whether matrix products of such a tensor are emulated."
     return x.device.type == "cpu" and x.dtype in EMULATED and not torch.jit.is_tracing()
 
 # %% ../../nbs/runtime/03_half_precision.ipynb #d7a85ea8
 def call_in_float32(
     module: nn.Module,  # its parameters stay as they are
-    parameter: Tensor,  # whose precision tells whether to widen
-    *inputs: object,  # tensors in half precision are widened
-) -> object:  # what the module returns; in float32 where it was widened
-    "Call a module, in float32 where its half-precision products would crawl."
+    parameter: Tensor,  # its dtype and device decide whether to upcast
+    *inputs: object,  # half-precision tensors are upcast
+) -> object:  # what the module returns; in float32 where it was upcast
+    "Call a module, in float32 where its half-precision products would be emulated."
     if not needs_upcast(parameter):
         return module(*inputs)
-    wide = {name: x.float() for name, x in chain(module.named_parameters(), module.named_buffers()) if needs_upcast(x)}
+    state = chain(module.named_parameters(), module.named_buffers())
+    upcast = {name: x.float() for name, x in state if needs_upcast(x)}
     inputs = tuple(x.float() if isinstance(x, Tensor) and needs_upcast(x) else x for x in inputs)
-    return functional_call(module, wide, inputs)
+    return functional_call(module, upcast, inputs)
 
 
 def restore_dtype(parameter: Tensor, x: Tensor) -> Tensor:
-    "A result in the precision of a parameter that was widened for it."
+    "A result in the dtype of the parameter that was upcast for it."
     return x.to(parameter.dtype) if needs_upcast(parameter) else x

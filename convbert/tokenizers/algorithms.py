@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import LARGEST, check_file
+from ..files import MAX_TEXT_BYTES, check_file
 from .options import TokenizerOptions
 from convbert.tokenizers.unigram import (
     UnigramOptions,
@@ -56,7 +56,7 @@ def compare_vocab_file(vocab: Mapping[str, int], file: Path) -> None:
 
 def keep_spiece(vocab: UnigramVocab, file: Path) -> None:
     "Take the content of a spiece.model along with the vocabulary of a tokenizer.json."
-    check_file(file, LARGEST)
+    check_file(file, MAX_TEXT_BYTES)
     vocab.spiece = file.read_bytes()
 
 # %% ../../nbs/tokenizers/05_algorithms.ipynb #0b000d10

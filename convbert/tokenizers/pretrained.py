@@ -15,9 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..compat import SAVE_HABITS, TOKENIZER_HABITS, refuse_others, translate
-from ..folders import atomic_folder, read_whole
+from ..atomic import atomic_folder
+from ..compat import SAVE_ARGUMENTS, TOKENIZER_ARGUMENTS, refuse_others, translate
 from ..hub import Origin, resolve, trace
+from ..snapshots import read_snapshot
 from .algorithms import UNIGRAM, WORDPIECE, Algorithm
 from .folders import read_folder
 from .options import SPECIAL, SPECIAL_LISTS
@@ -51,7 +52,7 @@ def open_tokenizer(
         return kind(vocab, added_tokens=added, **options | overrides)
 
     try:
-        return read_whole(folder, read)
+        return read_snapshot(folder, read)
     except ValueError as error:
         named = str(folder) in str(error)
         raise error if named else ValueError(f"cannot load the tokenizer in {folder}: {error}") from None
@@ -74,7 +75,7 @@ class SavingMixin:
 
     def save_pretrained(self, save_directory: str | os.PathLike, **others) -> tuple[str, ...]:
         "Write the tokenizer's files into a folder, all or none; returns their paths."
-        refuse_others("save_pretrained", translate(others, SAVE_HABITS))
+        refuse_others("save_pretrained", translate(others, SAVE_ARGUMENTS))
         config = saved_config(self)
         special = {name: config[name] for name in SPECIAL if config[name] is not None}
         whole, vocab = json.loads(self.backend_tokenizer.to_str()), self.vocab_file_content()
@@ -117,7 +118,7 @@ class PretrainedMixin(SavingMixin):
         **overrides,  # options that win over the files, and what transformers would take
     ):
         "The tokenizer of that name."
-        overrides = translate(drop_neutral(overrides, cls.algorithm), TOKENIZER_HABITS, {"token": token})
+        overrides = translate(drop_neutral(overrides, cls.algorithm), TOKENIZER_ARGUMENTS, {"token": token})
         token = overrides.pop("token")
         special = {name: overrides.pop(name) for name in SPECIAL_LISTS if name in overrides}
         where = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import LARGEST, check_file
+from ..files import MAX_TEXT_BYTES, check_file
 from .inputs import is_list
 from .options import TokenizerOptions
 
@@ -105,7 +105,7 @@ def read_spiece(
 ) -> UnigramVocab:
     "The vocabulary in a SentencePiece model."
     try:
-        check_file(file, LARGEST)
+        check_file(file, MAX_TEXT_BYTES)
     except FileNotFoundError as error:
         said = f"no vocabulary file {str(file)!r}; a model's name goes to from_pretrained"
         raise FileNotFoundError(said) from error
