@@ -6,7 +6,6 @@ import pickle
 import re
 import subprocess
 import sys
-import time
 import warnings
 from itertools import combinations
 
@@ -613,27 +612,3 @@ def test_the_split_is_left_as_it_was(split):
 def test_a_figure_survives_pickling(split):
     again = pickle.loads(pickle.dumps(plot_share(split)))
     assert labels(again.axes[0].xaxis) == split.tokens
-
-
-def seconds(draw) -> float:
-    """Processor time of the best of five drawings."""
-    best = float("inf")
-    for _ in range(5):
-        began = time.process_time()
-        draw().savefig(io.BytesIO(), format="png")
-        best = min(best, time.process_time() - began)
-    return best
-
-
-@pytest.mark.parametrize("draw", [plot_share, lambda split: plot_token(split, 3, 13)], ids=["share", "token"])
-def test_a_figure_costs_little_more_than_its_labels(draw, split):
-    """The widgets draw one whenever they are shown; measured against bare axes, for a busy machine slows both."""
-
-    def bare():
-        figure = Figure(figsize=(6, 2), dpi=100)
-        ax = figure.add_axes((0.1, 0.4, 0.8, 0.5))
-        ax.set_xticks(range(len(split.tokens)), split.tokens, rotation=90)
-        return figure
-
-    draw(split), bare()
-    assert seconds(lambda: draw(split)) <= 5 * seconds(bare)

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 
-from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, pipeline
+from convbert import ConvBertForSequenceClassification, pipeline
 from convbert.families.convbert import ConvBertConfig
 from convbert.pipelines.preprocessing import encode_texts
 
@@ -24,11 +24,6 @@ def make(**config):
     torch.manual_seed(0)
     sizes = dict(num_hidden_layers=2, hidden_size=32, embedding_size=16, intermediate_size=64, initializer_range=0.4)
     return ConvBertForSequenceClassification(ConvBertConfig.preset("tiny", **sizes, **config)).eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
 
 
 @pytest.fixture(scope="module")
