@@ -27,7 +27,7 @@ except ImportError:  # Windows
 
 # %% ../nbs/00_files.ipynb #fb2da50b
 SMALL_FILES = (
-    "config.json vocab.txt tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json"
+    "config.json vocab.txt spiece.model tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json"
 ).split()
 WEIGHT_FILES = (
     "model.safetensors",

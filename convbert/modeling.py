@@ -20,17 +20,10 @@ from .families.albert import ALBERT
 from .families.convbert import CONVBERT
 from .families.distilbert import DISTILBERT
 from .families.electra import ELECTRA
-from convbert.heads import (
-    BaseModel,
-    MaskedLM,
-    MultipleChoice,
-    QuestionAnswering,
-    ReplacedTokenDetection,
-    SentenceOrderPreTraining,
-    SequenceClassification,
-    TokenClassification,
-)
+from .heads import BaseModel, MultipleChoice, QuestionAnswering, SequenceClassification, TokenClassification
+from .masked_lm import MaskedLM
 from .pretrained_model import PreTrainedModel
+from .pretraining_heads import ReplacedTokenDetection, SentenceOrderPreTraining
 
 # %% ../nbs/14_modeling.ipynb #ee100001
 class ConvBertPreTrainedModel(PreTrainedModel):

@@ -16,9 +16,7 @@ from hypothesis import strategies as st
 datasets = pytest.importorskip("datasets")
 pandas = pytest.importorskip("pandas")
 
-from convbert import ConvBertTokenizerFast, cli  # noqa: E402
-from convbert.families.convbert import ConvBertConfig  # noqa: E402
-from convbert.modeling import ConvBertModel  # noqa: E402
+from convbert import cli  # noqa: E402
 from convbert.training.data import hold_out, load_documents  # noqa: E402
 from convbert.training.datasets import load_rows  # noqa: E402
 from convbert.training.finetuning import finetune  # noqa: E402
@@ -615,17 +613,6 @@ def test_splits_are_named():
     rows = REVIEWS + [{"text": None, "label": "good"}]
     with pytest.raises(ValueError, match=r"split 'dev', row 24 \(counted from 0\): 'text' is empty"):
         load_task_data("text-classification", {"train": REVIEWS, "dev": rows})
-
-
-@pytest.fixture(scope="session")
-def start(tmp_path_factory):
-    """A small encoder with the bundled vocabulary."""
-    folder = tmp_path_factory.mktemp("start")
-    torch.manual_seed(0)
-    sizes = dict(num_hidden_layers=1, hidden_size=32, embedding_size=16, intermediate_size=64)
-    ConvBertModel(ConvBertConfig.preset("tiny", **sizes, max_position_embeddings=64)).save_pretrained(folder)
-    ConvBertTokenizerFast.from_pretrained("convbert-tiny", model_max_length=64).save_pretrained(folder)
-    return folder
 
 
 QUICK = dict(epochs=1, batch_size=8, max_length=24, device="cpu")

@@ -6,7 +6,6 @@ import pickle
 import re
 import subprocess
 import sys
-import time
 import warnings
 from itertools import combinations
 
@@ -114,7 +113,7 @@ def test_share_map_is_centred_at_one_half(split):
     figure = plot_share(split)
     colours, look = figure.axes[0].images[0].cmap, palette_of(figure)
     assert [to_hex(colours(x)) for x in (0.0, 1.0)] == [look.conv, look.attention]
-    assert np.allclose(colours(0.5)[:3], to_rgb(look.paper), atol=0.01)
+    assert np.allclose(colours(0.5)[:3], to_rgb(look.background), atol=0.01)
 
 
 def test_share_map_says_what_shades_mean(split):
@@ -427,7 +426,8 @@ def test_blue_and_orange_are_told_apart_by_everybody(look, sight):
     apart = np.linalg.norm(seen_by(look.attention, sight) - seen_by(look.conv, sight))
     assert apart > 35
     for colour in (look.attention, look.conv):  # a half-strong shade still differs from the other colour's
-        assert np.linalg.norm(seen_by(colour, sight) - seen_by(look.paper if look is LIGHT else "black", sight)) > 35
+        background = look.background if look is LIGHT else "black"
+        assert np.linalg.norm(seen_by(colour, sight) - seen_by(background, sight)) > 35
 
 
 def test_the_simulation_knows_what_cannot_be_told_apart():
@@ -613,27 +613,3 @@ def test_the_split_is_left_as_it_was(split):
 def test_a_figure_survives_pickling(split):
     again = pickle.loads(pickle.dumps(plot_share(split)))
     assert labels(again.axes[0].xaxis) == split.tokens
-
-
-def seconds(draw) -> float:
-    """Processor time of the best of five drawings."""
-    best = float("inf")
-    for _ in range(5):
-        began = time.process_time()
-        draw().savefig(io.BytesIO(), format="png")
-        best = min(best, time.process_time() - began)
-    return best
-
-
-@pytest.mark.parametrize("draw", [plot_share, lambda split: plot_token(split, 3, 13)], ids=["share", "token"])
-def test_a_figure_costs_little_more_than_its_labels(draw, split):
-    """The widgets draw one whenever they are shown; measured against bare axes, for a busy machine slows both."""
-
-    def bare():
-        figure = Figure(figsize=(6, 2), dpi=100)
-        ax = figure.add_axes((0.1, 0.4, 0.8, 0.5))
-        ax.set_xticks(range(len(split.tokens)), split.tokens, rotation=90)
-        return figure
-
-    draw(split), bare()
-    assert seconds(lambda: draw(split)) <= 5 * seconds(bare)

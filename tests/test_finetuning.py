@@ -12,12 +12,12 @@ import torch
 from conftest import CHOICES, DAYS
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from processes import Process
 
 datasets = pytest.importorskip("datasets")
 
 from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, pipeline  # noqa: E402
 from convbert.families.convbert import ConvBertConfig  # noqa: E402
-from convbert.modeling import ConvBertModel  # noqa: E402
 from convbert.training.datasets import choose_columns, load_rows  # noqa: E402
 from convbert.training.examples import Preprocessing, encode_questions, encode_tags  # noqa: E402
 from convbert.training.finetuning import Tuning, finetune, to_recipe  # noqa: E402
@@ -47,19 +47,6 @@ ROWS = {
     "fill-mask": [{"text": f"the {day} was fine and the {day} was long. " * 8} for day in DAYS * 2],
 }
 QUICK = dict(epochs=20, batch_size=4, learning_rate=5e-3, layer_decay=1.0, dropout=0.0, max_length=32, device="cpu")
-
-
-@pytest.fixture(scope="session")
-def start(tmp_path_factory):
-    """A small encoder with the bundled vocabulary."""
-    folder = tmp_path_factory.mktemp("start")
-    torch.manual_seed(0)
-    config = ConvBertConfig.preset(
-        "tiny", num_hidden_layers=1, hidden_size=32, embedding_size=16, intermediate_size=64, max_position_embeddings=64
-    )
-    ConvBertModel(config).save_pretrained(folder)
-    ConvBertTokenizerFast.from_pretrained("convbert-tiny", model_max_length=64).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("task", ROWS)
@@ -123,9 +110,9 @@ SCRIPT = textwrap.dedent(
 def tuned(start, out, *launcher, **changes):
     options = QUICK | {"epochs": 3, "batch_size": 6, "dropout": 0.1} | changes
     argument = json.dumps([str(start), str(out), TAGS, options])
-    command = (
-        [sys.executable, *launcher, "-c", SCRIPT, argument] if not launcher else [sys.executable, *launcher, argument]
-    )
+    if not launcher:
+        return Process(SCRIPT, argument, folder=out.parent / "said")
+    command = [sys.executable, *launcher, argument]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

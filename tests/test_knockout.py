@@ -12,7 +12,6 @@ from convbert import (
     ConvBertForSequenceClassification,
     ConvBertForTokenClassification,
     ConvBertModel,
-    ConvBertTokenizerFast,
     pipeline,
 )
 from convbert.families.convbert import ConvBertConfig
@@ -30,11 +29,6 @@ def make(kind=ConvBertForMaskedLM, **config):
     torch.manual_seed(0)
     sizes = dict(num_hidden_layers=L, hidden_size=32, embedding_size=16, intermediate_size=64, initializer_range=0.4)
     return kind(ConvBertConfig.preset("tiny", **{**sizes, **config})).eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 import base64
 import json
-import re
-import time
 
 import pytest
 import torch
@@ -11,14 +9,13 @@ from torch.testing import assert_close
 
 pytest.importorskip("anywidget", reason='the views need pip install "convbert[widgets]"')
 
-from conftest import ROOT
 from test_knockout import H, L, PlainAttention, make, without
 
-from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizerFast, pipeline
+from convbert import ConvBertForSequenceClassification, ConvBertModel, pipeline
 from convbert.visualize.ablation import knock_out, knock_outs
 from convbert.visualize.encoded_text import encode_text, load_model
-from convbert.visualize.explorer import MaskExplorer, mask_explorer
-from convbert.visualize.knockout import KnockoutView, knockout_view, page_queries
+from convbert.visualize.explorer import mask_explorer
+from convbert.visualize.knockout import knockout_view, page_queries
 from convbert.visualize.mask_prediction import plot_mask_prediction, predict_mask
 from convbert.visualize.style import contrast
 from convbert.visualize.views import head_view
@@ -26,13 +23,7 @@ from convbert.visualize.widgets import join_modules, read_asset
 
 TEXT = "He opened the [MASK] and read the letter twice."
 SEA = "The ship sailed across the sea to the old harbour."
-PAGES = ROOT / "nbs" / "visualize" / "pages"
 THEMES = pytest.mark.parametrize("theme", ["light", "dark"])
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
 
 
 @pytest.fixture(scope="module")
@@ -423,13 +414,15 @@ def test_explorer_without_convolution(tokenizer):
         knockout_view(model, TEXT, tokenizer=tokenizer, silenced=[("conv", 0, 0)])
 
 
-def test_the_view_reacts_quickly(tiny):
-    """Generous, for a machine with much else to do: a few forward passes, not hundreds."""
+def test_a_question_costs_a_few_forward_passes(tiny):
+    """Not one for each head."""
     knockout, explorer = knockout_view(tiny[0], TEXT, tokenizer=tiny[1]), mask_explorer(tiny[0], SEA, tokenizer=tiny[1])
-    began = time.perf_counter()
+    passes = []
+    hook = tiny[0].encoder.register_forward_pre_hook(lambda *_: passes.append(1))
     knockout.silenced = [("conv", 2, 2)]
     explorer.place = 3
-    assert time.perf_counter() - began < 5
+    hook.remove()
+    assert 0 < len(passes) <= 6
 
 
 # -- knockout_view: the page
@@ -831,18 +824,3 @@ def test_live_field_sends_and_shows_what_is_wrong(open_page, small, tmp_path):
     assert page.locator(".cv-chip-text").all_inner_texts() == ["[CLS]", "Two", "words", "[SEP]"]
     assert page.locator(".cv-masked").inner_text().startswith("words")
     assert numbers(page, ".cv-answers td.cv-figure")[:8] == shown(view.scores)
-
-
-# -- the pages of the site
-
-
-@pytest.mark.parametrize("kind", [KnockoutView, MaskExplorer])
-def test_page_of_the_site_is_small_and_up_to_date(open_page, kind):
-    path = PAGES / f"{kind.parts[-1]}.html"
-    assert path.stat().st_size < 300_000
-    written, hint = path.read_text(encoding="utf-8"), "made again by: python tools/pages.py"
-    assert join_modules("common", *kind.parts) in written, hint
-    assert read_asset("style.css") in written, hint
-    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", written)
-    page = open_page(path)
-    assert page.locator("button.cv-head").count() > 30

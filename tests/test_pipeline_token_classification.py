@@ -15,7 +15,6 @@ from convbert.pipelines.preprocessing import plan_windows
 from convbert.pipelines.tag_schemes import entity_ranges, split_tag, to_bio
 from convbert.pipelines.token_classification import TokenClassificationPipeline
 from convbert.pipelines.token_inputs import WindowSpan, own_scores
-from convbert.tokenizers.classes import ConvBertTokenizerFast
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-creative-work", "I-creative-work"]
 PLAIN = ["NOUN", "VERB", "PUNCT", "O"]
@@ -46,11 +45,6 @@ def make_model(labels, seed=0, limit=512, spread=30.0):
             if "embeddings.word" in name or "classifier" in name:
                 parameter.mul_(spread)
     return model.eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convbert import pipeline
 from convbert.pipelines.batches import MAX_THREAD_TOKENS, MIN_THREAD_TOKENS, plan_batches
-from convbert.pipelines.parallel import parallel_map
+from convbert.pipelines.parallel import parallel_map, plan_parallel_batches
 from convbert.runtime.half_precision import EMULATED
 
 WORDS = "the old ship sailed across the grey sea and nobody on board knew where the wind would take it".split()
@@ -69,27 +69,34 @@ def test_a_little_work_stays_in_the_callers_thread(sentiment):
     assert threads_of(sentiment, lambda: sentiment(TEXTS, batch_tokens=MAX_THREAD_TOKENS)) == here
 
 
+def workers_for(pipe):
+    """How many threads a pipeline would use for much work."""
+    return plan_parallel_batches(pipe.model, [16] * 1000, 8192)[1]
+
+
 def test_what_holds_for_the_callers_thread_alone_is_heeded(sentiment):
     expected, here = sentiment(TEXTS), {threading.current_thread()}
     with FlopCounterMode(display=False) as counter:
         assert threads_of(sentiment, lambda: same(sentiment(TEXTS), expected)) == here
     assert counter.get_total_flops() > 0
+    assert workers_for(sentiment) == 2
     with torch.autocast("cpu", torch.bfloat16):
-        assert threads_of(sentiment, lambda: sentiment(TEXTS)) == here
+        assert workers_for(sentiment) == 1
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
-        assert threads_of(sentiment, lambda: sentiment(TEXTS[:200])) == here
+        assert workers_for(sentiment) == 1
 
 
 def test_models_that_cannot_be_shared_are_not():
-    here = {threading.current_thread()}
     narrow = pipeline("text-classification", device="cpu", dtype=torch.bfloat16)
-    assert (threads_of(narrow, lambda: narrow(TEXTS)) == here) == (torch.bfloat16 in EMULATED)
+    alone = threads_of(narrow, lambda: narrow(TEXTS)) == {threading.current_thread()}
+    assert alone == (torch.bfloat16 in EMULATED) == (workers_for(narrow) == 1)
     whole = pipeline("text-classification", device="cpu")
     whole.model.encoder.layers[0].compile(backend="eager")
-    assert threads_of(whole, lambda: whole(TEXTS)) == here
+    assert workers_for(whole) == 1
     whole = pipeline("text-classification", device="cpu")
+    assert workers_for(whole) == 2
     whole.model.forward = torch.compile(whole.model.forward, backend="eager")
-    assert threads_of(whole, lambda: whole(TEXTS)) == here
+    assert workers_for(whole) == 1
 
 
 def test_other_threads_keep_their_number_of_threads(sentiment):

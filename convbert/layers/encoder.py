@@ -211,8 +211,8 @@ def pool(
     "One more layer for the first token of each text."
     if encoder.pooler is None:
         return None
-    first = first_tokens(last, 1, None, mask)[:, 0]
-    return call_in_float32(encoder.pooler, encoder.embeddings.word.weight, first).tanh()
+    first, words = first_tokens(last, 1, None, mask)[:, 0], encoder.embeddings.word.weight
+    return restore_dtype(words, call_in_float32(encoder.pooler, words, first).tanh())
 
 
 def make_output(
@@ -225,10 +225,9 @@ def make_output(
     "Everything in the precision of the parameters."
     same = partial(restore_dtype, encoder.embeddings.word.weight)
     attentions, conv_kernels = zip(*maps, strict=True) if maps else ((), ())
-    pooled = pool(encoder, last, mask)
     return EncoderOutput(
         last_hidden_state=same(last),
-        pooler_output=None if pooled is None else same(pooled),
+        pooler_output=pool(encoder, last, mask),
         hidden_states=tuple(same(x) for x in hidden) or None,
         attentions=tuple(same(x) for x in attentions) or None,
         conv_kernels=tuple(same(x) for x in conv_kernels if x is not None) or None,
@@ -266,13 +265,13 @@ class Encoder(nn.Module):
         mask, packed = prepare_mask(attention_mask, self.window, keep_padding or output_attentions, self.backend)
         if position_ids is None and not self.legacy_padding and (mask is not None or packed is not None):
             position_ids = token_positions(attention_mask)
-        given = input_ids, inputs_embeds, token_type_ids, position_ids
-        x = self.embeddings(*(given if packed is None else unpad_inputs(packed, *given)))
+        inputs = input_ids, inputs_embeds, token_type_ids, position_ids
+        x = self.embeddings(*(inputs if packed is None else unpad_inputs(packed, *inputs)))
         masks = [None] * len(self.order) if head_mask is None else head_mask.to(x)
         shown = output_hidden_states, output_attentions
         alone = cls_only and not (any(shown) or self.backend == "onnx" or not self.order)
-        apart = self.compile_backend is not None and not torch.compiler.is_compiling()
-        run = compiled_layers(self, x, packed) if apart else run_layers
+        separately = self.compile_backend is not None and not torch.compiler.is_compiling()
+        run = compiled_layers(self, x, packed) if separately else run_layers
         x, hidden, maps = run(self, x, mask, masks, *shown, packed, alone, keep_padding)
         kept, lead = (None, None) if keep_padding else (mask, attention_mask)
         last = hidden[-1] if hidden else (unpack_first if alone else unpack)(x, kept, packed)

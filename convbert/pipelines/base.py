@@ -22,7 +22,7 @@ from .outputs import ResultList
 from .pickling import Reference, as_reference
 from .spec import RunOptions, TaskSpec, try_call
 from .streaming import ResultStream, iterate, normalize_inputs, stream_results
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 
 # %% ../../nbs/pipelines/09_base.ipynb #565108c9
 def choose_device(
@@ -93,7 +93,7 @@ class Pipeline(CallOptions, PicklesByReference):
     def __init__(
         self,
         model: nn.Module,  # put in eval mode
-        tokenizer: ConvBertTokenizerFast,  # the model's own
+        tokenizer: PreTrainedTokenizer,  # the model's own
         **options: Any,  # defaults of calls
     ):
         "Join a model and its tokenizer."

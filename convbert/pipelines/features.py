@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..modeling import ConvBertModel
+from ..heads import BaseModel
 from .base import Pipeline
 from .batches import EncodedInput
 from .outputs import ResultList
@@ -76,7 +76,7 @@ def check_pooling(pooling: str | None) -> None:  # raises `ValueError` with valu
 class FeatureExtractionPipeline(Pipeline):
     "Turn texts into vectors."
 
-    task, model_class = "feature-extraction", ConvBertModel
+    task, model_class = "feature-extraction", BaseModel
     checks = Pipeline.checks | {
         "pooling": lambda value, _: check_pooling(value),
         "stride": lambda value, pipe: check_stride(value, pipe.max_length),

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..modeling import ConvBertForMaskedLM
+from ..masked_lm import MaskedLM
 from .base import Pipeline
 from .batches import EncodedInput
 from .inference import predict
@@ -25,7 +25,7 @@ from .options import count_checks
 from .outputs import Result, ResultList
 from .preprocessing import get_text
 from .spec import RunOptions, TaskSpec, try_call
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 
 # %% ../../nbs/pipelines/11_fill_mask.ipynb #f2970fab
 def window_around_masks(
@@ -55,14 +55,14 @@ def parse_masked_text(
     return text
 
 
-def mask_positions(ids: list[int], tokenizer: ConvBertTokenizerFast) -> list[int]:
+def mask_positions(ids: list[int], tokenizer: PreTrainedTokenizer) -> list[int]:
     "Positions of the masks in a sequence of ids."
     return [i for i, token in enumerate(ids) if token == tokenizer.mask_token_id]
 
 
 def encode_masked(
     ids: list[int],  # a whole text, with special tokens
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
     max_length: int,  # most tokens the model takes
 ) -> EncodedInput:  # its metadata are the ids of the whole text
     "A row that asks for the masks of a text, truncated around them when it is too long."
@@ -91,7 +91,7 @@ def top_tokens(
 
 def target_ids(
     targets: str | list[str],  # words
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
 ) -> list[int]:  # one id per word, each once
     "Ids of the target words; a word that is not one token cannot fill one mask."
     words = [targets] if isinstance(targets, str) else list(targets)
@@ -175,7 +175,7 @@ class MaskResults(Pipeline):
 class FillMaskPipeline(MaskResults):
     "Fill the `[MASK]`s of texts."
 
-    task, model_class = "fill-mask", ConvBertForMaskedLM
+    task, model_class = "fill-mask", MaskedLM
     checks = Pipeline.checks | count_checks("top_k")
 
     def __call__(
@@ -192,7 +192,7 @@ class FillMaskPipeline(MaskResults):
     ) -> Any:  # `{score, token, token_str, sequence}`, best first or as targets; one such list per mask, per text
         "Results for one text, a list or a stream."
         if joint and normalize_targets:
-            raise ValueError("normalize_targets=True is for masks that are scored independently, not for joint=True")
+            raise ValueError("normalize_targets=True is for masks that are scored one by one, not for joint=True")
         options = RunOptions(batch_size, batch_tokens, progress)
         words = None if targets is None else target_ids(targets, self.tokenizer)
         wanted = top_k or (5 if words is None else len(words))
@@ -213,7 +213,7 @@ class FillMaskPipeline(MaskResults):
 
 # %% ../../nbs/pipelines/11_fill_mask.ipynb #41d96fcc
 def make_result(
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
     ids: list[int],  # the whole text, with special tokens
     filled: dict[int, int],  # position to token
     score: float,

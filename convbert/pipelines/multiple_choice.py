@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..modeling import ConvBertForMultipleChoice
+from ..heads import MultipleChoice
 from ..outputs import TaskOutput
 from .base import Pipeline
 from .batches import EncodedInput
 from .outputs import Result, ResultList
 from .preprocessing import encode_pairs, is_missing
 from .spec import RunOptions, TaskSpec, check_top_k
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 
 # %% ../../nbs/pipelines/20_multiple_choice.ipynb #f32ea046
 def check_choices(choices: Any) -> list[str]:  # raises `TypeError` or `ValueError` with value and rule
@@ -71,7 +71,7 @@ def choice_pairs(
 # %% ../../nbs/pipelines/20_multiple_choice.ipynb #e7b3422a
 def encode_choices(
     items: Sequence[dict[str, Any]],  # as `parse_choices` makes them, or a dataset's rows of that form
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
     max_length: int,  # most tokens the model takes
 ) -> list[list[EncodedInput] | Exception]:  # one row per choice, or what is wrong with one of them
     "The rows of questions; the same here and in fine-tuning."
@@ -79,7 +79,7 @@ def encode_choices(
 
 # %% ../../nbs/pipelines/20_multiple_choice.ipynb #9ef4ab06
 def forward_one_choice(
-    model: ConvBertForMultipleChoice,
+    model: MultipleChoice,
     batch: dict[str, Tensor],  # `(B, T)`
 ) -> TaskOutput:  # logits `(B, 1)`
     "Run each row as a question with one choice."
@@ -123,7 +123,7 @@ def gather_question(
 class MultipleChoicePipeline(Pipeline):
     "Choose between several answers or continuations."
 
-    task, model_class = "multiple-choice", ConvBertForMultipleChoice
+    task, model_class = "multiple-choice", MultipleChoice
     checks = Pipeline.checks | {"top_k": lambda value, _: check_top_k(value)}
 
     def __call__(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..families.convbert import ConvBertConfig
+from ..config import EncoderConfig
 
 # %% ../../nbs/pipelines/08_pickling.ipynb #5e0d0007
 def fingerprint(
@@ -34,7 +34,7 @@ def fingerprint(
     return found.hexdigest()
 
 # %% ../../nbs/pipelines/08_pickling.ipynb #5e0d0009
-SETTING_TYPES = str, int, float, bool, type(None), ConvBertConfig
+SETTING_TYPES = str, int, float, bool, type(None), EncoderConfig
 IGNORED = "_parameters _buffers _modules _part training origin load_report".split()  # compared elsewhere, or irrelevant
 
 

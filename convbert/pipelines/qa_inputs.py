@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .batches import EncodedInput
+from .preprocessing import pair_types
 from .spec import check_counts
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 from ..tokenizers.inputs import is_list
 
 # %% ../../nbs/pipelines/17_qa_inputs.ipynb #5e0eb64e
@@ -128,7 +129,7 @@ class ContextWindow(NamedTuple):
 def context_windows(
     question: list[int],  # ids without special tokens
     context: TokenizedContext,
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
     layout: WindowLayout,
 ) -> list[EncodedInput] | ValueError:  # their metadata are `ContextWindow`s
     "The rows that pair a question with all of a context."
@@ -139,7 +140,7 @@ def context_windows(
     offset, rows = len(tokenizer.build_inputs_with_special_tokens(kept)), []
     for start in range(0, max(1, count - layout.doc_stride), room - layout.doc_stride):
         ids = context.input_ids[start : start + room]
-        types = tokenizer.create_token_type_ids_from_sequences(kept, ids)
+        types = pair_types(tokenizer, kept, ids)
         truncated_from = len(question) if len(question) > len(kept) and not rows else 0
         ids = tokenizer.build_inputs_with_special_tokens(kept, ids)
         window = ContextWindow(context, start, min(start + room, count), offset)
@@ -149,7 +150,7 @@ def context_windows(
 # %% ../../nbs/pipelines/17_qa_inputs.ipynb #a388a4ec
 def encode_questions(
     items: list[tuple[str, str]],  # question and context
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
     layout: WindowLayout,
 ) -> list[list[EncodedInput] | ValueError]:
     "The rows of each question, or what is wrong with it; a context that several questions share is tokenized once."

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..modeling import ConvBertForQuestionAnswering
+from ..heads import QuestionAnswering
 from ..outputs import QuestionAnsweringOutput
 from .base import Pipeline
 from .batches import EncodedInput
@@ -60,7 +60,7 @@ def question_results(
 class QuestionAnsweringPipeline(Pipeline):
     "Find the answer to a question in a text."
 
-    task, model_class = "question-answering", ConvBertForQuestionAnswering
+    task, model_class = "question-answering", QuestionAnswering
     checks = Pipeline.checks | count_checks("max_answer_len", "max_seq_len", "max_question_len")
     checks = checks | {"top_k": lambda value, _: check_top_k(value)}
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..families.convbert import ConvBertConfig
-from ..modeling import ConvBertForSequenceClassification
+from ..config import EncoderConfig
+from ..heads import SequenceClassification
 from .base import Pipeline
 from .batches import EncodedInput
 from .outputs import Result, ResultList
@@ -32,7 +32,7 @@ SCORE_FUNCTIONS = {
 
 
 def choose_score_function(
-    config: ConvBertConfig,
+    config: EncoderConfig,
     name: str | None,  # "softmax", "sigmoid", "none", or None to go by the config
 ) -> str:  # a key of `SCORE_FUNCTIONS`
     "How this model's logits become scores."
@@ -57,7 +57,7 @@ def rank_labels(
 class TextClassificationPipeline(Pipeline):
     "Label texts or pairs of texts."
 
-    task, model_class = "text-classification", ConvBertForSequenceClassification
+    task, model_class = "text-classification", SequenceClassification
     checks = Pipeline.checks | {
         "top_k": lambda value, _: check_top_k(value),
         "function_to_apply": lambda value, pipe: choose_score_function(pipe.model.config, value),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..modeling import ConvBertForTokenClassification
+from ..heads import TokenClassification
 from .aggregation import check_strategy, entity_results, label_groups, label_words, token_results
 from .base import Pipeline
 from .batches import EncodedInput
@@ -68,7 +68,7 @@ class WordTagging(Pipeline):
 class TokenClassificationPipeline(WordTagging):
     "Label the tokens of texts, and find entities."
 
-    task, model_class = "token-classification", ConvBertForTokenClassification
+    task, model_class = "token-classification", TokenClassification
     checks = Pipeline.checks | {
         "aggregation_strategy": lambda value, _: check_strategy(value),
         "stride": lambda value, pipe: check_stride(value, pipe.max_length),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .batches import EncodedInput
 from .preprocessing import plan_windows
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 from ..tokenizers.inputs import as_text, is_list
 
 # %% ../../nbs/pipelines/13_token_inputs.ipynb #a4b0c678
@@ -105,7 +105,7 @@ def encode_windows(
 # %% ../../nbs/pipelines/13_token_inputs.ipynb #6ca13192
 def encode_items(
     items: list[str | tuple[str, ...]],  # texts and words
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
     max_length: int,  # most tokens the model takes
     stride: int | None,  # as in `encode_windows`
 ) -> list[list[EncodedInput]]:

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..modeling import ConvBertForSequenceClassification
+from ..heads import SequenceClassification
 from .base import Pipeline
 from .batches import EncodedInput
 from .outputs import Result
 from .preprocessing import encode_pairs, get_text
 from .spec import RunOptions, TaskSpec
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 
 # %% ../../nbs/pipelines/21_zero_shot.ipynb #33c537bc
 def find_entailment(
@@ -112,13 +112,13 @@ def label_results(
 class ZeroShotClassificationPipeline(Pipeline):
     "Label texts with labels that are chosen at call time."
 
-    task, model_class = "zero-shot-classification", ConvBertForSequenceClassification
+    task, model_class = "zero-shot-classification", SequenceClassification
     checks = Pipeline.checks | {
         "candidate_labels": lambda value, _: parse_labels(value),
         "hypothesis_template": lambda value, _: fill_template(value, "x"),
     }
 
-    def __init__(self, model: nn.Module, tokenizer: ConvBertTokenizerFast, **options: Any):
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizer, **options: Any):
         "Join a model trained on entailment and its tokenizer."
         super().__init__(model, tokenizer, **options)
         self.entailment, self.contradiction = find_entailment(model.config.id2label)

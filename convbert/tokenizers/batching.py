@@ -1,4 +1,4 @@
-"""One call's work: what is asked for, the examples in what was passed, cutting, padding, and the columns that come back.
+"""Encoding a batch with the truncation and the padding of one call, and without leaving a trace in the tokenizer.
 
 Docs: https://convbert.github.io/convbert/tokenizers/batching.html.md"""
 
@@ -21,7 +21,7 @@ def copy_backend(
     truncation: Mapping[str, Any] | None,  # for `enable_truncation`
     padding: Mapping[str, Any] | None,  # for `enable_padding`
 ):  # `tokenizers.Tokenizer`
-    "A tokenizer that shares everything with another but how it cuts and pads."
+    "A tokenizer that shares everything with another but its truncation and padding."
     from tokenizers import Tokenizer
 
     other = Tokenizer(backend.model)

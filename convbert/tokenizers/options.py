@@ -127,6 +127,5 @@ class CallOptions:
     @property
     def truncation_strategy(self) -> str | None:
         "What to truncate. A `max_length` alone asks for it too, unless it is the length to pad to."
-        if self.truncation is None and self.max_length is not None and self.padding_strategy is None:
-            return "longest_first"
-        return TRUNCATION_STRATEGIES.get(self.truncation)
+        implied = self.truncation is None and self.max_length is not None and self.padding_strategy is None
+        return TRUNCATION_STRATEGIES.get("longest_first" if implied else self.truncation)

@@ -1,4 +1,4 @@
-"""Rows that were encoded one by one, made equally long.
+"""Rows of different lengths, padded to one.
 
 Docs: https://convbert.github.io/convbert/tokenizers/padding.html.md"""
 

@@ -1,4 +1,4 @@
-"""A text, or a pair of texts, that is too long for the model: what is kept, and what cannot be.
+"""What is kept of a text, or of a pair of texts, that is too long for the model.
 
 Docs: https://convbert.github.io/convbert/tokenizers/truncation.html.md"""
 
@@ -94,7 +94,7 @@ def leading_text(
     text: str,
     most: int,  # tokens that are kept
 ) -> str:  # the text, or a part from its start whose first tokens are the same, and more than `most`
-    "As much of a long text as decides its first tokens."
+    "The part of a long text that decides its first tokens."
     longest = max((len(token.content) for token in backend.get_added_tokens_decoder().values()), default=0)
     size = 20 * most + longest + 200
     if len(text) <= 2 * size:

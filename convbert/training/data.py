@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 from .arrow import LOCATION
 from .checks import check_rows
 from .formats import ReadOptions, check_plain_text, file_format
@@ -97,7 +97,7 @@ def load_texts(
 # %% ../../nbs/training/12_data.ipynb #b774cce9
 def encode_documents(
     documents,  # a `datasets.Dataset` with the column "text"
-    tokenizer: ConvBertTokenizerFast,  # its `[SEP]` separates documents
+    tokenizer: PreTrainedTokenizer,  # its `[SEP]` separates documents
 ) -> np.ndarray:  # `(N,)` uint16, or int32 for large vocabularies
     "Tokenize documents into one sequence of ids."
     sep, dtype = tokenizer.sep_token_id, np.uint16 if len(tokenizer) <= 2**16 else np.int32
@@ -200,7 +200,7 @@ class MaskedBatches:
     "Masked batches, each a pure function of the seed and the step, so that training can resume at any step."
 
     tokens: np.ndarray  # `(N,)` ids
-    tokenizer: ConvBertTokenizerFast
+    tokenizer: PreTrainedTokenizer
     masking: Masking = Masking()
     lengths: tuple[int, ...] = (128,)  # T of the rows, taken in epoch
     tokens_per_batch: int = 8192  # B times T, or a little less

@@ -24,7 +24,7 @@ from torch import nn
 
 from ..pipelines.tag_schemes import TAG_PREFIXES
 from ..pipelines.tasks import TASKS
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 from .data import MaskedBatches, Masking, encode_documents
 from .examples import Preprocessing
 from .labels import Labels
@@ -67,7 +67,7 @@ def default_metrics(
 # %% ../../nbs/training/19_evaluation.ipynb #8e4e1b79
 def predict(
     model: nn.Module,
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
     rows,  # a `datasets.Dataset` with the task's columns
     task: str,
     preprocessing: Preprocessing,  # labels, and the length of rows
@@ -163,7 +163,7 @@ class EvaluationResult:
 
 def evaluate_model(
     model: nn.Module,
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
     rows,  # a `datasets.Dataset` with the task's columns
     train,  # the rows that it was trained on, which the baseline uses too
     task: str,
@@ -229,7 +229,7 @@ def masked_scores(
 # %% ../../nbs/training/19_evaluation.ipynb #9d250e5a
 def evaluate_masked_lm(
     model: nn.Module,
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
     rows,  # a `datasets.Dataset` of texts
     train,
     preprocessing: Preprocessing,

@@ -6,8 +6,8 @@ Docs: https://convbert.github.io/convbert/training/examples.html.md"""
 
 # %% auto #0
 __all__ = ['ENCODERS', 'location_prefix', 'Preprocessing', 'encode_texts', 'encode_label', 'encode_tags', 'encode_questions',
-           'answer_token_span', 'encode_choices', 'tokenize_rows', 'make_examples', 'plan_epoch', 'collate',
-           'ExampleBatches']
+           'answer_token_span', 'without_missing_types', 'encode_choices', 'tokenize_rows', 'make_examples',
+           'plan_epoch', 'collate', 'ExampleBatches']
 
 # %% ../../nbs/training/13_examples.ipynb #1d6cc99b
 import warnings
@@ -23,7 +23,7 @@ from torch import Tensor
 from ..pipelines import multiple_choice, qa_inputs
 from ..pipelines.batches import pad_sequences
 from ..pipelines.qa_inputs import ContextWindow, window_layout
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 from .arrow import LOCATION
 from .checks import answer_span
 from .labels import Labels, location_of
@@ -38,7 +38,7 @@ def location_prefix(batch: dict[str, list], i: int) -> str:
 class Preprocessing:
     "How rows are encoded."
 
-    tokenizer: ConvBertTokenizerFast
+    tokenizer: PreTrainedTokenizer
     labels: Labels = Labels()
     max_length: int = 128  # tokens of an example
     stride: int = 64  # tokens that the examples of a long text share
@@ -54,7 +54,8 @@ def encode_texts(batch: dict[str, list], preprocessing: Preprocessing) -> dict[s
         "labels": [encode_label(value, preprocessing.labels) for value in batch["label"]],
     }
     columns["cut"] = [bool(encoding.overflowing) for encoding in rows.encodings]
-    return columns | ({"token_type_ids": rows["token_type_ids"]} if pairs else {})
+    typed = pairs and "token_type_ids" in rows  # not every family has token types
+    return columns | ({"token_type_ids": rows["token_type_ids"]} if typed else {})
 
 
 def encode_label(
@@ -109,7 +110,7 @@ def encode_questions(batch: dict[str, list], preprocessing: Preprocessing) -> di
             values = (row.input_ids, row.token_type_ids, first, last)
             for column, value in zip(columns.values(), values, strict=True):
                 column.append(value)
-    return columns
+    return without_missing_types(columns)
 
 # %% ../../nbs/training/13_examples.ipynb #0bb15f37
 def answer_token_span(
@@ -125,6 +126,13 @@ def answer_token_span(
     return int(inside[0]) - part.start + part.offset, int(inside[-1]) - part.start + part.offset
 
 # %% ../../nbs/training/13_examples.ipynb #86282a57
+def without_missing_types(columns: dict[str, list]) -> dict[str, list]:
+    "Columns without token types, where the family has none."
+    first = next(iter(columns["token_type_ids"]), None)
+    missing = first is None or first == [None] * len(first)
+    return {name: column for name, column in columns.items() if name != "token_type_ids" or not missing}
+
+
 def encode_choices(batch: dict[str, list], preprocessing: Preprocessing) -> dict[str, list]:
     "Encode questions, with a row for each choice."
     items = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
@@ -137,7 +145,8 @@ def encode_choices(batch: dict[str, list], preprocessing: Preprocessing) -> dict
     columns = ("input_ids", "token_type_ids")
     ids, types = ([[getattr(row, name) for row in rows] for rows in read] for name in columns)
     cut = [any(row.truncated_from for row in rows) for rows in read]
-    return {"input_ids": ids, "token_type_ids": types, "labels": batch["label"], "cut": cut}
+    columns = {"input_ids": ids, "token_type_ids": types, "labels": batch["label"], "cut": cut}
+    return without_missing_types(columns)
 
 # %% ../../nbs/training/13_examples.ipynb #53b485b7
 ENCODERS = {

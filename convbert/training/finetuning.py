@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..auto import AutoTokenizer
 from ..pipelines.base import choose_device
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 from ..tokenizers.options import make_options, takes
 from .data import MaskedBatches, Masking, encode_documents
 from .distributed import join_process_group, log_once
@@ -95,7 +96,7 @@ def make_run_config(data: TaskData, start: str, tokenizer: str | None, tuning: T
 
 def train_and_evaluate(
     network: nn.Module,
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
     data: TaskData,
     tuning: Tuning,
     folder: Path,  # of the checkpoints
@@ -151,7 +152,7 @@ def finetune(
     columns: Mapping[str, Any] | None = None,  # our names -> the dataset's, see `choose_columns`
     labels: Sequence[str] | None = None,  # names of the label ids
     metrics: Sequence[str] = (),  # see `training.metrics`, the first is watched; the task's when there are none
-    tokenizer: str | Path | ConvBertTokenizerFast | None = None,  # the model's own when None
+    tokenizer: str | Path | PreTrainedTokenizer | None = None,  # the model's own when None
     device: str | torch.device | None = None,  # an accelerator when there is one
     **options,  # see `Tuning`
 ) -> Finetuned:
@@ -171,7 +172,7 @@ def finetune(
 # %% ../../nbs/training/24_finetuning.ipynb #e4b5c6d7
 def run_finetuning(
     model: str | Path | nn.Module,
-    tokenizer: str | Path | ConvBertTokenizerFast | None,
+    tokenizer: str | Path | PreTrainedTokenizer | None,
     data: TaskData,
     tuning: Tuning,
     folder: Path,
@@ -187,8 +188,8 @@ def run_finetuning(
     else:
         network = load_initial_model(model, data.task, data.labels, tuning.dropout, tuning.seed)
     network.load_report = None  # new parameters are about to be trained
-    if not isinstance(tokenizer, ConvBertTokenizerFast):
-        tokenizer = ConvBertTokenizerFast.from_pretrained(model if tokenizer is None else tokenizer)
+    if not isinstance(tokenizer, PreTrainedTokenizer):
+        tokenizer = AutoTokenizer.from_pretrained(model if tokenizer is None else tokenizer)
     resize_embeddings(network, tokenizer).to(choose_device(device))
     tokenizer = limit_length(tokenizer, network, tuning.max_length)
     log, result = train_and_evaluate(network, tokenizer, data, tuning, folder / "training", run_config)

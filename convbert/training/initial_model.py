@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..auto import load_head
+from ..families.registry import TASK_HEADS
 from ..pipelines.tasks import TASKS
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 from .labels import Labels
 
 # %% ../../nbs/training/22_initial_model.ipynb #e7d6e6ff
@@ -29,7 +31,7 @@ def load_initial_model(
     seed: int = 0,  # of a new head
 ) -> nn.Module:
     "Load the model to fine-tune, with a head for these labels."
-    kind = TASKS[task].model_class
+    head = TASK_HEADS[task]
     changes: dict[str, Any] = {"problem_type": labels.problem_type}
     if labels.names:
         changes["id2label"] = dict(enumerate(labels.names))
@@ -39,9 +41,10 @@ def load_initial_model(
         changes |= dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     torch.manual_seed(seed)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", f"{kind.__name__} from ")
-        network = kind.from_pretrained(model, ignore_mismatched_sizes=True, **changes)
-    lost = [name for name in network.load_report.fresh if name.startswith(kind.key_map.base)]
+        warnings.filterwarnings("ignore", f"[A-Za-z]+{head} from ")
+        network = load_head(head, model, ignore_mismatched_sizes=True, **changes)
+    pretrained = f"{network.key_map.base}embeddings.", f"{network.key_map.base}layers."  # a pooler may be new
+    lost = [name for name in network.load_report.fresh if name.startswith(pretrained)]
     if lost:
         raise ValueError(
             f"{model} has no {', '.join(lost[:4])}, so it is no complete pretrained model: check the folder or the name"
@@ -53,7 +56,7 @@ def check_initial_model(network: nn.Module, task: str, labels: Labels) -> nn.Mod
     "Check a model that the caller has made, and set the names of these labels."
     kind = TASKS[task].model_class
     if not isinstance(network, kind):
-        raise TypeError(f"{task} needs a {kind.__name__}, got a {type(network).__name__}")
+        raise TypeError(f"{task} needs a model with the head {TASK_HEADS[task]}, got a {type(network).__name__}")
     wanted = 1 if labels.problem_type == "regression" else len(labels.names) or network.config.num_labels
     if network.config.num_labels != wanted:
         raise ValueError(f"the model has num_labels={network.config.num_labels}, and the rows have {wanted} labels")
@@ -64,7 +67,7 @@ def check_initial_model(network: nn.Module, task: str, labels: Labels) -> nn.Mod
 # %% ../../nbs/training/22_initial_model.ipynb #e4c0db62
 def resize_embeddings(
     model: nn.Module,  # changed in place
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
 ) -> nn.Module:  # the model
     "Add embeddings for tokens that were added to the tokenizer, with a warning."
     new = len(tokenizer) - model.config.vocab_size
@@ -77,10 +80,10 @@ def resize_embeddings(
 
 # %% ../../nbs/training/22_initial_model.ipynb #cd3176c4
 def limit_length(
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
     network: nn.Module,
     wanted: int,  # tokens of an example
-) -> ConvBertTokenizerFast:  # a copy, so that training, evaluation and pipeline have the same limit
+) -> PreTrainedTokenizer:  # a copy, so that training, evaluation and pipeline have the same limit
     "Limit the tokenizer's length, to less than asked for (with a warning) if it or the model takes less."
     limit = min(wanted, network.config.max_position_embeddings, tokenizer.model_max_length)
     if limit < wanted:

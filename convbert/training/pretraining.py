@@ -20,11 +20,13 @@ from typing import Any
 import torch
 
 from ..atomic import atomic_folder
+from ..auto import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, tokenizer_class
+from ..config import EncoderConfig
 from ..families.convbert import ConvBertConfig
-from ..modeling import ConvBertForMaskedLM
+from ..masked_lm import MaskedLM
 from ..pipelines.base import choose_device, refuse_untrained
 from ..pipelines.outputs import escape_markdown
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 from .data import MaskedBatches, Masking, check_files, encode_documents, hold_out, load_documents
 from .distributed import join_process_group, log_once
 from .evaluation import masked_scores
@@ -45,7 +47,7 @@ class Plan:
     "What to train, on which text, and how; the defaults are those of the bundled `convbert-tiny`."
 
     files: Sequence[str]  # plain text, or rows with a text in each, see `load_documents`
-    config: ConvBertConfig = ConvBertConfig.preset("tiny")  # the vocabulary size is set by the tokenizer
+    config: EncoderConfig = ConvBertConfig.preset("tiny")  # the vocabulary size is set by the tokenizer
     recipe: Recipe = TINY_RECIPE
     masking: Masking = Masking(rate=0.2, mask=1.0, random=0.0)
     mask_rates: tuple[tuple[int, float], ...] = ((800, 0.3), (3300, 0.2))  # (step, rate): changes of the mask rate
@@ -83,7 +85,7 @@ def complete_plan(plan: Plan) -> None:  # raises `ValueError`
     if plan.model is not None:
         if plan.tokenizer not in (None, plan.model):
             raise ValueError(f"model={plan.model!r} brings its own tokenizer: leave tokenizer={plan.tokenizer!r} out")
-        object.__setattr__(plan, "config", ConvBertConfig.from_pretrained(plan.model))
+        object.__setattr__(plan, "config", AutoConfig.from_pretrained(plan.model))
         object.__setattr__(plan, "tokenizer", plan.model)
     if max(plan.lengths) > plan.config.max_position_embeddings:
         raise ValueError(f"lengths={plan.lengths} exceed max_position_embeddings={plan.config.max_position_embeddings}")
@@ -96,8 +98,8 @@ def evaluate(
     device: str | torch.device = "cpu",
 ) -> dict[str, float]:  # top1, top5, perplexity, and the number of masked tokens
     "Score a model on text files: one pass over the text, with 15 % of the tokens masked."
-    tokenizer = ConvBertTokenizerFast.from_pretrained(model)
-    network = ConvBertForMaskedLM.from_pretrained(model, device=choose_device(device))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForMaskedLM.from_pretrained(model, device=choose_device(device))
     refuse_untrained(network, "evaluation")
     tokens = encode_documents(load_documents(files), tokenizer)
     batches = MaskedBatches(tokens, tokenizer, Masking(0.15, 1.0, 0.0), (length,), min(4096, len(tokens)), seed=1)
@@ -113,11 +115,11 @@ def prepare_text(
     "Read the documents, train or load the vocabulary, tokenize."
     train, held = hold_out(load_documents(plan.files), plan.hold_out_every)
     if plan.tokenizer or (folder / "checkpoint.pt").exists():
-        tokenizer = ConvBertTokenizerFast.from_pretrained(plan.tokenizer or folder)
+        tokenizer = AutoTokenizer.from_pretrained(plan.tokenizer or folder)
     else:
         texts = (text for batch in train.iter(1000) for text in batch["text"])
         length = plan.config.max_position_embeddings
-        tokenizer = ConvBertTokenizerFast.train(
+        tokenizer = tokenizer_class(plan.config).train(
             texts, vocab_size=plan.vocab_size, do_lower_case=plan.lowercase, model_max_length=length
         )
     tokenizer.save_pretrained(folder)
@@ -166,12 +168,13 @@ def run_pretraining(
     return last_scores(log)
 
 # %% ../../nbs/training/26_pretraining.ipynb #e0a1c2b7
-def create_model(plan: Plan, tokenizer: ConvBertTokenizerFast) -> ConvBertForMaskedLM:
+def create_model(plan: Plan, tokenizer: PreTrainedTokenizer) -> MaskedLM:
     "The model that a run starts from."
     if plan.model is not None:
-        return ConvBertForMaskedLM.from_pretrained(plan.model)
+        return AutoModelForMaskedLM.from_pretrained(plan.model)
     torch.manual_seed(plan.recipe.seed)
-    return ConvBertForMaskedLM(plan.config.replace(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id))
+    config = plan.config.replace(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    return AutoModelForMaskedLM.from_config(config)
 
 # %% ../../nbs/training/26_pretraining.ipynb #22ca23ba
 def check_folder(
@@ -193,8 +196,8 @@ def last_scores(log: list[dict[str, float]]) -> dict[str, float]:
 
 
 def save_result(
-    model: ConvBertForMaskedLM,
-    tokenizer: ConvBertTokenizerFast,
+    model: MaskedLM,
+    tokenizer: PreTrainedTokenizer,
     folder: Path,
     plan: Plan,
     log: list[dict[str, float]],

@@ -20,7 +20,7 @@ from torch import nn
 from ..atomic import atomic_folder
 from ..files import read_json
 from ..pipelines.outputs import html_table
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 from .arrow import LOCATION
 from .evaluation import EvaluationResult
 from .reports import mistakes, plot_confusions, plot_learning, write_card
@@ -49,7 +49,7 @@ class Finetuned:
 # %% ../../nbs/training/23_results.ipynb #8372f9c2
 def save_result(
     model: nn.Module,
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
     data: TaskData,
     log: list[dict[str, float]],
     result: EvaluationResult,

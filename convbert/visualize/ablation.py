@@ -20,11 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ablation import make_head_mask
-from ..families.convbert import ConvBertConfig
-from ..heads import ClassificationHead
-from ..layers.encoder import Layer
+from ..auto import read_raw_config
+from ..config import EncoderConfig
+from ..heads import ClassificationHead, PooledHead, SequenceClassification
+from ..layers.encoder import Layer, pool
 from ..layers.feed_forward import untouched
-from ..modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification
+from ..masked_lm import MaskedLM
 from ..pipelines.fill_mask import mask_positions, parse_masked_text
 from ..pipelines.spec import check_counts
 from ..pipelines.text_classification import choose_score_function
@@ -36,8 +37,10 @@ def log_probabilities(
     states: Tensor,  # `(N, M, D)`: the last layer's output where predictions are read
 ) -> Tensor:  # `(N, M, V)`
     "Log-probabilities of all tokens at each position, or of all labels."
-    if isinstance(model, ConvBertForMaskedLM):
+    if isinstance(model, MaskedLM):
         return model.predictions(states, model.encoder.embeddings.word.weight).float().log_softmax(-1)
+    if isinstance(model.classifier, PooledHead):
+        states = pool(model.encoder, states, None)
     logits = model.classifier(states)[:, None].float()
     return F.logsigmoid(logits) if choose_score_function(model.config, None) == "sigmoid" else logits.log_softmax(-1)
 
@@ -58,7 +61,8 @@ class AblationTarget:
     ) -> Tensor:  # `(N, M, V)` log-probabilities
         "Predict with different heads masked in each row."
         changed = (masks != 1).any(0).flatten(1).any(1).tolist()
-        layers, first = self.model.encoder.layers, changed.index(True) if True in changed else len(changed)
+        layers = [self.model.encoder.layers[number] for number in self.model.encoder.order]
+        first = changed.index(True) if True in changed else len(changed)
         factors = masks.movedim(0, 2)[..., None].to(self.layer_inputs[0])  # (L, 2, N, H, 1)
         with eval_mode(self.model):
             x = self.layer_inputs[first]  # one row, which the mask broadcasts to N
@@ -85,11 +89,12 @@ class AblationTarget:
 # %% ../../nbs/visualize/03_ablation.ipynb #8ac53de9
 def prediction_positions(model: nn.Module, encoded: EncodedText, text: str, tokenizer: Any) -> list[int]:
     "The M tokens that predictions are read from; raises what cannot be ablated. Custom heads may read all tokens."
-    if isinstance(model, ConvBertForSequenceClassification):
+    if isinstance(model, SequenceClassification):
         if choose_score_function(model.config, None) == "none":
             raise TypeError("this model predicts a number (regression), and a knock-out compares probabilities")
-        return [0] if isinstance(model.classifier, ClassificationHead) else list(range(len(encoded.tokens)))
-    if not isinstance(model, ConvBertForMaskedLM):
+        own = isinstance(model.classifier, ClassificationHead | PooledHead)
+        return [0] if own else list(range(len(encoded.tokens)))
+    if not isinstance(model, MaskedLM):
         raise TypeError(f"a knock-out needs a fill-mask or a text-classification model, not a {type(model).__name__}")
     parse_masked_text(text, tokenizer.mask_token)
     positions = mask_positions(encoded.input_ids, tokenizer)
@@ -102,8 +107,8 @@ def infer_task(model: Any) -> str:  # a key of `TASKS`
     "The task of a model that is given by name, from the architecture in its config."
     if not isinstance(model, str | Path):
         return "fill-mask"
-    architectures = ConvBertConfig.from_pretrained(model).extra.get("architectures") or [""]
-    return "text-classification" if architectures[0] == ConvBertForSequenceClassification.__name__ else "fill-mask"
+    names = read_raw_config(model, {}).get("architectures") or [""]
+    return "text-classification" if str(names[0]).endswith("ForSequenceClassification") else "fill-mask"
 
 # %% ../../nbs/visualize/03_ablation.ipynb #6ee4f1c8
 def ablation_target(
@@ -120,7 +125,7 @@ def ablation_target(
     with eval_mode(model):
         batch = encoded.batch(next(model.parameters()).device)
         layer_inputs = model.encoder(**batch, output_hidden_states=True).hidden_states
-    label = tokenizer.convert_ids_to_tokens if isinstance(model, ConvBertForMaskedLM) else model.config.id2label.get
+    label = tokenizer.convert_ids_to_tokens if isinstance(model, MaskedLM) else model.config.id2label.get
     return AblationTarget(model, encoded, positions, label, layer_inputs)
 
 # %% ../../nbs/visualize/03_ablation.ipynb #1f7f8ba3
@@ -157,7 +162,7 @@ def check_heads(name: str, heads: Any) -> list[tuple[int, int]]:  # raises `Type
 
 def num_head_kinds(model: nn.Module) -> int:
     "2 with convolution heads, 1 without."
-    return 1 + hasattr(model.encoder.layers[0].mixer, "kernel_proj")
+    return len(model.config.head_kinds)
 
 
 def head_mask_for(
@@ -167,7 +172,7 @@ def head_mask_for(
 ) -> Tensor:  # `(L, 2, H)`; raises `ValueError` for heads that do not exist
     "`make_head_mask` for a model that may have no convolution."
     if conv and num_head_kinds(model) == 1:
-        raise ValueError(f"conv={conv} cannot be silenced: this model has no convolution heads")
+        raise ValueError(f"conv={conv} cannot be switched off: this model has no convolution heads")
     return make_head_mask(model.config, attention, conv)
 
 # %% ../../nbs/visualize/03_ablation.ipynb #d58d0e99
@@ -200,11 +205,11 @@ def knock_out(
 
 # %% ../../nbs/visualize/03_ablation.ipynb #9b9a672f
 def ablation_masks(
-    config: ConvBertConfig,
+    config: EncoderConfig,
     kinds: int = 2,  # 1 for a model without convolution
 ) -> Tensor:  # `(N, L, 2, H)`: each head of layer 0, 1, …; each layer of a kind; each kind
     "The head masks of an overview."
-    L, H = config.num_hidden_layers, config.mixed_num_heads
+    L, H = len(config.layer_order), config.num_heads
     heads = 1 - torch.eye(L * kinds * H).view(-1, L, kinds, H)
     layers = 1 - torch.eye(L * kinds).view(-1, L, kinds, 1).expand(-1, -1, -1, H)
     whole = 1 - torch.eye(kinds).view(-1, 1, kinds, 1).expand(-1, L, -1, H)
@@ -259,7 +264,7 @@ def ablation_effects(target: AblationTarget, batch_tokens: int = 2048) -> KnockO
     for rows in tqdm(batches, desc="knock_outs", delay=2, leave=False):
         after[rows] = target.predict(masks[rows]).gather(2, best.expand(len(rows), -1, 1))[..., 0]
     change = (after - before.gather(1, best)[:, 0]).mean(1)
-    L, H = config.num_hidden_layers, config.mixed_num_heads
+    L, H = len(config.layer_order), config.num_heads
     heads, layers, whole = change.split([L * kinds * H, L * kinds, kinds])
     answers = [target.label(i) for i in best[:, 0].tolist()]
     probabilities = before.gather(1, best)[:, 0].exp().tolist()

@@ -18,16 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..auto import tokenizer_class
 from ..pipelines.base import Pipeline
 from ..pipelines.tasks import pipeline
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 
 # %% ../../nbs/visualize/01_encoded_text.ipynb #20a42604
 def load_model(
     model: str | Path | nn.Module | Pipeline,  # bundled name, folder, hub id, a loaded model, or a pipeline
-    tokenizer: str | Path | ConvBertTokenizerFast | None = None,  # the model's own when None
+    tokenizer: str | Path | PreTrainedTokenizer | None = None,  # the model's own when None
     task: str = "feature-extraction",  # the head that a name is loaded with; a key of `TASKS`
-) -> tuple[nn.Module, ConvBertTokenizerFast]:
+) -> tuple[nn.Module, PreTrainedTokenizer]:
     "A model and its tokenizer, from a name, a folder, a pipeline or the objects themselves."
     if isinstance(model, str | Path):
         model = pipeline(task, model, tokenizer=tokenizer)
@@ -37,8 +38,8 @@ def load_model(
         raise TypeError(f"model must be a name, a folder, a pipeline or a convbert model, got {type(model).__name__}")
     if tokenizer is None:
         raise ValueError("a loaded model does not know its tokenizer: pass tokenizer= (a folder, a name or the object)")
-    if not isinstance(tokenizer, ConvBertTokenizerFast):
-        tokenizer = ConvBertTokenizerFast.from_pretrained(tokenizer)
+    if not isinstance(tokenizer, PreTrainedTokenizer):
+        tokenizer = tokenizer_class(model.config).from_pretrained(tokenizer)
     return model, tokenizer
 
 # %% ../../nbs/visualize/01_encoded_text.ipynb #5aecbb07
@@ -70,10 +71,11 @@ class EncodedText:
     sources: list[str]  # T: the same in the text; empty at special tokens
     segments: list[int]  # T: 0 for the first text, 1 for the second
     special: list[bool]  # T: whether the token is one of the tokenizer's own
+    typed: bool = True  # whether the family has token types
 
     def batch(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         "The arguments of the model: one row, `(1, T)`."
-        rows = {"input_ids": self.input_ids, "token_type_ids": self.segments}
+        rows = {"input_ids": self.input_ids} | ({"token_type_ids": self.segments} if self.typed else {})
         return {name: torch.tensor([row], device=device) for name, row in rows.items()}
 
 # %% ../../nbs/visualize/01_encoded_text.ipynb #20a81951
@@ -88,7 +90,7 @@ def check_text(text: Any, name: str) -> None:  # raises `TypeError` or `ValueErr
 
 
 def encode_text(
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
     text: str,
     text_pair: str | None = None,  # a second text, after `[SEP]`
     max_length: int = 512,  # most tokens the model takes; a longer text is truncated with a warning
@@ -107,7 +109,8 @@ def encode_text(
     sources = ["" if sequence is None else texts[sequence][slice(*span)] for sequence, span in spans]
     special = [sequence is None for sequence in e.sequence_ids]
     tokens = tokenizer.convert_ids_to_tokens(list(e.ids))
-    return EncodedText(list(e.ids), tokens, sources, list(e.type_ids), special)
+    typed = "token_type_ids" in tokenizer.model_input_names
+    return EncodedText(list(e.ids), tokens, sources, list(e.type_ids), special, typed)
 
 # %% ../../nbs/visualize/01_encoded_text.ipynb #23fec818
 @contextmanager

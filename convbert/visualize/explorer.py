@@ -17,9 +17,9 @@ import traitlets
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..modeling import ConvBertForMaskedLM
+from ..masked_lm import MaskedLM
 from ..pipelines.spec import check_counts
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 from .ablation import head_mask_for, num_head_kinds
 from .encoded_text import capture_warnings, check_text, encode_text, load_model, name_model
 from .knockout import heads_by_kind, sort_heads
@@ -127,10 +127,10 @@ class MaskExplorer(ExplorerValidation):
 
     parts: ClassVar = ("board", "mask_explorer")
 
-    def __init__(self, model: nn.Module, tokenizer: ConvBertTokenizerFast, **state):
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizer, **state):
         "Encode and predict; a text or position that is wrong raises here, and only here."
         self.language_model, self.tokenizer, self.encoded, self.encoded_source = model, tokenizer, None, None
-        L, H = model.config.num_hidden_layers, model.config.mixed_num_heads
+        L, H = len(model.config.layer_order), model.config.num_heads
         super().__init__(layers=L, attention_heads=H, conv_heads=H * (num_head_kinds(model) - 1), **state)
         norms = torch.from_numpy(np.frombuffer(self.norms, "<f4").copy()).view(L, -1)
         self.head = state.get("head") or strongest_head(norms[:, :H], norms[:, H:])
@@ -166,6 +166,6 @@ def mask_explorer(
     check_text(text, "text")
     title = f"Behind any word: {name_model(model)} fills a mask"
     model, tokenizer = load_model(model, tokenizer, "fill-mask")
-    if not isinstance(model, ConvBertForMaskedLM):
-        raise TypeError(f"mask_explorer needs a ConvBertForMaskedLM, got a {type(model).__name__}")
+    if not isinstance(model, MaskedLM):
+        raise TypeError(f"mask_explorer needs a model with the head ForMaskedLM, got a {type(model).__name__}")
     return MaskExplorer(model, tokenizer, text=text, place=place, top_k=top_k, title=title)

@@ -16,9 +16,9 @@ import traitlets
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..modeling import ConvBertForMaskedLM
+from ..masked_lm import MaskedLM
 from ..pipelines.spec import check_counts
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 from convbert.visualize.ablation import (
     AblationTarget,
     Change,
@@ -117,7 +117,7 @@ def knockout_state(
     "The effects of all heads, as the browser gets them."
     L, kinds, H = outs.heads.shape
     return dict(
-        task="fill-mask" if isinstance(model, ConvBertForMaskedLM) else "text-classification",
+        task="fill-mask" if isinstance(model, MaskedLM) else "text-classification",
         layers=L,
         attention_heads=H,
         conv_heads=H * (kinds - 1),
@@ -135,7 +135,7 @@ class KnockoutView(KnockoutTraits):
     asks: ClassVar = ("silenced",)
     silenced = traitlets.List(help="[kind, layer, head] of each masked head").tag(sync=True)
 
-    def __init__(self, model: nn.Module, tokenizer: ConvBertTokenizerFast, texts: tuple[str, str | None], **state):
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizer, texts: tuple[str, str | None], **state):
         "Compute the effect of every head; `state` are traits to begin with."
         with capture_warnings() as notes:
             self.target: AblationTarget = ablation_target(model, *texts, tokenizer)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.base import PreTrainedTokenizer
 from .encoded_text import EncodedText, eval_mode
 from .head_contributions import capture_heads
 from convbert.visualize.style import (
@@ -45,7 +45,7 @@ class MaskPrediction:
 # %% ../../nbs/visualize/07_mask_prediction.ipynb #0ae9ca2e
 def predict_mask(
     model: nn.Module,  # a masked language model
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: PreTrainedTokenizer,
     encoded: EncodedText,
     place: int,  # of the token to mask
     top_k: int = 8,  # words
