@@ -236,7 +236,7 @@ def test_a_graph_of_another_model_fails_the_check(tokenizer, tmp_path):
         model.encoder.layers[0].mixer.output.weight.mul_(1.1)
     batch = package.sample_batch(list(package.SENTENCES), tokenizer, model)
     with pytest.raises(
-        ValueError, match="the float32 graph is differs from torch by 0.0.* \(relative\), more than 0.0001"
+        ValueError, match=r"the float32 graph is differs from torch by 0.0.* \(relative\), more than 0.0001"
     ):
         package.check_graph(tmp_path / "graph", model, [batch], "float32")
 
