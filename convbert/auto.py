@@ -15,12 +15,12 @@ import os
 from importlib import import_module
 from typing import Any
 
-from .compat import FILE_HABITS, translate
+from .compat import FILE_ARGUMENTS, translate
 from .config import EncoderConfig, read_config_file
 from .families.family import Family
 from .families.registry import TASK_HEADS, family_of
-from .folders import read_whole
 from .hub import resolve
+from .snapshots import read_snapshot
 
 # %% ../nbs/16_auto.ipynb #ed000007
 def model_class(
@@ -57,9 +57,9 @@ def read_raw_config(
     weights: bool = False,  # download them too
 ) -> dict[str, Any]:  # raises `FileNotFoundError` naming what the folder holds instead
     "What the `config.json` of a model says, whichever family it is of."
-    given = translate({k: v for k, v in options.items() if k in FILE_HABITS}, FILE_HABITS)
+    given = translate({k: v for k, v in options.items() if k in FILE_ARGUMENTS}, FILE_ARGUMENTS)
     hub = {k: v for k, v in {**options, **given}.items() if k in HUB_OPTIONS}
-    return read_whole(resolve(name, weights=weights, **hub), read_config_file)
+    return read_snapshot(resolve(name, weights=weights, **hub), read_config_file)
 
 # %% ../nbs/16_auto.ipynb #ed00000a
 class AutoConfig:

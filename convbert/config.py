@@ -16,11 +16,13 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from .compat import FILE_HABITS, translate
+from .atomic import atomic_folder
+from .compat import FILE_ARGUMENTS, translate
 from .config_checks import check_values, set_labels
 from .files import read_json
-from .folders import atomic_folder, read_whole
-from .hub import resolve, suggest
+from .hub import resolve
+from .snapshots import read_snapshot
+from .validation import suggest
 
 # %% ../nbs/07_config.ipynb #8ed95d63
 def read_config_file(
@@ -187,9 +189,9 @@ class ConfigFilesMixin(ChangeMixin):
     ):
         "Read the `config.json` of a model."
         hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-        overrides = translate(overrides, FILE_HABITS, {"token": token})
+        overrides = translate(overrides, FILE_ARGUMENTS, {"token": token})
         folder = resolve(name, weights=False, **{**hub, "token": overrides.pop("token")})
-        return read_whole(folder, lambda at: read_config(cls, at)).replace(**overrides)
+        return read_snapshot(folder, lambda at: read_config(cls, at)).replace(**overrides)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any):

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/export.html.md"""
 # %% auto #0
 __all__ = ['SENTENCES', 'OPSET', 'MAX_ERROR', 'with_onnx_backend', 'without_warnings', 'sample_batch', 'export_graph',
            'quantized_nodes', 'quantize', 'relative_error', 'check_graph', 'check_request', 'load_tokenizer',
-           'load_model', 'write_graph', 'export']
+           'load_folder', 'load_model', 'write_graph', 'export']
 
 # %% ../nbs/15_export.ipynb #0ca7c8c3
 import json
@@ -23,12 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .atomic import atomic_folder, is_staging
 from .backends.dispatch import use_backend
-from .folders import atomic_folder, is_leftover, read_whole
-from .hub import resolve, suggest
+from .hub import resolve
 from .modeling import ConvBertForMultipleChoice
 from .serving import CLASSES, GRAPH, OnnxModel, read_model_class
+from .snapshots import read_snapshot
 from .tokenizers.base import ConvBertTokenizerFast
+from .validation import check_choice
 
 # %% ../nbs/15_export.ipynb #822c559b
 @contextmanager
@@ -169,13 +171,12 @@ def check_graph(
 # %% ../nbs/15_export.ipynb #7a564c5a
 def check_request(folder: str | os.PathLike, precision: str) -> None:  # raises for the first thing that is wrong
     "Refuse a request before any work begins."
-    if precision not in MAX_ERROR:
-        raise ValueError(f"precision={precision!r} is unknown. {suggest(str(precision), MAX_ERROR)}")
+    check_choice("precision", precision, MAX_ERROR)
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
         raise ImportError(f'export needs {", ".join(missing)}: pip install "convbert[onnx]"')
     target = Path(os.path.expanduser(folder))
-    if target.exists() and not (target.is_dir() and all(is_leftover(file.name) for file in target.iterdir())):
+    if target.exists() and not (target.is_dir() and all(is_staging(file.name) for file in target.iterdir())):
         raise FileExistsError(f"{str(target)!r} is there already: export to a new or an empty folder")
 
 
@@ -185,15 +186,18 @@ def load_tokenizer(tokenizer: str | os.PathLike | ConvBertTokenizerFast) -> Conv
     return tokenizer if loaded else ConvBertTokenizerFast.from_pretrained(tokenizer)
 
 
+def load_folder(folder: Path, tokenizer: Any) -> tuple[nn.Module, ConvBertTokenizerFast]:
+    "The model in a folder, and its own tokenizer or another."
+    return read_model_class(folder).from_pretrained(folder), load_tokenizer(tokenizer or folder)
+
+
 def load_model(
     model: str | os.PathLike | nn.Module,
     tokenizer: str | os.PathLike | ConvBertTokenizerFast | None,
 ) -> tuple[nn.Module, ConvBertTokenizerFast]:  # the model in float32
     "A model and its tokenizer, by name or loaded."
     if not isinstance(model, nn.Module):
-        return read_whole(
-            resolve(model), lambda at: (read_model_class(at).from_pretrained(at), load_tokenizer(tokenizer or at))
-        )
+        return read_snapshot(resolve(model), lambda folder: load_folder(folder, tokenizer))
     if type(model).__name__ not in CLASSES:
         raise TypeError(f"a {type(model).__name__} is none of {', '.join(CLASSES)}")
     if tokenizer is None:

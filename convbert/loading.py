@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .atomic import atomic_folder
 from .checkpoints import LoadReport, compact, from_disk, to_disk
-from .compat import MODEL_HABITS, SAVE_HABITS, refuse_others, translate
-from .folders import atomic_folder, read_whole
+from .compat import MODEL_ARGUMENTS, SAVE_ARGUMENTS, refuse_others, translate
 from .hub import Origin, resolve, trace
 from .key_map import KeyMap
+from .snapshots import read_snapshot
 from .weights import WEIGHT_PATTERNS, parse_size, read_state, weight_files, write_weights
 
 # %% ../nbs/08_loading.ipynb #6eed236c
@@ -163,7 +164,7 @@ class SavingMixin:
         **others,  # what transformers would take
     ) -> None:  # raises `OSError` and leaves the folder as it was when something goes wrong
         "Write `config.json` and the weights, all or nothing."
-        refuse_others("save_pretrained", translate(others, SAVE_HABITS))
+        refuse_others("save_pretrained", translate(others, SAVE_ARGUMENTS))
         if not is_main_process:
             return
         state = self.state_dict() if state_dict is None else state_dict
@@ -203,11 +204,11 @@ class PretrainedMixin(SavingMixin):
         **config_overrides,  # fields of the config to change, and what transformers would take
     ):  # in evaluation mode; `load_report` says what did not fit
         "Load a model; what did not fit is told in one warning, by name."
-        taken = translate(config_overrides, MODEL_HABITS, {"token": token, "dtype": dtype, "device": device})
+        taken = translate(config_overrides, MODEL_ARGUMENTS, {"token": token, "dtype": dtype, "device": device})
         options = {name: taken.pop(name) for name in ("dtype", "device")}
         hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=taken.pop("token"))
         folder = resolve(name, **hub)
-        chosen, disk = read_whole(folder, lambda at: (choose_config(cls, config, at, hub), read_state(at)))
+        chosen, disk = read_snapshot(folder, lambda at: (choose_config(cls, config, at, hub), read_state(at)))
         config = chosen.replace(**taken)
         disk = as_saved(cls.key_map.for_config(config), disk)
         try:

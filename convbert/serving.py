@@ -22,10 +22,10 @@ from . import modeling
 from .config import read_config_file
 from .families.convbert import ConvBertConfig
 from .files import GRAPH, weight_files
-from .folders import read_whole, stamp, standing
 from .input_checks import check_inputs
 from .outputs import EncoderOutput, ModelOutput, QuestionAnsweringOutput, TaskOutput
 from .pretrained_model import as_dictionary_or_tuple
+from .snapshots import file_fingerprint, locate_snapshot, read_snapshot
 
 # %% ../nbs/16_serving.ipynb #1d460a09
 CLASSES = {
@@ -47,7 +47,7 @@ def is_onnx_folder(
     "Whether this is a folder with a graph and no weights."
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         return False
-    folder = standing(os.path.expanduser(name))
+    folder = locate_snapshot(os.path.expanduser(name))
     return (folder / GRAPH).is_file() and not weight_files(os.listdir(folder))
 
 
@@ -55,7 +55,7 @@ def read_model_class(
     folder: str | os.PathLike,  # with a `config.json`
 ) -> type:  # raises `ValueError` when it names none of `CLASSES`
     "The class that a folder's config names under `architectures`."
-    names = read_config_file(standing(folder)).get("architectures")
+    names = read_config_file(locate_snapshot(folder)).get("architectures")
     known = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
     found = next((CLASSES[name] for name in known if name in CLASSES), None)
     if found is None:
@@ -125,13 +125,13 @@ def complete_inputs(
 # %% ../nbs/16_serving.ipynb #e2a6b7c8
 def open_folder(
     folder: Path,  # as `convbert export` wrote it
-) -> tuple:  # config, the model's class, session, names of the outputs, and the file's `stamp`
+) -> tuple:  # config, the model's class, session, names of the outputs, and the file's fingerprint
     "Everything that a graph's folder holds, checked."
     if not (folder / GRAPH).is_file():
         raise FileNotFoundError(f"there is no {GRAPH} in {str(folder)!r}: `convbert export` makes such a folder")
     config, kind = ConvBertConfig.from_pretrained(folder), read_model_class(folder)
     session = open_session(folder / GRAPH)
-    return config, kind, session, output_names(session, folder / GRAPH), stamp(folder / GRAPH)
+    return config, kind, session, output_names(session, folder / GRAPH), file_fingerprint(folder / GRAPH)
 
 # %% ../nbs/16_serving.ipynb #9b1c0a02
 class FileModel(nn.Module):
@@ -139,7 +139,7 @@ class FileModel(nn.Module):
 
     device = torch.device("cpu")
     folder: Path
-    stamp: list[int]  # of the file, when it was read
+    fingerprint: list[int]  # of the file, when it was read
 
     def to(self, device: str | torch.device):
         "Stay on the CPU; any other device raises `ValueError`."
@@ -150,7 +150,7 @@ class FileModel(nn.Module):
     def __reduce__(self) -> tuple:
         "The folder, and a hash of the file in it."
         file = self.folder / GRAPH
-        if stamp(file) != self.stamp:
+        if file_fingerprint(file) != self.fingerprint:
             raise ValueError(f"{file} has changed since it was opened: open it again, then pickle or copy it")
         return unpickle_model, (type(self), self.folder, sha256(file.read_bytes()).hexdigest())
 
@@ -176,7 +176,8 @@ class OnnxModel(FileModel):
         "Read config and graph."
         super().__init__()
         folder = os.path.expanduser(folder)
-        self.config, self.model_class, self.session, self.names, self.stamp = read_whole(folder, open_folder)
+        opened = read_snapshot(folder, open_folder)
+        self.config, self.model_class, self.session, self.names, self.fingerprint = opened
         self.folder = Path(os.path.abspath(folder))
 
     @as_dictionary_or_tuple

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from convbert import ConvBertConfig, ConvBertForSequenceClassification, ConvBertTokenizer
+from convbert.atomic import atomic_folder
 from convbert.export import check_request
 from convbert.files import replace_file
-from convbert.folders import atomic_folder
 from convbert.training.loop import fit
 from convbert.training.optim import Recipe
 from convbert.weights import WEIGHT_PATTERNS

@@ -15,7 +15,10 @@ import pytest
 from hub_server import HubServer, point_at
 
 from convbert import hub
-from convbert.hub import ModelNotFoundError, atomic_folder, bundled, resolve, suggest, weight_files
+from convbert.atomic import atomic_folder
+from convbert.files import weight_files
+from convbert.hub import ModelNotFoundError, bundled, resolve
+from convbert.validation import suggest
 
 CONFIG = json.dumps({"model_type": "convbert"})
 FULL = {
@@ -43,7 +46,7 @@ def listing(folder: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    monkeypatch.setattr(hub, "_said", set())
+    monkeypatch.setattr(hub, "_warned", set())
 
 
 @pytest.fixture
@@ -95,7 +98,7 @@ def test_local_folder(tmp_path, monkeypatch):
 
 def test_bundled_name(tmp_path, monkeypatch):
     make(tmp_path / "models", {"convbert-tiny/config.json": CONFIG, "notes/readme.txt": ""})
-    monkeypatch.setattr(hub, "_models", lambda: tmp_path / "models")
+    monkeypatch.setattr(hub, "_models_folder", lambda: tmp_path / "models")
     assert "convbert-tiny" in bundled()
     assert resolve("convbert-tiny") == tmp_path / "models" / "convbert-tiny"
     with pytest.raises(ModelNotFoundError, match=r"Did you mean 'convbert-tiny'\?.*'\./my-model'.*'owner/name'"):
@@ -420,7 +423,7 @@ def test_read_only_place():
 
 SMALL_DISK = """
     import resource, signal, sys
-    from convbert.hub import atomic_folder
+    from convbert.atomic import atomic_folder
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     with atomic_folder(sys.argv[1]) as staged:
@@ -429,7 +432,7 @@ SMALL_DISK = """
 """
 KILLED = """
     import sys, time
-    from convbert.hub import atomic_folder
+    from convbert.atomic import atomic_folder
     with atomic_folder(sys.argv[1]) as staged:
         (staged / "config.json").write_text("new")
         print("writing", flush=True)

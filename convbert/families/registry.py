@@ -15,7 +15,7 @@ from .convbert import CONVBERT
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
 from .family import Family
-from ..hub import suggest
+from ..validation import suggest
 
 # %% ../../nbs/families/06_registry.ipynb #ff000006
 FAMILIES = {family.config.model_type: family for family in (CONVBERT, ELECTRA, ALBERT, DISTILBERT)}

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..hub import suggest
 from ..modeling import ConvBertModel
 from .base import Job, Limits, Pipeline
 from .batches import Row
 from .outputs import Answers
 from .preprocessing import as_text_or_pair, check_stride, mean_scores, read_texts
+from ..validation import suggest
 
 # %% ../../nbs/pipelines/12_features.ipynb #0dd12607
 def keep_features(

@@ -20,6 +20,7 @@ from .base import attempt
 from .batches import Row
 from ..tokenizers.base import ConvBertTokenizerFast
 from ..tokenizers.batching import share_room
+from ..validation import is_whole
 
 # %% ../../nbs/pipelines/04_preprocessing.ipynb #fcee1397
 def is_missing(value: Any) -> bool:
@@ -107,8 +108,7 @@ def split_text(
 # %% ../../nbs/pipelines/04_preprocessing.ipynb #3c8b335b
 def check_stride(stride: int | None, limit: int) -> None:  # raises `ValueError` with value and rule
     "Refuse a stride that leaves no room for new tokens."
-    whole = hasattr(stride, "__index__") and not isinstance(stride, bool)
-    if stride is not None and not (whole and 0 <= stride < limit - 2):
+    if stride is not None and not (is_whole(stride) and 0 <= stride < limit - 2):
         raise ValueError(f"stride={stride!r} must be a whole number from 0 to {limit - 3}: rows have {limit} tokens")
 
 

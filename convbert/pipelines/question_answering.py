@@ -23,11 +23,12 @@ from torch.nn import functional as F
 
 from ..modeling import ConvBertForQuestionAnswering
 from ..outputs import QuestionAnsweringOutput
-from .base import Job, Limits, Pipeline, check_counts, check_top_k, counts
+from .base import Job, Limits, Pipeline, check_top_k, counts
 from .batches import Row
 from .outputs import Answer, Marked, table
 from ..tokenizers.base import ConvBertTokenizerFast
 from ..tokenizers.wordpiece import is_list
+from ..validation import check_counts, is_whole
 
 # %% ../../nbs/pipelines/09_question_answering.ipynb #5e0eb64e
 def as_asked(
@@ -92,7 +93,7 @@ def plan_layout(
         raise ValueError(f"max_seq_len={length} must be at least 10: a row has three special tokens and two texts")
     stride = min(length // 2, 128) if doc_stride is None else doc_stride
     most = length - 5  # three special tokens, one of the question, and one of the context that is new
-    if isinstance(stride, bool) or not isinstance(stride, int) or not 0 <= stride <= most:
+    if not is_whole(stride) or not 0 <= stride <= most:
         raise ValueError(f"doc_stride={stride!r} must be a whole number from 0 to {most}: rows have {length} tokens")
     room = length - 3 - stride
     return Layout(length, stride, min(max_question_len, room - max(1, room // 8)))

@@ -20,11 +20,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..compat import PIPELINE_HABITS, translate
+from ..compat import PIPELINE_ARGUMENTS, translate
 from ..config import NOTED
 from ..families.convbert import ConvBertConfig
-from ..folders import read_whole
-from ..hub import suggest
 from .base import call_options, choose_device
 from .features import FeatureExtractionPipeline
 from .fill_mask import FillMaskPipeline
@@ -34,7 +32,9 @@ from .text_classification import TextClassificationPipeline
 from .token_classification import TokenClassificationPipeline
 from .zero_shot import ZeroShotClassificationPipeline
 from ..serving import OnnxModel, is_onnx_folder
+from ..snapshots import read_snapshot
 from ..tokenizers.base import ConvBertTokenizerFast
+from ..validation import suggest
 
 # %% ../../nbs/pipelines/13_tasks.ipynb #5146168f
 TASKS = {
@@ -205,12 +205,12 @@ def pipeline(
 ):  # a callable: text in, answers out
     "A ready-made helper for a task."
     kind = TASKS[find_task(task)]
-    taken = translate(spread({"dtype": dtype, "device": device, **options}), PIPELINE_HABITS)
+    taken = translate(spread({"dtype": dtype, "device": device, **options}), PIPELINE_ARGUMENTS)
     dtype, device = taken.pop("dtype"), taken.pop("device")
     hub = {name: taken.pop(name) for name in [*taken] if name in LOADING}
     how = dict(tokenizer=tokenizer, device=device, dtype=dtype, hub=hub, calls=call_options(kind, taken))
     name = default_model(task) if model is None else unwrap(model)
     if isinstance(name, str | os.PathLike) and os.path.isdir(path := os.path.expanduser(name)):
         given = Path(path)
-        return read_whole(given, lambda at: open_pipeline(kind, name if at == given else at, **how))
+        return read_snapshot(given, lambda at: open_pipeline(kind, name if at == given else at, **how))
     return open_pipeline(kind, name, **how)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from ..families.convbert import ConvBertConfig
-from ..hub import suggest
 from ..modeling import ConvBertForSequenceClassification
 from .base import Job, Limits, Pipeline, check_top_k
 from .batches import Row
 from .outputs import Answer, Answers
 from .preprocessing import as_text_or_pair, check_stride, mean_scores, read_texts
+from ..validation import check_choice
 
 # %% ../../nbs/pipelines/07_text_classification.ipynb #ef62c89e
 SCORINGS = {"softmax": partial(torch.softmax, dim=-1), "sigmoid": torch.sigmoid, "none": lambda logits: logits}
@@ -31,8 +31,8 @@ def choose_scoring(
     wish: str | None,  # "softmax", "sigmoid", "none", or None to go by the config
 ) -> str:  # a key of `SCORINGS`
     "How this model's logits become scores."
-    if wish is not None and wish not in SCORINGS:
-        raise ValueError(f"function_to_apply={wish!r} is unknown. {suggest(str(wish), SCORINGS)}")
+    if wish is not None:
+        check_choice("function_to_apply", wish, SCORINGS)
     if wish is not None or config.problem_type == "regression":
         return wish or "none"
     return "sigmoid" if config.problem_type == "multi_label_classification" or config.num_labels == 1 else "softmax"

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..hub import suggest
 from ..modeling import ConvBertForTokenClassification
 from .base import Job, Limits, Pipeline
 from .batches import Row
@@ -27,6 +26,7 @@ from .outputs import Answer, Answers, Marked
 from .preprocessing import check_stride, plan_rows
 from ..tokenizers.base import ConvBertTokenizerFast
 from ..tokenizers.wordpiece import as_text, is_list
+from ..validation import check_choice
 
 # %% ../../nbs/pipelines/08_token_classification.ipynb #a4b0c678
 class Tokenized(NamedTuple):
@@ -87,8 +87,7 @@ STRATEGIES = ("none", "simple", "first", "average", "max")
 
 def check_strategy(strategy: str) -> None:  # raises `ValueError` with the names that are near
     "Refuse an unknown strategy."
-    if strategy not in STRATEGIES:
-        raise ValueError(f"aggregation_strategy={strategy!r} is unknown. {suggest(str(strategy), STRATEGIES)}")
+    check_choice("aggregation_strategy", strategy, STRATEGIES)
 
 
 def cut_at(starts: Iterable[int], count: int) -> list[range]:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from ..compat import SAVE_HABITS, TOKENIZER_HABITS, refuse_others, translate
-from ..folders import atomic_folder, read_whole
+from ..atomic import atomic_folder
+from ..compat import SAVE_ARGUMENTS, TOKENIZER_ARGUMENTS, refuse_others, translate
 from ..hub import Origin, resolve, trace
+from ..snapshots import read_snapshot
 from .batching import BatchEncoding, CallOptions, encode_examples, gather, make_columns
 from .padding import PaddingMixin
 from convbert.tokenizers.wordpiece import (
@@ -33,7 +34,6 @@ from convbert.tokenizers.wordpiece import (
     added_token,
     as_text,
     build_backend,
-    choose,
     is_list,
     make_options,
     make_template,
@@ -42,6 +42,7 @@ from convbert.tokenizers.wordpiece import (
     takes,
     train_vocab,
 )
+from ..validation import check_choice
 
 # %% ../../nbs/tokenizers/04_base.ipynb #acc07923
 class SpecialMixin:
@@ -150,7 +151,7 @@ class AddingMixin:
         given = dict(special_tokens_dict)
         more = [token for name in SPECIAL_LISTS for token in as_tokens(given.pop(name, None))]
         for name in given:
-            choose("the name of a special token", name, (*SPECIAL, *SPECIAL_LISTS))
+            check_choice("the name of a special token", name, (*SPECIAL, *SPECIAL_LISTS))
         unknown = getattr(given.get("unk_token"), "content", given.get("unk_token"))
         if unknown is not None and unknown not in self.backend_tokenizer.get_vocab(with_added_tokens=False):
             raise ValueError(f"unk_token={unknown!r} must be in the vocabulary itself, which is fixed")
@@ -282,7 +283,7 @@ def open_tokenizer(
         return kind(vocab, added_tokens=added, **options | overrides)
 
     try:
-        return read_whole(folder, read)
+        return read_snapshot(folder, read)
     except ValueError as error:
         named = str(folder) in str(error)
         raise error if named else ValueError(f"cannot load the tokenizer in {folder}: {error}") from None
@@ -300,7 +301,7 @@ class SavingMixin:
 
     def save_pretrained(self, save_directory: str | os.PathLike, **others) -> tuple[str, ...]:
         "Write the tokenizer's files into a folder, all or none; returns their paths."
-        refuse_others("save_pretrained", translate(others, SAVE_HABITS))
+        refuse_others("save_pretrained", translate(others, SAVE_ARGUMENTS))
         config = saved_config(self)
         special = {name: config[name] for name in SPECIAL if config[name] is not None}
         whole = json.loads(self.backend_tokenizer.to_str())
@@ -330,7 +331,7 @@ class FilesMixin(SavingMixin):
         **overrides,  # options of `TokenizerOptions` that win over the files, and what transformers would take
     ):
         "The tokenizer of that name."
-        overrides = translate(overrides, TOKENIZER_HABITS, {"token": token})
+        overrides = translate(overrides, TOKENIZER_ARGUMENTS, {"token": token})
         token = overrides.pop("token")
         special = {name: overrides.pop(name) for name in SPECIAL_LISTS if name in overrides}
         where = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}

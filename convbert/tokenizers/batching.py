@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..hub import suggest
-from .wordpiece import NO_LIMIT, as_text, check_count, choose, is_list
+from .wordpiece import NO_LIMIT, as_text, is_list
+from ..validation import check_choice, check_count, suggest
 
 # %% ../../nbs/tokenizers/03_batching.ipynb #7f500baa
 FILLS = {True: "longest", "longest": "longest", "max_length": "max_length"}
@@ -51,22 +51,22 @@ class CallOptions:
 
     def __post_init__(self):
         for name, allowed in CHOICES.items():
-            choose(name, getattr(self, name), allowed)
+            check_choice(name, getattr(self, name), allowed)
         check_count("stride", self.stride, 0)
         for name in ("max_length", "pad_to_multiple_of"):
-            check_count(name, 1 if getattr(self, name) is None else getattr(self, name), 1)
+            if getattr(self, name) is not None: check_count(name, getattr(self, name))
 
     @property
     def fill(self) -> str | None:
         'What to pad to: the longest row ("longest"), a fixed length ("max_length"), or nothing.'
-        return FILLS.get(choose("padding", self.padding, CHOICES["padding"]))
+        return FILLS.get(check_choice("padding", self.padding, CHOICES["padding"]))
 
     @property
     def cut(self) -> str | None:
         "What to cut. A `max_length` alone asks for it too, unless it is the length to pad to."
         if self.truncation is None and self.max_length is not None and self.fill is None:
             return "longest_first"
-        return CUTS.get(choose("truncation", self.truncation, CHOICES["truncation"]))
+        return CUTS.get(check_choice("truncation", self.truncation, CHOICES["truncation"]))
 
 # %% ../../nbs/tokenizers/03_batching.ipynb #294c684c
 def as_item(value: Any, split: bool, place: str) -> str | list[str]:

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ..hub import suggest
 from ..tokenizers.wordpiece import is_list
 from .files import PLACE, Wanted, load_rows
 from .formats import NUMBER, WHOLE
+from ..validation import suggest
 
 _all_ = ["load_rows"]
 

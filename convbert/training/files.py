@@ -18,7 +18,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from ..hub import suggest
 from ..tokenizers.wordpiece import SURROGATES, is_list
 from convbert.training.formats import (
     FORMATS,
@@ -36,6 +35,7 @@ from convbert.training.formats import (
     squad_articles,
     typed,
 )
+from ..validation import suggest
 
 _all_ = ["Wanted", "kind_of"]
 

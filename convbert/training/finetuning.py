@@ -27,9 +27,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..atomic import atomic_folder
 from ..files import read_json
-from ..folders import atomic_folder
-from ..hub import suggest
 from ..pipelines.base import choose_device
 from ..pipelines.outputs import table
 from ..pipelines.tasks import TASKS, find_task
@@ -47,6 +46,7 @@ from .optim import Recipe
 from .pretraining import make_room
 from .reports import mistakes, plot_confusions, plot_learning, write_card
 from .runs import alone, check_facts
+from ..validation import suggest
 from ..weights import WEIGHT_PATTERNS
 
 # %% ../../nbs/training/14_finetuning.ipynb #7c9277b7

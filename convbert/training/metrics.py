@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from ..hub import suggest
 from ..pipelines.token_classification import PLACES, as_bio
+from ..validation import suggest
 
 # %% ../../nbs/training/06_metrics.ipynb #947f4599
 def _library(

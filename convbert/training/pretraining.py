@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..atomic import atomic_folder
 from ..families.convbert import ConvBertConfig
-from ..folders import atomic_folder
 from ..modeling import ConvBertForMaskedLM
 from ..pipelines.base import choose_device, refuse_untrained
 from ..pipelines.outputs import as_cell

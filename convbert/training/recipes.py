@@ -12,9 +12,9 @@ __all__ = ['RATES', 'RECIPES', 'PAPER', 'ELECTRA', 'PADDLE', 'PUBLISHED', 'Finet
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..hub import suggest
 from .datasets import COLUMNS, OPTIONAL, choose_columns, load_rows
 from .metrics import METRICS
+from ..validation import suggest
 
 # %% ../../nbs/training/07_recipes.ipynb #fa965f36
 RATES = {"small": 3e-4, "medium-small": 3e-4, "base": 1e-4}  # of the paper's code, by size of the model

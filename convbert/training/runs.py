@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from ..files import check_file, hold, holder, replace_file
+from ..files import check_file, lock_owner, replace_file, try_lock
 from .distributed import Team
 from .optim import Recipe
 from ..weights import check_archive
@@ -131,9 +131,11 @@ def alone(
     place.mkdir(parents=True, exist_ok=True)
     file, lock = place / "run.lock", None
     with suppress(NotImplementedError):
-        lock = hold(file)
+        lock = try_lock(file)
         if lock is None:
-            raise OSError(f"{folder} is in use: {holder(file)} trains in it. Wait for its end or choose another folder")
+            raise OSError(
+                f"{folder} is in use: {lock_owner(file)} trains in it. Wait for its end or choose another folder"
+            )
     _mine[place] = threading.get_ident()
     try:
         yield

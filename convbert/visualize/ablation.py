@@ -26,9 +26,9 @@ from ..heads import ClassificationHead
 from ..layers.encoder import Layer
 from ..layers.feed_forward import untouched
 from ..modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification
-from ..pipelines.base import check_counts
 from ..pipelines.fill_mask import check_masked, find_masks
 from ..pipelines.text_classification import choose_scoring
+from ..validation import check_counts, is_whole
 from .encoded_text import Read, at_rest, open_model, read_text
 from .style import LIGHT, Look, dress, ink_on, new_figure, part, text_length
 
@@ -149,7 +149,7 @@ def check_heads(name: str, heads: Any) -> list[tuple[int, int]]:  # raises `Type
     "Refuse what is not a list of heads; whether there are such heads, `make_head_mask` knows."
     found = list(heads) if isinstance(heads, Iterable) and not isinstance(heads, str) else [heads]
     for head in found:
-        whole = isinstance(head, tuple | list) and [hasattr(n, "__index__") and not isinstance(n, bool) for n in head]
+        whole = isinstance(head, tuple | list) and [is_whole(n) for n in head]
         if whole != [True, True]:
             raise TypeError(f"{name}={heads!r} must be a list of (layer, head), for example [(0, 1)]")
     return [(int(layer), int(head)) for layer, head in found]

@@ -20,8 +20,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..modeling import ConvBertForMaskedLM
-from ..pipelines.base import check_counts
 from ..tokenizers.base import ConvBertTokenizerFast
+from ..validation import check_counts, is_whole
 from convbert.visualize.ablation import (
     Change,
     KnockOuts,
@@ -60,7 +60,7 @@ def in_order(
     found = set()
     for head in silenced:
         kind, *place = head if isinstance(head, list | tuple) and head else [None]
-        whole = [hasattr(n, "__index__") and not isinstance(n, bool) for n in place]
+        whole = [is_whole(n) for n in place]
         if kind not in KINDS or whole != [True, True]:
             rule = '[kind, layer, head] with kind "attention" or "conv" and two whole numbers'
             raise ValueError(f"a head is {rule}, not {head!r}")

@@ -15,7 +15,7 @@ import torch
 import traitlets
 from torch import Tensor
 
-from ..hub import suggest
+from ..validation import suggest
 from .encoded_text import name_model, overhear
 from .figures import plot_share, plot_token
 from .head_contributions import HeadSplit, head_split
