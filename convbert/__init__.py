@@ -1,4 +1,4 @@
-"""ConvBERT, ELECTRA, ALBERT and DistilBERT in PyTorch: models, tokenizers and pipelines, each loaded when first used."""
+"""ConvBERT, ELECTRA, ALBERT and DistilBERT in PyTorch, and their pipelines; each name is loaded when first used."""
 
 __version__ = "0.1.0"
 
@@ -58,7 +58,16 @@ if TYPE_CHECKING:  # what `__getattr__` hands out, spelled out for editors and t
     from .outputs import AlbertForPreTrainingOutput
     from .pipelines import pipeline
     from .speedup import speed_up, undo_speed_up
-    from .tokenizers.base import ConvBertTokenizer, ConvBertTokenizerFast
+    from .tokenizers.classes import (
+        AlbertTokenizer,
+        AlbertTokenizerFast,
+        ConvBertTokenizer,
+        ConvBertTokenizerFast,
+        DistilBertTokenizer,
+        DistilBertTokenizerFast,
+        ElectraTokenizer,
+        ElectraTokenizerFast,
+    )
 
 _homes = {  # public name -> the module that defines it
     "AlbertConfig": "families.albert",
@@ -71,6 +80,8 @@ _homes = {  # public name -> the module that defines it
     "AlbertForTokenClassification": "modeling",
     "AlbertModel": "modeling",
     "AlbertPreTrainedModel": "modeling",
+    "AlbertTokenizer": "tokenizers.classes",
+    "AlbertTokenizerFast": "tokenizers.classes",
     "AutoConfig": "auto",
     "AutoModel": "auto",
     "AutoModelForMaskedLM": "auto",
@@ -89,8 +100,8 @@ _homes = {  # public name -> the module that defines it
     "ConvBertForTokenClassification": "modeling",
     "ConvBertModel": "modeling",
     "ConvBertPreTrainedModel": "modeling",
-    "ConvBertTokenizer": "tokenizers.base",
-    "ConvBertTokenizerFast": "tokenizers.base",
+    "ConvBertTokenizer": "tokenizers.classes",
+    "ConvBertTokenizerFast": "tokenizers.classes",
     "DistilBertConfig": "families.distilbert",
     "DistilBertForMaskedLM": "modeling",
     "DistilBertForMultipleChoice": "modeling",
@@ -99,6 +110,8 @@ _homes = {  # public name -> the module that defines it
     "DistilBertForTokenClassification": "modeling",
     "DistilBertModel": "modeling",
     "DistilBertPreTrainedModel": "modeling",
+    "DistilBertTokenizer": "tokenizers.classes",
+    "DistilBertTokenizerFast": "tokenizers.classes",
     "ElectraConfig": "families.electra",
     "ElectraForMaskedLM": "modeling",
     "ElectraForMultipleChoice": "modeling",
@@ -108,6 +121,8 @@ _homes = {  # public name -> the module that defines it
     "ElectraForTokenClassification": "modeling",
     "ElectraModel": "modeling",
     "ElectraPreTrainedModel": "modeling",
+    "ElectraTokenizer": "tokenizers.classes",
+    "ElectraTokenizerFast": "tokenizers.classes",
     "bundled": "hub",
     "pipeline": "pipelines",
     "speed_up": "speedup",
@@ -125,6 +140,8 @@ __all__ = [
     "AlbertForTokenClassification",
     "AlbertModel",
     "AlbertPreTrainedModel",
+    "AlbertTokenizer",
+    "AlbertTokenizerFast",
     "AutoConfig",
     "AutoModel",
     "AutoModelForMaskedLM",
@@ -153,6 +170,8 @@ __all__ = [
     "DistilBertForTokenClassification",
     "DistilBertModel",
     "DistilBertPreTrainedModel",
+    "DistilBertTokenizer",
+    "DistilBertTokenizerFast",
     "ElectraConfig",
     "ElectraForMaskedLM",
     "ElectraForMultipleChoice",
@@ -162,6 +181,8 @@ __all__ = [
     "ElectraForTokenClassification",
     "ElectraModel",
     "ElectraPreTrainedModel",
+    "ElectraTokenizer",
+    "ElectraTokenizerFast",
     "bundled",
     "pipeline",
     "speed_up",

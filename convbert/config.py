@@ -234,6 +234,11 @@ class SizesMixin:
     text_dropout = property(lambda self: self.token_dropout, doc="Dropout in the head that labels texts.")
 
     @property
+    def input_names(self) -> tuple[str, ...]:
+        "What a model reads of a batch of texts, as its tokenizer gives it."
+        return ("input_ids", "attention_mask", *["token_type_ids"] * bool(self.type_vocab_size))
+
+    @property
     def head_kinds(self) -> tuple[str, ...]:
         "The kinds of heads in a layer."
         return ("attention",) if self.mixer == "attention" else ("attention", "conv")
@@ -300,7 +305,8 @@ def set_attribute(
     elif name in NOTED or name in config.extra:
         config.extra[name] = value
     else:
-        raise FrozenInstanceError(f"{type(config).__name__} has no field {name!r}. {nearest(type(config), name, names)}")
+        kind = type(config)
+        raise FrozenInstanceError(f"{kind.__name__} has no field {name!r}. {nearest(kind, name, names)}")
 
 
 def get_attribute(config: EncoderConfig, name: str) -> Any:

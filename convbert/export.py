@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/export.html.md"""
 # %% auto #0
 __all__ = ['SENTENCES', 'OPSET', 'MAX_ERROR', 'with_onnx_backend', 'without_warnings', 'sample_batch', 'export_graph',
            'quantized_nodes', 'quantize', 'relative_error', 'check_graph', 'check_request', 'load_tokenizer',
-           'load_folder', 'load_model', 'write_graph', 'export']
+           'load_model', 'write_graph', 'export']
 
 # %% ../nbs/15_export.ipynb #0ca7c8c3
 import json
@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from .atomic import atomic_folder, is_staging
+from .auto import AutoTokenizer
 from .backends.dispatch import use_backend
+from .heads import MultipleChoice
 from .hub import resolve
-from .modeling import ConvBertForMultipleChoice
-from .serving import CLASSES, GRAPH, OnnxModel, read_model_class
+from .serving import EXPORTABLE, GRAPH, OnnxModel, is_exportable, read_model_class
 from .snapshots import read_snapshot
-from .tokenizers.base import ConvBertTokenizerFast
 from .validation import check_choice
 
 # %% ../nbs/15_export.ipynb #822c559b
@@ -70,7 +70,7 @@ SENTENCES = (
 
 def sample_batch(
     texts: list[str],
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: Any,
     model: nn.Module,
     repeat: int = 1,  # each text is concatenated with itself so often
 ) -> dict[str, Tensor]:  # `(B, T)`, or `(2, 2, T)` and `(1, 1, T)` for multiple choice
@@ -78,9 +78,9 @@ def sample_batch(
     longest = model.config.max_position_embeddings
     with without_warnings():  # the tokenizer's own limit may be lower than the model's, and would be reported
         encoded = tokenizer([text * repeat for text in texts], padding=True, truncation=True, max_length=longest)
-    multiple_choice = isinstance(model, ConvBertForMultipleChoice)
+    multiple_choice = isinstance(model, MultipleChoice)
     side = 2 if len(texts) > 1 else 1
-    batch = {name: torch.tensor(encoded[name]) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    batch = {name: torch.tensor(encoded[name]) for name in model.config.input_names}
     return {name: x.unflatten(0, (side, side)) if multiple_choice else x for name, x in batch.items()}
 
 # %% ../nbs/15_export.ipynb #cd9e8a59
@@ -88,7 +88,7 @@ OPSET = 20
 
 
 def export_graph(
-    model: nn.Module,  # any of `CLASSES`, in float32 and in evaluation mode
+    model: nn.Module,  # of any family, in float32 and in evaluation mode
     batch: dict[str, Tensor],  # example inputs: several rows, padding among them
     file: str | os.PathLike,  # where the graph is written
 ) -> None:
@@ -180,26 +180,21 @@ def check_request(folder: str | os.PathLike, precision: str) -> None:  # raises 
         raise FileExistsError(f"{str(target)!r} is there already: export to a new or an empty folder")
 
 
-def load_tokenizer(tokenizer: str | os.PathLike | ConvBertTokenizerFast) -> ConvBertTokenizerFast:
+def load_tokenizer(tokenizer: Any) -> Any:
     "A tokenizer, by name or loaded."
-    loaded = isinstance(tokenizer, ConvBertTokenizerFast)
-    return tokenizer if loaded else ConvBertTokenizerFast.from_pretrained(tokenizer)
-
-
-def load_folder(folder: Path, tokenizer: Any) -> tuple[nn.Module, ConvBertTokenizerFast]:
-    "The model in a folder, and its own tokenizer or another."
-    return read_model_class(folder).from_pretrained(folder), load_tokenizer(tokenizer or folder)
+    return AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
 
 
 def load_model(
     model: str | os.PathLike | nn.Module,
-    tokenizer: str | os.PathLike | ConvBertTokenizerFast | None,
-) -> tuple[nn.Module, ConvBertTokenizerFast]:  # the model in float32
+    tokenizer: Any,  # a name, a folder, a tokenizer, or None: the model's own
+) -> tuple[nn.Module, Any]:  # the model in float32, and its tokenizer
     "A model and its tokenizer, by name or loaded."
     if not isinstance(model, nn.Module):
-        return read_snapshot(resolve(model), lambda folder: load_folder(folder, tokenizer))
-    if type(model).__name__ not in CLASSES:
-        raise TypeError(f"a {type(model).__name__} is none of {', '.join(CLASSES)}")
+        load = lambda at: (read_model_class(at).from_pretrained(at), load_tokenizer(tokenizer or at))  # noqa: E731
+        return read_snapshot(resolve(model), load)
+    if not is_exportable(type(model).__name__):
+        raise TypeError(f"a {type(model).__name__} is no model that can be exported: {', '.join(EXPORTABLE)} can")
     if tokenizer is None:
         raise ValueError("a loaded model does not know its tokenizer: pass tokenizer=... (one, a folder or a name)")
     if any(p.dtype != torch.float32 for p in model.parameters()):
@@ -210,7 +205,7 @@ def load_model(
 def write_graph(
     staged: Path,  # an empty folder
     model: nn.Module,  # in evaluation mode
-    tokenizer: ConvBertTokenizerFast,
+    tokenizer: Any,
     precision: str,  # a key of `MAX_ERROR`
 ) -> float:  # see `relative_error`
     "Write graph, config and tokenizer, and verify the graph."
@@ -233,7 +228,7 @@ def export(
     model: str | os.PathLike | nn.Module,  # bundled name, folder, hub id or a loaded model
     folder: str | os.PathLike,  # new or empty: `model.onnx`, `config.json` and the tokenizer's files
     *,
-    tokenizer: str | os.PathLike | ConvBertTokenizerFast | None = None,  # the model's own when None
+    tokenizer: Any = None,  # one, a folder or a name; the model's own when None
     precision: str = "float32",  # or "int8"
 ) -> float:  # the graph's relative error, see `relative_error`
     "Write a model as a verified ONNX graph, all or nothing."

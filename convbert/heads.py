@@ -347,7 +347,7 @@ class ReplacedTokenDetection(PreTrainedModel):
         self.discriminator = DiscriminatorHead(config)
 
     def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, *, labels=None, **inputs) -> TaskOutput:
-        "Logits `(B, T)`, positive where a token seems replaced; labels `(B, T)` of 0 and 1, -100 where nothing is asked."
+        "Logits `(B, T)`, positive where a token seems replaced; labels `(B, T)`: 1, 0, or -100 for not asked."
         encoded = self.encode(input_ids, attention_mask, token_type_ids, **inputs)
         logits, loss = self.discriminator(encoded.last_hidden_state), None
         if labels is not None:

@@ -18,7 +18,7 @@ def check_inputs(
     config: EncoderConfig,  # sizes to check against
     input_ids: Tensor | None,  # `(B, T)`
     inputs_embeds: Tensor | None,  # `(B, T, E)`
-    others: dict[str, Tensor | None],  # attention_mask, token_type_ids, position_ids `(B, T)`; head_mask `(steps, kinds, H)`
+    others: dict[str, Tensor | None],  # attention_mask, token_type_ids, position_ids `(B, T)`; head_mask `(L, 2, H)`
 ) -> None:  # raises `ValueError` naming value and rule
     "Check a batch before it is embedded; ids are looked at on the CPU only, where looking is free."
     if (input_ids is None) == (inputs_embeds is None):

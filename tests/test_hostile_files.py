@@ -18,7 +18,7 @@ import torch
 
 from convbert import ConvBertConfig, ConvBertForSequenceClassification, ConvBertTokenizer
 from convbert.serving import OnnxModel
-from convbert.tokenizers.batching import beginning
+from convbert.tokenizers.truncation import leading_text
 from convbert.training.evaluation import Judgement
 from convbert.training.finetuning import find_result
 from convbert.training.reports import write_card
@@ -331,7 +331,7 @@ def test_a_vocabulary_of_a_million_lines_loads(sound, tmp_path):
 def test_a_megabyte_without_spaces_is_read_as_far_as_it_is_kept(letters):
     tokenizer = ConvBertTokenizer([*SPECIAL, "x", "##x", ".", "-", "中", "#"], model_max_length=128)
     long = letters * (10**6 // len(letters))
-    assert len(beginning(tokenizer.backend_tokenizer, long, 128)) < 10**4
+    assert len(leading_text(tokenizer.backend_tokenizer, long, 128)) < 10**4
     options = dict(truncation=True, return_offsets_mapping=True, return_special_tokens_mask=True)
     short, cut = tokenizer(long[:2000], **options), tokenizer(long, **options)
     assert cut == short and cut.n_truncated == 1 and cut.tokens() == short.tokens()

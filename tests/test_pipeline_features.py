@@ -12,7 +12,7 @@ from convbert.modeling import ConvBertModel
 from convbert.pipelines.batches import Row
 from convbert.pipelines.features import FeatureExtractionPipeline, keep_features
 from convbert.pipelines.preprocessing import plan_rows
-from convbert.tokenizers.base import ConvBertTokenizerFast
+from convbert.tokenizers.classes import ConvBertTokenizerFast
 
 D = 32
 TEXTS = [

@@ -10,7 +10,7 @@ import torch
 from convbert.families.convbert import ConvBertConfig
 from convbert.modeling import ConvBertForMultipleChoice
 from convbert.pipelines.multiple_choice import MultipleChoicePipeline, choice_pairs, read_choices
-from convbert.tokenizers.base import ConvBertTokenizerFast
+from convbert.tokenizers.classes import ConvBertTokenizerFast
 
 CONFIG = ConvBertConfig.preset(
     "tiny", num_hidden_layers=2, hidden_size=32, embedding_size=32, num_attention_heads=4, intermediate_size=64

@@ -30,7 +30,7 @@ from convbert.pipelines.question_answering import (
     read_contexts,
     stack_logits,
 )
-from convbert.tokenizers.base import ConvBertTokenizerFast
+from convbert.tokenizers.classes import ConvBertTokenizerFast
 
 CONTEXT = "Ada Lovelace wrote the first program in 1843.\r\nCharles Babbage never built the engine 🤖 that it was for."
 ITEM = {"question": "Who wrote the first program?", "context": CONTEXT}

@@ -20,7 +20,7 @@ from convbert.pipelines.token_classification import (
     keep_own,
     split_label,
 )
-from convbert.tokenizers.base import ConvBertTokenizerFast
+from convbert.tokenizers.classes import ConvBertTokenizerFast
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-creative-work", "I-creative-work"]
 PLAIN = ["NOUN", "VERB", "PUNCT", "O"]

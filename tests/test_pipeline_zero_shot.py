@@ -9,7 +9,7 @@ import torch
 from convbert.families.convbert import ConvBertConfig
 from convbert.modeling import ConvBertForSequenceClassification
 from convbert.pipelines.zero_shot import ZeroShotClassificationPipeline
-from convbert.tokenizers.base import ConvBertTokenizerFast
+from convbert.tokenizers.classes import ConvBertTokenizerFast
 
 NLI = {0: "contradiction", 1: "neutral", 2: "entailment"}
 TEXTS = ["The ship sailed at dawn.", "The court fined the bank, and the bank appealed.", "Soup.", "😀 café\r\nnaïve"]

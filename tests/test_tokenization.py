@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from convbert.tokenizers.base import ConvBertTokenizer, ConvBertTokenizerFast
+from convbert.tokenizers.classes import ConvBertTokenizer, ConvBertTokenizerFast
 
 transformers = pytest.importorskip("transformers")
 legacy = pytest.importorskip("transformers.models.bert.tokenization_bert_legacy")
@@ -664,8 +664,7 @@ def test_copies(ours):
 
 def test_importing_and_building_need_no_torch():
     code = (
-        "import sys; from convbert.tokenizers.base import ConvBertTokenizer as T; "
-        "lazy = 'tokenizers' not in sys.modules; "
+        "import sys; from convbert import ConvBertTokenizer as T; lazy = 'tokenizers' not in sys.modules; "
         "T(vocab='[PAD] [UNK] [CLS] [SEP] [MASK] a'.split())('a', return_tensors='np'); "
         "print(lazy, [m for m in ('torch', 'transformers', 'huggingface_hub') if m in sys.modules])"
     )

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from convbert.families.convbert import ConvBertConfig
 from convbert.modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertForTokenClassification
-from convbert.tokenizers.base import ConvBertTokenizerFast
+from convbert.tokenizers.classes import ConvBertTokenizerFast
 from convbert.training.data import MaskedBatches, Masking
 from convbert.training.loop import Meter, finish_step, fit, task_loss
 from convbert.training.optim import Recipe, layer_scale, make_optimizers, set_rates

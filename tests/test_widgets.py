@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT
 
 from convbert import ConvBertConfig, ConvBertModel
-from convbert.tokenizers.base import ConvBertTokenizerFast
+from convbert.tokenizers.classes import ConvBertTokenizerFast
 from convbert.visualize.encoded_text import open_model
 from convbert.visualize.head_contributions import head_split
 

@@ -30,7 +30,7 @@ from ..compat import CALL_ARGUMENTS, INPUT_NAMES, ArgumentRule, translate
 from .batches import Row, find_pad_id, make_batch, plan_work, side_by_side
 from .outputs import Answers
 from .pickling import Reference, by_reference
-from ..tokenizers.base import ConvBertTokenizerFast
+from ..tokenizers.classes import ConvBertTokenizerFast
 from ..validation import check_counts, is_whole, suggest
 
 # %% ../../nbs/pipelines/05_base.ipynb #542fd6b5

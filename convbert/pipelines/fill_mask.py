@@ -22,7 +22,7 @@ from .base import Job, Limits, Pipeline, attempt, counts, run_rows
 from .batches import Row
 from .outputs import Answer, Answers
 from .preprocessing import text_of
-from ..tokenizers.base import ConvBertTokenizerFast
+from ..tokenizers.classes import ConvBertTokenizerFast
 
 # %% ../../nbs/pipelines/06_fill_mask.ipynb #f2970fab
 def find_window(

@@ -22,7 +22,7 @@ from .base import Job, Limits, Pipeline, check_top_k
 from .batches import Row
 from .outputs import Answer, Answers
 from .preprocessing import is_missing, read_pairs
-from ..tokenizers.base import ConvBertTokenizerFast
+from ..tokenizers.classes import ConvBertTokenizerFast
 
 # %% ../../nbs/pipelines/10_multiple_choice.ipynb #f32ea046
 def check_choices(choices: Any) -> list[str]:  # raises `TypeError` or `ValueError` with value and rule

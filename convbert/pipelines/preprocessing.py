@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .base import attempt
 from .batches import Row
-from ..tokenizers.base import ConvBertTokenizerFast
-from ..tokenizers.batching import share_room
+from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.truncation import truncated_lengths
 from ..validation import is_whole
 
 # %% ../../nbs/pipelines/04_preprocessing.ipynb #fcee1397
@@ -72,7 +72,7 @@ def cut_pair(
         [i for i, of in zip(encoding.ids, encoding.sequence_ids, strict=True) if of == part] for part in (0, 1)
     )
     room = limit - tokenizer.num_special_tokens_to_add(True)
-    keep = share_room(room, len(first), len(second), "longest_first")
+    keep = truncated_lengths(room, len(first), len(second), "longest_first")
     left = tokenizer.truncation_side == "left"
     first, second = (part[len(part) - n :] if left else part[:n] for part, n in zip((first, second), keep, strict=True))
     types = tokenizer.create_token_type_ids_from_sequences(first, second)

@@ -26,8 +26,8 @@ from ..outputs import QuestionAnsweringOutput
 from .base import Job, Limits, Pipeline, check_top_k, counts
 from .batches import Row
 from .outputs import Answer, Marked, table
-from ..tokenizers.base import ConvBertTokenizerFast
-from ..tokenizers.wordpiece import is_list
+from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.inputs import is_list
 from ..validation import check_counts, is_whole
 
 # %% ../../nbs/pipelines/09_question_answering.ipynb #5e0eb64e

@@ -33,7 +33,7 @@ from .token_classification import TokenClassificationPipeline
 from .zero_shot import ZeroShotClassificationPipeline
 from ..serving import OnnxModel, is_onnx_folder
 from ..snapshots import read_snapshot
-from ..tokenizers.base import ConvBertTokenizerFast
+from ..tokenizers.classes import ConvBertTokenizerFast
 from ..validation import suggest
 
 # %% ../../nbs/pipelines/13_tasks.ipynb #5146168f

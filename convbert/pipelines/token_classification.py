@@ -24,8 +24,8 @@ from .base import Job, Limits, Pipeline
 from .batches import Row
 from .outputs import Answer, Answers, Marked
 from .preprocessing import check_stride, plan_rows
-from ..tokenizers.base import ConvBertTokenizerFast
-from ..tokenizers.wordpiece import as_text, is_list
+from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.inputs import as_text, is_list
 from ..validation import check_choice
 
 # %% ../../nbs/pipelines/08_token_classification.ipynb #a4b0c678

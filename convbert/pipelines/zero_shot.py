@@ -21,7 +21,7 @@ from .base import Job, Limits, Pipeline
 from .batches import Row
 from .outputs import Answer
 from .preprocessing import read_pairs, text_of
-from ..tokenizers.base import ConvBertTokenizerFast
+from ..tokenizers.classes import ConvBertTokenizerFast
 
 # %% ../../nbs/pipelines/11_zero_shot.ipynb #33c537bc
 def find_entailment(

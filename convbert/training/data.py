@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..tokenizers.base import ConvBertTokenizerFast
+from ..tokenizers.classes import ConvBertTokenizerFast
 from .checks import check_rows
 from .files import PLACE, Wanted, kind_of, load_files
 from .formats import check_plain

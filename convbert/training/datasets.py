@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ..tokenizers.wordpiece import is_list
+from ..tokenizers.inputs import is_list
 from .files import PLACE, Wanted, load_rows
 from .formats import NUMBER, WHOLE
 from ..validation import suggest

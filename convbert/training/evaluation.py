@@ -20,7 +20,7 @@ from torch import nn
 
 from ..pipelines.tasks import TASKS
 from ..pipelines.token_classification import PLACES
-from ..tokenizers.base import ConvBertTokenizerFast
+from ..tokenizers.classes import ConvBertTokenizerFast
 from .data import MaskedBatches, Masking, encode_documents
 from .datasets import Labels
 from .examples import Reading

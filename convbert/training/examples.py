@@ -22,7 +22,7 @@ from torch import Tensor
 from ..pipelines.batches import pad_rows
 from ..pipelines.multiple_choice import read_choices
 from ..pipelines.question_answering import ContextPart, plan_layout, read_contexts
-from ..tokenizers.base import ConvBertTokenizerFast
+from ..tokenizers.classes import ConvBertTokenizerFast
 from .datasets import Labels, place_of
 from .files import PLACE
 

@@ -18,7 +18,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from ..tokenizers.wordpiece import SURROGATES, is_list
+from ..tokenizers.inputs import SURROGATES, is_list
 from convbert.training.formats import (
     FORMATS,
     TABLES,

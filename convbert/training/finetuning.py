@@ -32,8 +32,8 @@ from ..files import read_json
 from ..pipelines.base import choose_device
 from ..pipelines.outputs import table
 from ..pipelines.tasks import TASKS, find_task
-from ..tokenizers.base import ConvBertTokenizerFast
-from ..tokenizers.wordpiece import make_options, takes
+from ..tokenizers.classes import ConvBertTokenizerFast
+from ..tokenizers.options import make_options, takes
 from .checks import check_labels, check_rows, check_variety, describe_labels, read_sets
 from .data import MaskedBatches, Masking, encode_documents
 from .datasets import Labels, choose_columns, find_labels, their_columns, wanted_of

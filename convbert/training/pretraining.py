@@ -28,7 +28,7 @@ from ..families.convbert import ConvBertConfig
 from ..modeling import ConvBertForMaskedLM
 from ..pipelines.base import choose_device, refuse_untrained
 from ..pipelines.outputs import as_cell
-from ..tokenizers.base import ConvBertTokenizerFast
+from ..tokenizers.classes import ConvBertTokenizerFast
 from .data import MaskedBatches, Masking, check_files, encode_documents, hold_out, load_documents
 from .distributed import join_team, say
 from .loop import fit

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..pipelines.base import Pipeline
 from ..pipelines.tasks import pipeline
-from ..tokenizers.base import ConvBertTokenizerFast
+from ..tokenizers.classes import ConvBertTokenizerFast
 
 # %% ../../nbs/visualize/01_encoded_text.ipynb #20a42604
 def open_model(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..tokenizers.base import ConvBertTokenizerFast
+from ..tokenizers.classes import ConvBertTokenizerFast
 from .encoded_text import Read, at_rest
 from .head_contributions import listen
 from .style import LIGHT, Look, dress, ink_on, new_figure, part, text_length

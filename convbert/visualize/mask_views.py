@@ -20,7 +20,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..modeling import ConvBertForMaskedLM
-from ..tokenizers.base import ConvBertTokenizerFast
+from ..tokenizers.classes import ConvBertTokenizerFast
 from ..validation import check_counts, is_whole
 from convbert.visualize.ablation import (
     Change,

@@ -31,7 +31,7 @@ def make_folder(folder, qa=1.0, lean=10.0):
 
     from convbert.families.convbert import ConvBertConfig
     from convbert.modeling import ConvBertForQuestionAnswering
-    from convbert.tokenizers.base import ConvBertTokenizerFast
+    from convbert.tokenizers.classes import ConvBertTokenizerFast
 
     tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
     config = ConvBertConfig.preset(
