@@ -1,4 +1,4 @@
-"""All tokens of a batch in one packed sequence, with cumulative sequence lengths, so that nothing is computed for padding; and the way back.
+"""All tokens of a batch in one packed sequence, with cumulative sequence lengths, so that nothing is computed for padding; and the inverse.
 
 Docs: https://convbert.github.io/convbert/runtime/packing.html.md"""
 
