@@ -31,7 +31,7 @@ from machine import flops, machine, matrix_product, parts_of, products_of
 import convbert
 from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel, pipeline
 from convbert.backends.dispatch import use_backend
-from convbert.pipelines import batches
+from convbert.pipelines import batches, parallel
 
 CASES: dict[str, Callable] = {}
 TOKENS: dict[str, int] = {}  # in a run of a case, padding not counted
@@ -191,11 +191,11 @@ def classify(quick):
     if [a["label"] for a in ours(texts, progress=False)] != [a["label"] for a in theirs(texts)]:
         raise SystemExit("the pipelines' labels differ: not the same work")
     graph = pipeline("text-classification", exported(ours.model), tokenizer=ours.tokenizer)
-    small = partial(ours, texts, progress=False, batch_tokens=batches.PIECE)  # as one of several threads runs
+    small = partial(ours, texts, progress=False, batch_tokens=batches.MAX_THREAD_TOKENS)  # one batch of a thread
 
     def sequential():
         """All threads on one batch."""
-        with patch.object(batches, "can_be_shared", lambda model: False):
+        with patch.object(parallel, "is_thread_safe", lambda model: False):
             ours(texts, progress=False)
 
     return {

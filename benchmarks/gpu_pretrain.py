@@ -48,7 +48,7 @@ def train(plan: dict, minutes: float | None, folder: Path, toy: bool) -> tuple[C
     torch.manual_seed(recipe.seed)
     model = ConvBertForMaskedLM(config).to(DEVICE)
     held_out = MaskedBatches(held, tokenizer, Masking(0.15, 1.0, 0.0), (128,), 4096, seed=1)
-    log = fit(model, batches, recipe, folder, lambda m: masked_scores(m, held_out, 4 if toy else 42), facts=plan)
+    log = fit(model, batches, recipe, folder, lambda m: masked_scores(m, held_out, 4 if toy else 42), run_config=plan)
     return model.eval(), log
 
 

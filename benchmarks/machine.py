@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import convbert
-from convbert.pipelines.batches import side_by_side
+from convbert.pipelines.parallel import parallel_map
 
 
 def best(program: Callable, times: int = 10) -> float:
@@ -78,7 +78,7 @@ def products_of(program: Callable, workers: int = 1) -> Callable:
             product()
 
     shares = [products.products[i::workers] for i in range(workers)]
-    return lambda: list(side_by_side(again, shares, workers))
+    return lambda: list(parallel_map(again, shares, workers))
 
 
 KINDS = {

@@ -73,8 +73,8 @@ class LoadReport:
 
 # %% ../nbs/08_checkpoints.ipynb #734767ac
 def _modern(name: str) -> str:
-    "TensorFlow's names for the two parameters of a layer norm, still found in old `.bin` files, made torch's."
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    "TensorFlow's names for the two parameters of a norm, still found in old `.bin` files, made torch's."
+    return re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -90,7 +90,7 @@ def check_tied(
     "Refuse a checkpoint in which two tensors that this model keeps as one are different."
     for copy, original in key_map.tied.items():
         a, b = key_map.find(copy, disk), key_map.find(original, disk)
-        needed = any(name.startswith(copy.rpartition(".")[0] + ".") for name in names)
+        needed = any(name.startswith(copy.partition(".")[0] + ".") for name in names)  # by the head that has the copy
         if needed and a and b and a != b and not _same(disk[a], disk[b]):
             raise ValueError(f"{a} and {b} differ, but this model keeps them as one tensor: it cannot load both")
 
@@ -118,8 +118,9 @@ def from_disk(
     "Translate a checkpoint into the names and shapes of our modules."
     disk = {_modern(name): tensor for name, tensor in disk.items()}
     names = {name: key_map.disk_names(name) for name in model}
-    check_tied(key_map, disk, {part for parts in names.values() for part in parts})
-    used = {key_map.find(copy, disk) for copy in key_map.tied}
+    needed = {part for parts in names.values() for part in parts}
+    check_tied(key_map, disk, needed)
+    used = {key_map.find(copy, disk) for copy, original in key_map.tied.items() if original in needed}
     state, missing, mismatched = {}, [], []
     for name, wanted in model.items():
         found = [key_map.find(part, disk) for part in names[name]]

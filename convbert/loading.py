@@ -13,7 +13,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,12 @@ def choose_config(
 ) -> Any:  # of the class's kind
     "The caller's configuration, the folder's, or, where there is none, one of the sizes that the weights have."
     kind, lacks_config = model_class.config_class, not (folder / "config.json").is_file()
-    if given is None and lacks_config and weight_files(os.listdir(folder)) and hasattr(model_class, "sizes_of"):
+    if given is None and lacks_config and weight_files(os.listdir(folder)):
+        if model_class.sizes_of is None:
+            raise FileNotFoundError(
+                f"{folder} has no config.json, and weights alone do not tell the number of heads. Write it where the "
+                "model was made, model.config.save_pretrained(folder), or pass config=..."
+            )
         sizes = model_class.sizes_of(as_saved(model_class.key_map, read_state(folder)))
         told = ", ".join(f"{name}={size}" for name, size in sizes.items())
         warnings.warn(
@@ -184,6 +189,7 @@ class SavingMixin:
 class PretrainedMixin(SavingMixin):
     "Gives a model class `from_pretrained` and `save_pretrained`; it needs `config_class`, `key_map` and `self.config`."
 
+    sizes_of: Callable[[Mapping[str, Tensor]], dict[str, int]] | None = None  # told by weights
     load_report: LoadReport | None = None  # set by `from_pretrained`; a model that was never loaded has none
     origin: Origin | None = None  # the same
 

@@ -168,7 +168,7 @@ class PreTrainedModel(SwitchesMixin, HabitsMixin, CheckpointingMixin, GrowingMix
         "Take the family's configuration and names."
         super().__init_subclass__(**options)
         if "family" in vars(cls):
-            cls.config_class, cls.key_map = cls.family.config, cls.family.keys
+            cls.config_class, cls.key_map, cls.sizes_of = cls.family.config, cls.family.keys, cls.family.sizes_of
 
     def __init__(self, config: EncoderConfig):
         "Make a model with fresh weights."

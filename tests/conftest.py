@@ -1,7 +1,6 @@
 """What all tests share: the data folder and seeded random numbers."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -50,16 +49,55 @@ def generator():
     return torch.Generator().manual_seed(0)
 
 
+@pytest.fixture(scope="module")
+def tokenizer():
+    """The bundled vocabulary's."""
+    from convbert import ConvBertTokenizerFast
+
+    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory) -> Path:
+    """The folder of a small encoder with the bundled vocabulary, to fine-tune."""
+    from convbert import ConvBertConfig, ConvBertModel, ConvBertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("start")
+    torch.manual_seed(0)
+    sizes = dict(num_hidden_layers=1, hidden_size=32, embedding_size=16, intermediate_size=64)
+    ConvBertModel(ConvBertConfig.preset("tiny", **sizes, max_position_embeddings=64)).save_pretrained(folder)
+    ConvBertTokenizerFast.from_pretrained("convbert-tiny", model_max_length=64).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run_command(capsys, monkeypatch, tmp_path):
+    """`run_command("fill-mask", ...)`: the command line in this process and an empty folder; its code and errors."""
+
+    def run(*words: str) -> tuple[int, str]:
+        from convbert.cli import main
+
+        monkeypatch.chdir(tmp_path)
+        try:
+            code = main(words)
+        except SystemExit as end:  # argparse's
+            code = end.code
+        return code, capsys.readouterr().err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def chromium():
     """A headless Chromium without a network, driven by playwright: `$CHROMIUM`, or the system's."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser of these tests")
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    from browser import QUIET, find_chromium
+
+    found = find_chromium()
     if not found:
         pytest.skip("no Chromium on this machine: install it, or name it with CHROMIUM")
-    quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox", *quiet])
+        browser = driver.chromium.launch(executable_path=found, args=QUIET)
         yield browser
         browser.close()
 

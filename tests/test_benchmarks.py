@@ -33,6 +33,22 @@ def test_a_quick_run_writes_its_numbers(tmp_path):
     assert sorted(path.stem for path in (tmp_path / "plots").iterdir()) == pictures
 
 
+def test_starting_is_measured_beside_what_cannot_be_saved():
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    startup = runpy.run_path(str(ROOT / "benchmarks" / "startup.py"))
+    found = startup["measure"](startup["figures"]() | {"nothing": lambda: None}, rounds=1)
+    assert [*found] == ["bare axes", "plot_share", "plot_token", "nothing"]
+    assert found["bare axes"]["times"] == 1 and found["nothing"]["times"] < 1
+    assert all(found[name]["seconds"] > 0 for name in ("bare axes", "plot_share", "plot_token"))
+
+
+@pytest.mark.slow
+def test_opening_a_page_is_measured(chromium, tmp_path):
+    pytest.importorskip("psutil", reason="views are also measured in a JupyterLab, whose kernels are found with it")
+    found = runpy.run_path(str(ROOT / "benchmarks" / "views.py"))["open_pages"](chromium, tmp_path)
+    assert len(found) == 2 and all(seconds > 0 for seconds in found.values())
+
+
 def test_parts_of_a_run_are_found(monkeypatch):
     """Each layer has activations, attention and products; the profiler's names for them change with torch."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

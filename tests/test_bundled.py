@@ -64,16 +64,16 @@ SETS = {"sst2": dict(labels=["negative", "positive"]), "ewt_pos": {}, "qasc": {}
 @pytest.mark.parametrize("name", TASK_MODELS)
 def test_the_cards_of_task_models_state_the_scores_that_they_have(shared_data, name):
     pytest.importorskip("datasets")
-    from convbert.training.evaluation import judge
-    from convbert.training.examples import Reading
-    from convbert.training.finetuning import plan_work
+    from convbert.training.evaluation import evaluate_model
+    from convbert.training.examples import Preprocessing
+    from convbert.training.task_data import load_task_data
 
     stated = json.loads((resolve(name) / "scores.json").read_text())
     task = next(task for task, model in DEFAULT_MODELS.items() if model == name)
     helper, dev = pipeline(task), shared_data / "tasks" / stated["dev"] / "dev.jsonl"
-    work = plan_work(task, dev, dev, **SETS[stated["dev"]])
-    how = Reading(helper.tokenizer, work.labels, *((256, 96) if task == "question-answering" else (128, 64)))
-    found = judge(helper.model, helper.tokenizer, work.held, work.train, task, how)
+    work = load_task_data(task, dev, dev, **SETS[stated["dev"]])
+    how = Preprocessing(helper.tokenizer, work.labels, *((256, 96) if task == "question-answering" else (128, 64)))
+    found = evaluate_model(helper.model, helper.tokenizer, work.evaluation, work.train, task, how)
     assert found.scores == pytest.approx(stated["pretrained"], abs=0.006)
     best = next(iter(found.scores))
     assert "fresh" not in stated or stated["pretrained"][best] > stated["fresh"][best], "pretraining must pay"

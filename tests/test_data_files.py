@@ -1,4 +1,4 @@
-"""Files of users: every shape gives the same rows, nothing is lost or guessed, faults are named by line."""
+"""Files of users: every shape gives the same rows, nothing is lost or guessed silently, faults are named by line."""
 
 import csv
 import gzip
@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 datasets = pytest.importorskip("datasets")
 pandas = pytest.importorskip("pandas")
 
-from convbert import ConvBertTokenizerFast, cli  # noqa: E402
-from convbert.families.convbert import ConvBertConfig  # noqa: E402
-from convbert.modeling import ConvBertModel  # noqa: E402
+from convbert import cli  # noqa: E402
 from convbert.training.data import hold_out, load_documents  # noqa: E402
 from convbert.training.datasets import load_rows  # noqa: E402
-from convbert.training.finetuning import finetune, plan_work  # noqa: E402
+from convbert.training.finetuning import finetune  # noqa: E402
+from convbert.training.task_data import load_task_data  # noqa: E402
 
 WORDS = [{"tokens": ["the", day, "is", what], "tags": ["O", "B-day", "O", "O"]} for day in DAYS for what in ("a", "b")]
 REVIEWS = [{"text": f"{w} {day}", "label": k} for w, k in (("fine", "good"), ("grey", "bad")) for day in DAYS]
@@ -119,7 +118,8 @@ def test_any_texts_are_read_back_from_memory(shape, rows):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("task", ROWS)
 def test_every_task_takes_every_shape(task, shape):
-    work, expected = plan_work(task, SHAPES[shape](ROWS[task]), ROWS[task]), plan_work(task, ROWS[task], ROWS[task])
+    work = load_task_data(task, SHAPES[shape](ROWS[task]), ROWS[task])
+    expected = load_task_data(task, ROWS[task], ROWS[task])
     assert list(work.train) == list(expected.train) and work.labels == expected.labels
 
 
@@ -128,7 +128,7 @@ def test_every_task_takes_every_shape(task, shape):
 def test_every_task_takes_every_file(tmp_path, task, name):
     """A csv writes lists and dictionaries as Python prints them; they are read as what they were."""
     file = write_rows(ROWS[task], tmp_path / name)
-    work, expected = plan_work(task, str(file), file), plan_work(task, ROWS[task], ROWS[task])
+    work, expected = load_task_data(task, str(file), file), load_task_data(task, ROWS[task], ROWS[task])
     assert list(work.train) == list(expected.train) and work.labels == expected.labels
 
 
@@ -144,8 +144,8 @@ def test_packed_files_are_read(tmp_path, name, pack):
 
 def test_splits_may_be_named_files(tmp_path):
     files = {name: write_rows(REVIEWS, tmp_path / f"{name}.csv") for name in ("train", "dev")}
-    work = plan_work("text-classification", files)
-    assert list(work.train) == list(work.held) == REVIEWS
+    work = load_task_data("text-classification", files)
+    assert list(work.train) == list(work.evaluation) == REVIEWS
 
 
 def test_a_saved_dataset_is_a_folder(tmp_path):
@@ -191,18 +191,18 @@ def test_lone_quotation_marks_that_swallow_lines_are_refused(tmp_path):
 def test_texts_with_line_breaks_and_commas_are_rows(tmp_path):
     rows = [{"text": f"one, {i}\ntwo", "label": "ab"[i % 2]} for i in range(30)]
     assert list(load_rows(write_rows(rows, tmp_path / "a.csv"))) == rows
-    work = plan_work("text-classification", tmp_path / "a.csv")
-    assert "a.csv: 60 lines are 30 rows" in work.decided
+    work = load_task_data("text-classification", tmp_path / "a.csv")
+    assert "a.csv: 60 lines are 30 rows" in work.summary
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
 def test_empty_rows_of_one_column_are_counted(tmp_path, name):
     (tmp_path / name).write_text('text\nfine\n""\n\ngrey\n  \n"one\ntwo"\n')
-    work = plan_work("fill-mask", tmp_path / name, [{"text": day} for day in DAYS])
+    work = load_task_data("fill-mask", tmp_path / name, [{"text": day} for day in DAYS])
     assert work.train["text"][:] == ["fine", "grey", "one\ntwo"]
-    assert f"2 empty rows left out, the first {name}, line 3" in work.decided
+    assert f"2 empty rows left out, the first {name}, line 3" in work.summary
     (tmp_path / name).write_text('text\nfine\n""\ngrey\n')
-    assert "span" not in plan_work("fill-mask", tmp_path / name, [{"text": "a fine day"}]).decided
+    assert "span" not in load_task_data("fill-mask", tmp_path / name, [{"text": "a fine day"}]).summary
 
 
 def test_columns_without_a_name_are_left_out(tmp_path):
@@ -213,11 +213,11 @@ def test_columns_without_a_name_are_left_out(tmp_path):
 def test_lists_without_words_are_left_out_and_counted(tmp_path):
     empty = [{"tokens": [], "tags": []}]
     for name in ("a.csv", "a.jsonl"):
-        work = plan_work("token-classification", write_rows(WORDS + empty, tmp_path / name), WORDS)
-        assert list(work.train) == WORDS and "1 empty rows left out" in work.decided
+        work = load_task_data("token-classification", write_rows(WORDS + empty, tmp_path / name), WORDS)
+        assert list(work.train) == WORDS and "1 empty rows left out" in work.summary
     for words, tags in (("[ ]", "[]"), (None, "[]"), ("[]", None), ("", "[]")):
         rows = [{k: str(v) for k, v in row.items()} for row in WORDS] + [{"tokens": words, "tags": tags}]
-        assert len(plan_work("token-classification", rows, WORDS).train) == len(WORDS)
+        assert len(load_task_data("token-classification", rows, WORDS).train) == len(WORDS)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
@@ -226,7 +226,7 @@ def test_a_line_of_json_is_named_as_a_line(tmp_path, name):
     lines[9] = json.dumps({"text": "", "label": "good"})
     (tmp_path / name).write_text("\n".join([lines[0], "", *lines[1:]]))
     with pytest.raises(ValueError, match=f"{name}, line 11: 'text' is empty"):
-        plan_work("text-classification", tmp_path / name)
+        load_task_data("text-classification", tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "a.json", "a"])
@@ -285,11 +285,11 @@ def test_a_key_that_the_first_row_has_not_is_kept():
 @pytest.mark.parametrize("names", [(0, 1), ("0", "1")])
 def test_columns_of_a_frame_may_be_numbers(names):
     frame = pandas.DataFrame([[row["text"], row["label"]] for row in REVIEWS])
-    work = plan_work("text-classification", frame, frame, columns=dict(zip(("text", "label"), names, strict=True)))
+    work = load_task_data("text-classification", frame, frame, columns=dict(zip(("text", "label"), names, strict=True)))
     assert list(work.train) == REVIEWS
     spread = pandas.DataFrame([[row["question"], *row["choices"], row["label"]] for row in CHOICES])
     columns = {"question": 0, "choices": [1, 2], "label": 3}
-    assert plan_work("multiple-choice", spread, spread, columns=columns).train["choices"][:] == [
+    assert load_task_data("multiple-choice", spread, spread, columns=columns).train["choices"][:] == [
         row["choices"] for row in CHOICES
     ]
     with pytest.raises(ValueError, match="several columns of one name"):
@@ -321,7 +321,7 @@ def test_errors_about_many_things_are_short(tmp_path):
     texts = [f"A fine day {i}. " * 40 for i in range(999)]
     for source in (uneven, texts, pandas.Series(texts), ["short"] * 99):
         with pytest.raises((ValueError, OSError, TypeError)) as error:
-            plan_work("fill-mask", source)
+            load_task_data("fill-mask", source)
         assert len(str(error.value)) < 400
         assert source is uneven or "a row is a dictionary" in str(error.value)
     with pytest.raises(FileNotFoundError, match=r"no such file: gone.csv \(and 1 more\)$"):
@@ -335,8 +335,8 @@ def test_an_empty_split_is_said_to_be_empty(shape):
         ("validation", {"train": shape(REVIEWS), "validation": shape([])}),
     ):
         with pytest.raises(ValueError, match=f"the split '{name}' is empty"):
-            plan_work("text-classification", splits)
-    assert plan_work("text-classification", {"train": shape(REVIEWS), "test": shape([])}).labels.names
+            load_task_data("text-classification", splits)
+    assert load_task_data("text-classification", {"train": shape(REVIEWS), "test": shape([])}).labels.names
 
 
 # labels
@@ -344,7 +344,7 @@ def test_an_empty_split_is_said_to_be_empty(shape):
 
 def work_of(values, **options):
     rows = [{"text": f"text {i}", "label": value} for i, value in enumerate(values)]
-    return plan_work("text-classification", rows, rows, **options)
+    return load_task_data("text-classification", rows, rows, **options)
 
 
 @pytest.mark.parametrize(
@@ -378,11 +378,11 @@ def test_labels_are_what_the_caller_says(labels, options, names, kind):
 
 def test_places_of_several_labels_are_learnt_as_they_stand():
     from convbert.training.evaluation import references_of
-    from convbert.training.examples import label_of
+    from convbert.training.examples import encode_label
 
     work = work_of([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]], labels=["a", "b", "c"])
-    assert label_of([0.0, 1.0, 0.0], work.labels) == [0.0, 1.0, 0.0]
-    assert references_of(work.held, "text-classification", work.labels) == [["b"], ["a", "c"]]
+    assert encode_label([0.0, 1.0, 0.0], work.labels) == [0.0, 1.0, 0.0]
+    assert references_of(work.evaluation, "text-classification", work.labels) == [["b"], ["a", "c"]]
 
 
 @pytest.mark.parametrize(
@@ -419,29 +419,29 @@ def test_labels_that_cannot_be_meant_are_refused(labels, options, words):
 
 def test_names_are_refused_where_they_name_nothing():
     with pytest.raises(ValueError, match="has no meaning for question-answering"):
-        plan_work("question-answering", QUESTIONS, labels=["a"])
+        load_task_data("question-answering", QUESTIONS, labels=["a"])
 
 
 def test_missing_values_of_a_frame(tmp_path):
     frame = pandas.DataFrame({"text": ["a", "b", "c"], "label": [0, None, 1]}, index=[5, 7, 9])
     with pytest.raises(ValueError, match=r"row 1 \(counted from 0\), index 7: .*without a label"):
-        plan_work("text-classification", frame, frame)
+        load_task_data("text-classification", frame, frame)
     frame = pandas.DataFrame({"text": ["a", float("nan")], "label": ["x", "y"]})
     with pytest.raises(ValueError, match="row 1 .*'text' is empty"):
-        plan_work("text-classification", frame, frame)
+        load_task_data("text-classification", frame, frame)
     whole = pandas.DataFrame({"text": ["a", "b", "c"], "label": [0, None, 1]}).dropna()
-    assert plan_work("text-classification", whole, whole, labels=["n", "p"]).labels.names == ("n", "p")
+    assert load_task_data("text-classification", whole, whole, labels=["n", "p"]).labels.names == ("n", "p")
     gaps = pandas.DataFrame({"text": ["a", "b"], "label": pandas.array([1, pandas.NA], dtype="Int64")})
     with pytest.raises(ValueError, match="row 1 .*without a label"):
-        plan_work("text-classification", gaps, gaps)
+        load_task_data("text-classification", gaps, gaps)
 
 
 def test_labels_of_a_table_in_the_files_of_both_sides(tmp_path):
     """Names that look like numbers mean the same on both sides, whichever other names are there."""
     (tmp_path / "a.csv").write_text("text,label\na,1\nb,2\nc,x\n")
     (tmp_path / "b.csv").write_text("text,label\na,1\nb,2\n")
-    work = plan_work("text-classification", tmp_path / "a.csv", tmp_path / "b.csv")
-    assert [work.labels.name(label) for label in work.held["label"]] == ["1", "2"]
+    work = load_task_data("text-classification", tmp_path / "a.csv", tmp_path / "b.csv")
+    assert [work.labels.name(label) for label in work.evaluation["label"]] == ["1", "2"]
 
 
 def table(file, labels, header="text,label", count=24):
@@ -469,7 +469,7 @@ def names_of(work, rows):
 )
 def test_a_label_that_is_written_like_a_name_is_that_name(tmp_path, written, given):
     file = table(tmp_path / "a.csv", written)
-    work = plan_work("text-classification", file, file, labels=given)
+    work = load_task_data("text-classification", file, file, labels=given)
     expected = {name.casefold(): name for name in given}
     assert names_of(work, work.train)[:2] == [expected[label.casefold()] for label in written]
 
@@ -478,39 +478,39 @@ def test_a_label_that_is_written_like_a_name_is_that_name(tmp_path, written, giv
 def test_a_truth_value_is_no_place_among_names_of_which_one_is_a_truth_value(tmp_path, given):
     file = table(tmp_path / "a.csv", ["TRUE", "FALSE"])
     with pytest.raises(ValueError, match="line 3: label False is not one of"):
-        plan_work("text-classification", file, file, labels=given)
+        load_task_data("text-classification", file, file, labels=given)
 
 
 def test_labels_that_differ_and_mean_one_class_are_one_class():
     rows = [{"text": f"text {i}", "label": "pos" if i % 2 else "1"} for i in range(24)]
     ids = [row | {"label": 1} for row in rows]
-    assert plan_work("text-classification", rows, ids, labels=["1", "pos"]).labels.id(1) == 0
+    assert load_task_data("text-classification", rows, ids, labels=["1", "pos"]).labels.id(1) == 0
     tags = [{"tokens": ["a", "b"], "tags": [True, True]}] * 12
     with pytest.raises(ValueError, match="nothing to tell apart"):
-        plan_work("token-classification", tags, tags, labels=["no", "yes"])
+        load_task_data("token-classification", tags, tags, labels=["no", "yes"])
 
 
 @pytest.mark.parametrize("given", [None, ["1", "2", "x"], ["x", "2", "1"]])
 def test_names_of_numbers_are_the_same_on_both_sides(tmp_path, given):
     train, held = table(tmp_path / "a.csv", ["1", "2", "x"]), table(tmp_path / "b.csv", ["1", "2"])
-    work = plan_work("text-classification", train, held, labels=given)
-    assert names_of(work, work.held)[:2] == ["1", "2"]
+    work = load_task_data("text-classification", train, held, labels=given)
+    assert names_of(work, work.evaluation)[:2] == ["1", "2"]
     with pytest.raises(ValueError, match="evaluation: .*label 0 is not one of"):
-        plan_work("text-classification", train, table(tmp_path / "c.csv", ["0", "1"]), labels=given)
+        load_task_data("text-classification", train, table(tmp_path / "c.csv", ["0", "1"]), labels=given)
 
 
 def test_tags_of_numbers_are_the_same_on_both_sides():
     train = [{"tokens": ["a", "b", "c"], "tags": ["1", "2", "x"]}] * 20
     held = [{"tokens": ["a", "b"], "tags": [1, 2]}]
-    work = plan_work("token-classification", train, held, labels=["1", "2", "x"])
-    assert [work.labels.name(tag) for tag in work.held["tags"][0]] == ["1", "2"]
+    work = load_task_data("token-classification", train, held, labels=["1", "2", "x"])
+    assert [work.labels.name(tag) for tag in work.evaluation["tags"][0]] == ["1", "2"]
 
 
 @pytest.mark.parametrize("given", [None, ["maybe", "TRUE"]])
 def test_truth_values_beside_names_are_the_same_on_both_sides(tmp_path, given):
     train, held = table(tmp_path / "a.csv", ["TRUE", "maybe"]), table(tmp_path / "b.csv", ["TRUE"])
-    work = plan_work("text-classification", train, held, labels=given)
-    assert set(names_of(work, work.held)) == {"TRUE"}
+    work = load_task_data("text-classification", train, held, labels=given)
+    assert set(names_of(work, work.evaluation)) == {"TRUE"}
 
 
 def listed(file, odd, kind="['pos']", count=30):
@@ -526,7 +526,7 @@ def test_one_label_that_is_no_list_among_lists_is_named(tmp_path, odd, side):
     good, bad = listed(tmp_path / "good.csv", "['neg']"), listed(tmp_path / "bad.csv", odd)
     sides = (bad, good) if side == "train" else (good, bad)
     with pytest.raises(ValueError, match="bad.csv, line 19: .*list"):
-        plan_work("text-classification", *sides)
+        load_task_data("text-classification", *sides)
 
 
 def test_labels_that_numpy_printed_are_no_names(tmp_path):
@@ -534,12 +534,12 @@ def test_labels_that_numpy_printed_are_no_names(tmp_path):
         rows = [{"text": f"text {i}", "label": cells[i % 2]} for i in range(24)]
         file = write_rows(rows, tmp_path / "a.csv")
         with pytest.raises(ValueError, match="a.csv, line 2: .*is not a list"):
-            plan_work("text-classification", file, file)
+            load_task_data("text-classification", file, file)
 
 
 def test_names_may_begin_with_a_bracket(tmp_path):
     file = table(tmp_path / "a.csv", ["[URGENT]", "[later]"])
-    assert plan_work("text-classification", file, file).labels.names == ("[URGENT]", "[later]")
+    assert load_task_data("text-classification", file, file).labels.names == ("[URGENT]", "[later]")
 
 
 @pytest.mark.parametrize(
@@ -555,7 +555,7 @@ def test_both_sides_write_several_labels_in_one_way(train, held):
     given = dict(labels=["a", "b"]) if train[0] == [0, 1] else {}
     rows, judged = ([{"text": f"t {i}", "label": x} for i, x in enumerate(labels)] for labels in (train * 12, held))
     with pytest.raises(ValueError, match="evaluation: row 0 "):
-        plan_work("text-classification", rows, judged, **given)
+        load_task_data("text-classification", rows, judged, **given)
 
 
 @pytest.mark.parametrize(("task", "column"), [("text-classification", "text_pair"), ("multiple-choice", "context")])
@@ -564,7 +564,7 @@ def test_a_column_that_only_one_side_has_is_refused(task, column, side):
     sides = [ROWS[task], ROWS[task]]
     sides[side] = [row | {column: "more"} for row in ROWS[task]]
     with pytest.raises(ValueError, match=f"evaluation: .*{column!r}"):
-        plan_work(task, *sides)
+        load_task_data(task, *sides)
 
 
 # faults are found before the first step, and named as in the file
@@ -594,7 +594,7 @@ def test_a_row_that_is_wrong_is_named_as_its_file_counts(tmp_path, task, column,
     line = {"a.csv": "line 43", "a.tsv": "line 43", "a.jsonl": "line 42"}.get(name, "row 41 ")
     sides = dict(dataset=source) if side == "train" else dict(dataset=ROWS[task], evaluation=source)
     with pytest.raises(ValueError, match=line) as error:
-        plan_work(task, **sides)
+        load_task_data(task, **sides)
     assert name == "list" or name in str(error.value)
     assert side == "train" or "evaluation" in str(error.value)
 
@@ -606,24 +606,13 @@ def test_lines_are_counted_over_fields_that_span_several(tmp_path):
     with open(file, newline="") as lines:
         line = next(n for n, text in enumerate(lines, 1) if text.startswith(",") and text.strip() in (",a", ",b"))
     with pytest.raises(ValueError, match=f"a.csv, line {line}: 'text' is empty"):
-        plan_work("text-classification", file)
+        load_task_data("text-classification", file)
 
 
 def test_splits_are_named():
     rows = REVIEWS + [{"text": None, "label": "good"}]
     with pytest.raises(ValueError, match=r"split 'dev', row 24 \(counted from 0\): 'text' is empty"):
-        plan_work("text-classification", {"train": REVIEWS, "dev": rows})
-
-
-@pytest.fixture(scope="session")
-def start(tmp_path_factory):
-    """A small encoder with the bundled vocabulary."""
-    folder = tmp_path_factory.mktemp("start")
-    torch.manual_seed(0)
-    sizes = dict(num_hidden_layers=1, hidden_size=32, embedding_size=16, intermediate_size=64)
-    ConvBertModel(ConvBertConfig.preset("tiny", **sizes, max_position_embeddings=64)).save_pretrained(folder)
-    ConvBertTokenizerFast.from_pretrained("convbert-tiny", model_max_length=64).save_pretrained(folder)
-    return folder
+        load_task_data("text-classification", {"train": REVIEWS, "dev": rows})
 
 
 QUICK = dict(epochs=1, batch_size=8, max_length=24, device="cpu")
@@ -678,7 +667,7 @@ def test_what_was_decided_is_said_in_one_line_before_the_first_step(tmp_path, st
     line = next(line for line in said.splitlines() if "rows to train on" in line)
     for part in (
         "24 rows",
-        "24 to judge by",
+        "24 to evaluate on",
         "text=review",
         "2 labels",
         "good 12",
@@ -700,7 +689,7 @@ def test_what_was_decided_is_said_in_one_line_before_the_first_step(tmp_path, st
     ],
 )
 def test_the_line_says_what_is_learnt(task, rows, part):
-    assert part in plan_work(task, rows, rows).decided and "\n" not in plan_work(task, rows, rows).decided
+    assert part in load_task_data(task, rows, rows).summary and "\n" not in load_task_data(task, rows, rows).summary
 
 
 # answers
@@ -723,7 +712,7 @@ def test_the_line_says_what_is_learnt(task, rows, part):
 )
 def test_answers_in_every_form(answers, expected):
     rows = [{"question": "what?", "context": "the monday was long.", "answers": answers}]
-    held = plan_work("question-answering", QUESTIONS, rows).held
+    held = load_task_data("question-answering", QUESTIONS, rows).evaluation
     assert held["answers"][0]["text"] == expected and held["answers"][0]["answer_start"] == [4] * len(expected)
 
 
@@ -744,7 +733,7 @@ def test_answers_in_every_form(answers, expected):
 def test_answers_that_say_nothing_are_refused(answers, words):
     rows = [{"question": "what?", "context": "the monday was long.", "answers": answers}]
     with pytest.raises(ValueError, match=f"row 0 .*{words}"):
-        plan_work("question-answering", QUESTIONS, rows)
+        load_task_data("question-answering", QUESTIONS, rows)
 
 
 def squad(version):
@@ -769,10 +758,10 @@ def test_squad_is_read_as_it_is_published(tmp_path, version, way):
     if way == "file":
         (tmp_path / "train-v.json").write_text(json.dumps(source))
         source = str(tmp_path / "train-v.json")
-    work = plan_work("question-answering", source, source)
+    work = load_task_data("question-answering", source, source)
     none = {"text": [], "answer_start": []}
     expected = [row | {"answers": none} if version == "v2.0" and i == 3 else row for i, row in enumerate(QUESTIONS)]
-    assert list(work.train) == list(work.held) == expected
+    assert list(work.train) == list(work.evaluation) == expected
 
 
 def test_a_fault_in_squad_is_named_by_its_path(tmp_path):
@@ -780,7 +769,7 @@ def test_a_fault_in_squad_is_named_by_its_path(tmp_path):
     source["data"][1]["paragraphs"][2]["qas"][0]["answers"][0]["answer_start"] = 5
     (tmp_path / "t.json").write_text(json.dumps(source))
     with pytest.raises(ValueError, match=r"t.json, data\[1\].paragraphs\[2\].qas\[0\]: .*answer_start counts"):
-        plan_work("question-answering", tmp_path / "t.json", QUESTIONS)
+        load_task_data("question-answering", tmp_path / "t.json", QUESTIONS)
 
 
 @pytest.mark.parametrize("lost", ["question", "answers", "context", "qas"])
@@ -827,7 +816,7 @@ def test_squad_of_another_form_is_refused_by_its_path(path, value):
 def test_answers_of_squad_in_every_form(answers):
     source = squad("1.1")
     source["data"][0]["paragraphs"][0]["qas"][0]["answers"] = answers
-    found = plan_work("question-answering", source, source).train["answers"][0]
+    found = load_task_data("question-answering", source, source).train["answers"][0]
     assert found == ({"text": ["monday"], "answer_start": [4]} if answers else {"text": [], "answer_start": []})
 
 
@@ -856,9 +845,9 @@ def test_conll_files_are_read(tmp_path, name, mark, head, end):
         pytest.skip("a tsv has tabs")
     blocks = ["\n".join(mark.join(fields) for fields in sentence) for sentence in SENTENCES]
     (tmp_path / name).write_text((head + "\n\n".join(blocks) + "\n\n").replace("\n", end), newline="")
-    work = plan_work("ner", str(tmp_path / name), tmp_path / name)
+    work = load_task_data("ner", str(tmp_path / name), tmp_path / name)
     assert list(work.train) == EXPECTED
-    assert "words from column 1, tags from column 4 of 4" in work.decided
+    assert "words from column 1, tags from column 4 of 4" in work.summary
 
 
 CONLLU = """# sent_id = 1
@@ -878,27 +867,27 @@ CONLLU = """# sent_id = 1
 @pytest.mark.parametrize("name", ["es.conllu", "es.conll", "es.txt"])
 def test_universal_dependencies_are_read(tmp_path, name):
     (tmp_path / name).write_text(CONLLU, encoding="utf-8")
-    work = plan_work("token-classification", tmp_path / name, tmp_path / name)
+    work = load_task_data("token-classification", tmp_path / name, tmp_path / name)
     assert list(work.train) == [
         {"tokens": ["Vamos", "nos", "#"], "tags": ["VERB", "PRON", "SYM"]},
         {"tokens": ["Sí"], "tags": ["INTJ"]},
     ]
-    assert "words from column 2, tags from column 4 of 10" in work.decided
+    assert "words from column 2, tags from column 4 of 10" in work.summary
 
 
 def test_words_that_begin_with_the_mark_of_comments_are_words(tmp_path):
     (tmp_path / "a.conll").write_text("# one\nI PRP\nsaw VBD\n#sun3 HT\n\n# two words here\nHe PRP\n# O\n#sun4 HT\n")
-    work = plan_work("token-classification", tmp_path / "a.conll", tmp_path / "a.conll")
+    work = load_task_data("token-classification", tmp_path / "a.conll", tmp_path / "a.conll")
     assert list(work.train) == [
         {"tokens": ["I", "saw", "#sun3"], "tags": ["PRP", "VBD", "HT"]},
         {"tokens": ["He", "#", "#sun4"], "tags": ["PRP", "O", "HT"]},
     ]
-    assert "2 comments left out, the first in line 1" in work.decided
+    assert "2 comments left out, the first in line 1" in work.summary
 
 
 def test_sentences_of_hashtags_alone_are_sentences(tmp_path):
     (tmp_path / "a.conll").write_text("#sun HT\n#rain OT\n\n#fog HT\n")
-    assert len(plan_work("token-classification", tmp_path / "a.conll", tmp_path / "a.conll").train) == 2
+    assert len(load_task_data("token-classification", tmp_path / "a.conll", tmp_path / "a.conll").train) == 2
 
 
 @pytest.mark.parametrize(
@@ -913,7 +902,7 @@ def test_sentences_of_hashtags_alone_are_sentences(tmp_path):
 def test_conll_files_with_faults_are_refused(tmp_path, content, words):
     (tmp_path / "a.conll").write_text(content)
     with pytest.raises(ValueError, match=words):
-        plan_work("token-classification", tmp_path / "a.conll", WORDS)
+        load_task_data("token-classification", tmp_path / "a.conll", WORDS)
 
 
 @pytest.mark.parametrize(
@@ -927,7 +916,7 @@ def test_conll_files_with_faults_are_refused(tmp_path, content, words):
 def test_words_that_are_no_list_are_refused(tokens, words):
     rows = [{"tokens": tokens, "tags": ["O"] * 4}]
     with pytest.raises(ValueError, match=f"row 0 .*{words}"):
-        plan_work("token-classification", WORDS, rows)
+        load_task_data("token-classification", WORDS, rows)
 
 
 # pretraining
@@ -980,7 +969,7 @@ def test_json_that_is_called_plain_text_is_refused(tmp_path, name, capsys):
     assert cli.main(["evaluate", str(tmp_path / name)]) == 1 and ".jsonl" in capsys.readouterr().err
     if ".txt" in name:
         with pytest.raises(ValueError, match=f"{name} .*JSON object"):
-            plan_work("fill-mask", tmp_path / name)
+            load_task_data("fill-mask", tmp_path / name)
 
 
 def test_a_text_may_have_a_json_object_in_it(tmp_path):

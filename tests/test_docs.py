@@ -1,6 +1,5 @@
-"""The pages of the site, checked as far as that goes without Quarto: what a page is made of, links, pictures, size."""
+"""The pages of the site, checked as far as that goes without Quarto: what a page is made of, links and pictures."""
 
-import json
 import os
 import re
 import subprocess
@@ -14,31 +13,19 @@ import pytest
 import yaml
 from conftest import ROOT
 from nbdev.config import get_config, nbpath2html
+from notebooks import cells, notebooks
 
-NBS = ROOT / "nbs"
-NOTEBOOKS = sorted(path for path in NBS.rglob("*.ipynb") if not re.search(r"/[._]", path.relative_to(ROOT).as_posix()))
-NAMES = [path.relative_to(NBS).as_posix() for path in NOTEBOOKS]
-PROC = """
+NAMES = [path.relative_to(ROOT / "nbs").as_posix() for path in notebooks()]
+STAGE = """
+from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
+from tools.pages import write_pages
 
 if __name__ == "__main__":
+    write_pages()
+    refresh_quarto_yml()
     proc_nbs(n_workers=1, force=True)
 """
-
-
-def cells(path: Path, kind: str = "") -> list[dict]:
-    """The cells of a notebook, with their text in one piece."""
-    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [{**cell, "source": "".join(cell["source"])} for cell in found if not kind or cell["cell_type"] == kind]
-
-
-def sidebar_targets(entry) -> list[str]:
-    """Every page that the sidebar names, in its order."""
-    if isinstance(entry, str):
-        return [entry]
-    if isinstance(entry, list):
-        return [target for item in entry for target in sidebar_targets(item)]
-    return [*filter(None, [entry.get("href")]), *sidebar_targets(entry.get("contents", []))]
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +34,9 @@ def pages(tmp_path_factory) -> Path:
     pytest.importorskip("triton", reason="the page of the fused kernels imports Triton, and it is not installed")
     copy = tmp_path_factory.mktemp("docs") / "repository"
     copytree(ROOT, copy, ignore=ignore_patterns(".*", "_proc", "_docs", "build", "dist", "venv", "runs", "__pycache__"))
-    (copy / "proc.py").write_text(PROC)
+    (copy / "stage.py").write_text(STAGE)
     env = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "proc.py"], cwd=copy, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "stage.py"], cwd=copy, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     return copy / "_proc"
 
@@ -79,11 +66,6 @@ def test_no_directive_is_left_on_a_page(pages):
     assert not left
 
 
-def test_sidebar_lists_each_notebook_once():
-    listed = sidebar_targets(yaml.safe_load((NBS / "sidebar.yml").read_text())["website"]["sidebar"])
-    assert sorted(listed) == sorted(NAMES)
-
-
 def test_page_names_do_not_collide():
     names = Counter(nbpath2html(Path(name)).as_posix() for name in NAMES)
     assert not [name for name, count in names.items() if count > 1]
@@ -98,7 +80,7 @@ def test_links_and_pictures_exist(pages):
         for target in links(text):
             absolute = target.startswith(base)
             path = os.path.normpath(target.removeprefix(base) if absolute else Path(name).parent / target)
-            on_disk = not absolute and not path.startswith("..") and (NBS / path).exists()
+            on_disk = not absolute and not path.startswith("..") and (pages / path).exists()
             if not (on_disk or path in site or path == "."):
                 broken.append((name, target))
     assert not broken
@@ -113,14 +95,14 @@ def links(markdown: str) -> set[str]:
     return {target for target in found if target and (target.startswith(own) or not re.match(r"[a-z]+:|//", target))}
 
 
-def test_site_settings_are_up_to_date(tmp_path):
-    """nbs/nbdev.yml is made from pyproject.toml."""
-    copytree(ROOT / "nbs", tmp_path / "nbs", ignore=ignore_patterns("*.ipynb"))
-    (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
-    code = "from nbdev.quarto import refresh_quarto_yml as f; f()"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    for name in ("nbdev.yml", "_quarto.yml"):
-        assert (tmp_path / "nbs" / name).read_text() == (NBS / name).read_text()
+def test_settings_of_the_site_are_staged_beside_its_pages(pages):
+    """Those at the top of the repository, and what nbdev makes of pyproject.toml."""
+    settings = (pages / "_quarto.yml").read_text(encoding="utf-8")
+    assert settings == (ROOT / "_quarto.yml").read_text(encoding="utf-8")
+    site, made = yaml.safe_load(settings), yaml.safe_load((pages / "nbdev.yml").read_text(encoding="utf-8"))
+    named = [*site["metadata-files"], *site["project"]["resources"], site["format"]["html"]["css"]]
+    assert not [name for name in named if not (pages / name).exists()]
+    assert [tool["href"] for tool in site["website"]["navbar"]["tools"]] == [made["website"]["repo-url"]]
 
 
 def test_texts_link_to_files_that_exist():
@@ -130,43 +112,3 @@ def test_texts_link_to_files_that_exist():
             if not target.startswith("http") and not (ROOT / target).exists():
                 broken.append((name, target))
     assert not broken
-
-
-# -- the style of a notebook (docstrings, line length and imports are ruff's)
-
-
-@pytest.fixture(params=NOTEBOOKS, ids=NAMES)
-def notebook(request) -> Path:
-    return request.param
-
-
-def test_notebook_opens_with_title_and_line(notebook):
-    """nbdev drops whatever else stands in the first cell."""
-    first, *_ = cells(notebook)
-    assert first["cell_type"] == "markdown"
-    title, *rest = [line for line in first["source"].splitlines() if line.strip()]
-    assert title.startswith("# ")
-    assert rest and rest[0].startswith("> ")
-    assert all(line.startswith("- ") for line in rest[1:])
-
-
-def test_notebook_is_one_idea_long(notebook):
-    assert len(cells(notebook)) <= 60
-
-
-def test_export_cells_are_short(notebook):
-    exports = [cell["source"] for cell in cells(notebook, "code") if re.match(r"#\|\s*export", cell["source"])]
-    lines = [source.splitlines() for source in exports]
-    assert not [f"{len(cell)} lines: {cell[1]}" for cell in lines if len(cell) > 40]
-
-
-def test_notebook_keeps_no_error_and_no_large_picture(notebook):
-    outputs = [output for cell in cells(notebook, "code") for output in cell["outputs"]]
-    assert not [output["ename"] for output in outputs if output["output_type"] == "error"]
-    png = ["".join(output.get("data", {}).get("image/png", "")) for output in outputs]
-    assert not [len(data) for data in png if len(data) * 3 / 4 > 50_000]
-
-
-def test_outputs_name_no_place_on_a_disk(notebook):
-    shown = json.dumps([cell["outputs"] for cell in cells(notebook, "code")])
-    assert not re.findall(r"/(?:home|Users|root|tmp|var)/\S{3,40}", shown)

@@ -12,15 +12,17 @@ import torch
 from conftest import CHOICES, DAYS
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from processes import Process
 
 datasets = pytest.importorskip("datasets")
 
 from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, pipeline  # noqa: E402
 from convbert.families.convbert import ConvBertConfig  # noqa: E402
-from convbert.modeling import ConvBertModel  # noqa: E402
-from convbert.training.datasets import Labels, choose_columns, load_rows  # noqa: E402
-from convbert.training.examples import Reading, read_answers, read_tags  # noqa: E402
-from convbert.training.finetuning import Tuning, finetune, plan_work, to_recipe  # noqa: E402
+from convbert.training.datasets import choose_columns, load_rows  # noqa: E402
+from convbert.training.examples import Preprocessing, encode_questions, encode_tags  # noqa: E402
+from convbert.training.finetuning import Tuning, finetune, to_recipe  # noqa: E402
+from convbert.training.labels import Labels  # noqa: E402
+from convbert.training.task_data import load_task_data  # noqa: E402
 
 TEXTS = [
     {"text": f"{what} {day}", "label": kind} for kind, what in (("good", "a fine"), ("bad", "a grey")) for day in DAYS
@@ -45,19 +47,6 @@ ROWS = {
     "fill-mask": [{"text": f"the {day} was fine and the {day} was long. " * 8} for day in DAYS * 2],
 }
 QUICK = dict(epochs=20, batch_size=4, learning_rate=5e-3, layer_decay=1.0, dropout=0.0, max_length=32, device="cpu")
-
-
-@pytest.fixture(scope="session")
-def start(tmp_path_factory):
-    """A small encoder with the bundled vocabulary."""
-    folder = tmp_path_factory.mktemp("start")
-    torch.manual_seed(0)
-    config = ConvBertConfig.preset(
-        "tiny", num_hidden_layers=1, hidden_size=32, embedding_size=16, intermediate_size=64, max_position_embeddings=64
-    )
-    ConvBertModel(config).save_pretrained(folder)
-    ConvBertTokenizerFast.from_pretrained("convbert-tiny", model_max_length=64).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("task", ROWS)
@@ -121,9 +110,9 @@ SCRIPT = textwrap.dedent(
 def tuned(start, out, *launcher, **changes):
     options = QUICK | {"epochs": 3, "batch_size": 6, "dropout": 0.1} | changes
     argument = json.dumps([str(start), str(out), TAGS, options])
-    command = (
-        [sys.executable, *launcher, "-c", SCRIPT, argument] if not launcher else [sys.executable, *launcher, argument]
-    )
+    if not launcher:
+        return Process(SCRIPT, argument, folder=out.parent / "said")
+    command = [sys.executable, *launcher, argument]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -241,7 +230,7 @@ TOKENIZER = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
 def test_every_word_with_a_token_is_asked_for_once(words, length):
     labels = Labels(tuple(map(str, range(len(words)))))
     batch = {"tokens": [words], "tags": [list(range(len(words)))]}
-    examples = read_tags(batch, Reading(TOKENIZER, labels, max_length=length))
+    examples = encode_tags(batch, Preprocessing(TOKENIZER, labels, max_length=length))
     asked = [label for row in examples["labels"] for label in row if label != -100]
     whole = TOKENIZER(words, is_split_into_words=True, verbose=False).encodings[0]
     assert asked == sorted({word for word in whole.word_ids if word is not None})
@@ -259,7 +248,7 @@ def test_the_marked_tokens_are_the_answer(words, data):
     answer = " ".join(words[first : last + 1])
     assume(answer)
     batch = {"question": ["who?"], "context": [context], "answers": [{"text": [answer], "answer_start": [start]}]}
-    found = read_answers(batch, Reading(TOKENIZER, max_length=40, stride=12))
+    found = encode_questions(batch, Preprocessing(TOKENIZER, max_length=40, stride=12))
     marked = [
         ids[a : b + 1]
         for ids, a, b in zip(found["input_ids"], found["start_positions"], found["end_positions"], strict=True)
@@ -281,7 +270,8 @@ def test_rows_of_every_kind_are_read(tmp_path):
     with pytest.raises(ValueError, match="no split 'test'"):
         load_rows(both, "test")
     both["validation"] = datasets.Dataset.from_list(rows[:1])
-    assert list(plan_work("text-classification", both).held) == rows[:1], "a data set's own split is judged by"
+    evaluation = load_task_data("text-classification", both).evaluation
+    assert list(evaluation) == rows[:1], "a data set's own split is evaluated on"
     renamed = choose_columns(
         load_rows([{"sentence": "a", "text": "b", "label": 0}]), "text-classification", {"text": "sentence"}
     )
@@ -323,11 +313,11 @@ def test_the_best_perplexity_is_the_lowest(tmp_path, start):
 
 def test_rows_about_the_same_text_stay_on_one_side(tmp_path):
     rows = [{**row, "context": row["context"] + str(i % 12)} for i, row in enumerate(QUESTIONS * 4)]
-    work = plan_work("question-answering", rows)
-    assert not set(work.train["context"]) & set(work.held["context"])
+    work = load_task_data("question-answering", rows)
+    assert not set(work.train["context"]) & set(work.evaluation["context"])
     alternating = [{"text": f"text {i}", "label": ("good", "bad")[i % 2]} for i in range(400)]
-    work = plan_work("text-classification", alternating)
-    assert 0.05 < len(work.held) / 400 < 0.2 and set(work.held["label"]) == {"good", "bad"}
+    work = load_task_data("text-classification", alternating)
+    assert 0.05 < len(work.evaluation) / 400 < 0.2 and set(work.evaluation["label"]) == {"good", "bad"}
 
 
 def test_an_answer_that_does_not_stand_where_it_is_said_to_is_refused(tmp_path, start):

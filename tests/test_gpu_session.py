@@ -15,7 +15,10 @@ from convbert import ConvBertForMaskedLM
 
 pytest.importorskip("transformers", reason="a GPU session measures us beside transformers")
 pytest.importorskip("datasets", reason="text is read through datasets")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(torch.cuda.is_available(), reason="the toy is for a CPU")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(torch.cuda.is_available(), reason="the toy is for a CPU"),
+]
 
 
 class Session:
@@ -43,21 +46,29 @@ class Session:
         return json.loads((self.out / "results.json").read_text())
 
 
-@pytest.fixture
-def session(tmp_path):
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The folder of a session after its first step."""
+    folder = tmp_path_factory.mktemp("prepared")
     who, where = ("fox", "hen", "cat", "dog", "crow"), ("sea", "barn", "wood", "town")
     tales = [f"The {a} saw the {b} by the {c} and told the {b} about it." for a in who for b in who for c in where]
-    text = tmp_path / "tales.txt"
+    text = folder / "tales.txt"
     text.write_text("\n\n".join(tales * 12), encoding="utf-8")
-    made = Session(tmp_path)
+    made = Session(folder)
     output = made.call("prepare", text, "--hold-out-every", 20)
     assert "MiB to carry" in output and "there already" not in output
     assert "there already" in made.call("prepare", text, "--hold-out-every", 20)
-    return made
+    return folder
+
+
+@pytest.fixture
+def session(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    return Session(tmp_path)
 
 
 def test_all_three_steps(session, tmp_path):
-    output = session.run("--limits", "tests=30", "speed=30", "--plan", "steps=40", "learning_rate=0.01")
+    output = session.run("--limits", "tests=30", "speed=20", "--plan", "steps=40", "learning_rate=0.01")
     ended = {part: row["ended"] for part, row in session.results["parts"].items()}
     assert ended["tests"] == ended["pretrain"] == "done", output
     case = session.results["cases"]["gpu_forward_dense"]
@@ -80,7 +91,7 @@ def test_all_three_steps(session, tmp_path):
 
 def test_ctrl_c_loses_nothing_even_on_a_fresh_machine(session):
     """The files to bring back hold the checkpoint in pieces; a fresh machine continues from them."""
-    only = "--only", "pretrain", "--plan", "steps=9000", "--minutes", 0.5
+    only = "--only", "pretrain", "--plan", "steps=200", "--minutes", 2
     first = session.start("run", "--toy", "--out", session.out, *only)
     log = session.home / "work-toy" / "pretrain.log"
     log.parent.mkdir(parents=True)

@@ -14,8 +14,8 @@ from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertTokenizerFast,
 from convbert.export import export
 from convbert.outputs import ModelOutput, TaskOutput
 from convbert.training.loop import task_loss
-from convbert.visualize.encoded_text import read_text
-from convbert.visualize.mask_prediction import look_behind
+from convbert.visualize.encoded_text import encode_text
+from convbert.visualize.mask_prediction import predict_mask
 
 HEADS = ("Model", *(f"For{n}" for n in ("MaskedLM", "SequenceClassification", "TokenClassification")))
 HEADS += "ForQuestionAnswering", "ForMultipleChoice"
@@ -578,9 +578,9 @@ def test_a_model_that_returns_tuples_is_exported(tmp_path):
 
 def test_a_model_that_returns_tuples_is_looked_behind():
     tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
-    read = read_text(tokenizer, "The ship sailed home.", None, 64)
+    read = encode_text(tokenizer, "The ship sailed home.", None, 64)
     models = [ConvBertForMaskedLM.from_pretrained("convbert-tiny", return_dict=wanted) for wanted in (True, False)]
-    by_name, by_place = (look_behind(model, tokenizer, read, 2) for model in models)
+    by_name, by_place = (predict_mask(model, tokenizer, read, 2) for model in models)
     assert by_name.words == by_place.words and by_name.scores == pytest.approx(by_place.scores, abs=1e-5)
 
 

@@ -19,7 +19,7 @@ import torch
 from convbert import ConvBertConfig, ConvBertForSequenceClassification, ConvBertTokenizer
 from convbert.serving import OnnxModel
 from convbert.tokenizers.truncation import leading_text
-from convbert.training.evaluation import Judgement
+from convbert.training.evaluation import EvaluationResult
 from convbert.training.finetuning import find_result
 from convbert.training.reports import write_card
 from convbert.training.runs import read_checkpoint
@@ -347,7 +347,7 @@ def test_one_word_of_a_megabyte_is_one_token():
 
 def test_a_card_shows_names_as_they_are_written():
     bad = "<img src=x onerror=alert(1)>|\n# no `[x](javascript:1)` **"
-    judgement = Judgement([bad], [bad], [0.5], {bad: 0.5}, {bad: 0.1}, bad)
+    judgement = EvaluationResult([bad], [bad], [0.5], {bad: 0.5}, {bad: 0.1}, bad)
     card = write_card({"task": "text-classification", bad: bad, "labels": [bad]}, judgement, [f"{bad}.png"])
     assert not re.search(r"<img|^# no|\*\*|`\[x\]|\[x\]\(", card, re.M)
     assert "&lt;img src=x onerror=alert(1)&gt;&#124; # no &#96;&#91;x&#93;" in card

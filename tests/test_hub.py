@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import warnings
 from pathlib import Path
 
@@ -71,10 +70,8 @@ def served(tmp_path, cache, monkeypatch):
 def test_import_is_light():
     heavy = "'torch', 'huggingface_hub', 'tokenizers'"
     code = f"import sys, convbert.hub; print([m for m in ({heavy}) if m in sys.modules])"
-    start = time.perf_counter()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
-    assert time.perf_counter() - start < 2
 
 
 def test_suggest():
@@ -431,12 +428,12 @@ SMALL_DISK = """
         (staged / "model.safetensors").write_bytes(bytes(5000))
 """
 KILLED = """
-    import sys, time
+    import signal, sys
     from convbert.atomic import atomic_folder
     with atomic_folder(sys.argv[1]) as staged:
         (staged / "config.json").write_text("new")
         print("writing", flush=True)
-        time.sleep(60)
+        signal.pause()
 """
 
 

@@ -12,13 +12,11 @@ from convbert import (
     ConvBertForSequenceClassification,
     ConvBertForTokenClassification,
     ConvBertModel,
-    ConvBertTokenizerFast,
     pipeline,
 )
 from convbert.families.convbert import ConvBertConfig
-from convbert.layers.mixed_attention import MixedMaps
-from convbert.visualize import knock_out, knock_outs
-from convbert.visualize.ablation import ask, changes, plot_changes, plot_knock_outs
+from convbert.visualize.ablation import ablation_target, knock_out, knock_outs, top_changes
+from convbert.visualize.ablation_figures import plot_changes, plot_knock_outs
 
 TEXT = "He opened the [MASK] and read the letter twice."
 TWO = "The [MASK] sailed across the [MASK]."
@@ -31,11 +29,6 @@ def make(kind=ConvBertForMaskedLM, **config):
     torch.manual_seed(0)
     sizes = dict(num_hidden_layers=L, hidden_size=32, embedding_size=16, intermediate_size=64, initializer_range=0.4)
     return kind(ConvBertConfig.preset("tiny", **{**sizes, **config})).eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +109,12 @@ def test_first_answers_are_those_of_the_pipeline():
 
 def test_newcomers_follow_the_first_answers():
     before, after = torch.tensor([0.7, 0.2, 0.1]).log(), torch.tensor([0.1, 0.3, 0.6]).log()
-    rows = changes(before, after, "abc".__getitem__, top_k=1)
+    rows = top_changes(before, after, "abc".__getitem__, top_k=1)
     assert [(row.answer, round(row.before, 4), round(row.after, 4)) for row in rows] == [
         ("a", 0.7, 0.1),
         ("c", 0.1, 0.6),
     ]
-    assert [row.answer for row in changes(before, after, "abc".__getitem__, top_k=9)] == ["a", "b", "c"]
+    assert [row.answer for row in top_changes(before, after, "abc".__getitem__, top_k=9)] == ["a", "b", "c"]
 
 
 # -- every head by itself
@@ -164,7 +157,7 @@ class PlainAttention(nn.Module):
         maps = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
         found = (maps @ value).transpose(1, 2)
         found = found if head_mask is None else found * head_mask[0, :, None]
-        return self.output(found.flatten(2)), MixedMaps(maps, None) if output_attentions else None
+        return self.output(found.flatten(2)), (maps, None) if output_attentions else None
 
 
 @pytest.fixture(scope="module")
@@ -395,6 +388,6 @@ def test_figures_are_not_left_open(model, tokenizer):
 
 
 def test_question_keeps_what_enters_each_layer(model, tokenizer):
-    question = ask(model, TEXT, tokenizer=tokenizer)
-    assert len(question.entering) == L + 1
-    assert question.read.tokens[question.places[0]] == "[MASK]"
+    target = ablation_target(model, TEXT, tokenizer=tokenizer)
+    assert len(target.layer_inputs) == L + 1
+    assert target.encoded.tokens[target.positions[0]] == "[MASK]"

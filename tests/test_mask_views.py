@@ -2,8 +2,6 @@
 
 import base64
 import json
-import re
-import time
 
 import pytest
 import torch
@@ -11,32 +9,27 @@ from torch.testing import assert_close
 
 pytest.importorskip("anywidget", reason='the views need pip install "convbert[widgets]"')
 
-from conftest import ROOT
 from test_knockout import H, L, PlainAttention, make, without
 
-from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizerFast, pipeline
-from convbert.visualize import head_view, knock_out, knock_outs, knockout_view, mask_explorer
-from convbert.visualize.encoded_text import open_model, read_text
-from convbert.visualize.mask_prediction import look_behind, plot_behind
-from convbert.visualize.mask_views import KnockoutView, MaskExplorer, first_questions
+from convbert import ConvBertForSequenceClassification, ConvBertModel, pipeline
+from convbert.visualize.ablation import knock_out, knock_outs
+from convbert.visualize.encoded_text import encode_text, load_model
+from convbert.visualize.explorer import mask_explorer
+from convbert.visualize.knockout import knockout_view, page_queries
+from convbert.visualize.mask_prediction import plot_mask_prediction, predict_mask
 from convbert.visualize.style import contrast
+from convbert.visualize.views import head_view
 from convbert.visualize.widgets import join_modules, read_asset
 
 TEXT = "He opened the [MASK] and read the letter twice."
 SEA = "The ship sailed across the sea to the old harbour."
-PAGES = ROOT / "nbs" / "visualize" / "pages"
 THEMES = pytest.mark.parametrize("theme", ["light", "dark"])
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
 
 
 @pytest.fixture(scope="module")
 def tiny():
     """The bundled model and its tokenizer."""
-    return open_model("convbert-tiny", task="fill-mask")
+    return load_model("convbert-tiny", task="fill-mask")
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +209,7 @@ def test_views_of_a_model_in_training(tokenizer):
 
 
 def test_questions_of_an_exported_page():
-    asked = first_questions(2, {"attention": 2, "conv": 2})
+    asked = page_queries(2, {"attention": 2, "conv": 2})
     assert len(asked) == 1 + 8 + 4 + 2
     assert asked[0] == [] and [["attention", 1, 0], ["attention", 1, 1]] in asked
     assert all(silenced == sorted(silenced) for silenced in asked)
@@ -379,7 +372,7 @@ def test_long_text_is_cut_and_noted(small):
 
 def test_page_of_a_long_text_answers_for_its_beginning(small):
     view = mask_explorer(text="far " * 100, place=90, **small)
-    asked = [place for _, place in view.askable()]
+    asked = [place for _, place in view.all_queries()]
     assert asked == [*range(1, view.most + 1), 90]
 
 
@@ -399,9 +392,9 @@ def test_numbers_of_the_pipeline(tiny):
 
 def test_lengths_on_their_squares_can_be_read(small):
     """Whatever the shade, also the middling ones that suit neither white nor dark grey."""
-    found = look_behind(*small.values(), read_text(small["tokenizer"], SEA), 8)
+    found = predict_mask(*small.values(), encode_text(small["tokenizer"], SEA), 8)
     found.attention_norm = found.conv_norm = torch.arange(1, 1 + L * H).view(L, H).float()
-    for ax in plot_behind(found).axes[1:]:
+    for ax in plot_mask_prediction(found).axes[1:]:
         (image,) = ax.images
         for text, norm in zip(ax.texts, found.conv_norm.flatten(), strict=True):
             assert contrast(text.get_color(), image.cmap(image.norm(norm.item()))) >= 4.5
@@ -421,13 +414,15 @@ def test_explorer_without_convolution(tokenizer):
         knockout_view(model, TEXT, tokenizer=tokenizer, silenced=[("conv", 0, 0)])
 
 
-def test_the_view_reacts_quickly(tiny):
-    """Generous, for a machine with much else to do: a few forward passes, not hundreds."""
+def test_a_question_costs_a_few_forward_passes(tiny):
+    """Not one for each head."""
     knockout, explorer = knockout_view(tiny[0], TEXT, tokenizer=tiny[1]), mask_explorer(tiny[0], SEA, tokenizer=tiny[1])
-    began = time.perf_counter()
+    passes = []
+    hook = tiny[0].encoder.register_forward_pre_hook(lambda *_: passes.append(1))
     knockout.silenced = [("conv", 2, 2)]
     explorer.place = 3
-    assert time.perf_counter() - began < 5
+    hook.remove()
+    assert 0 < len(passes) <= 6
 
 
 # -- knockout_view: the page
@@ -631,12 +626,12 @@ def expect_look(page, found, key):
 @THEMES
 def test_explorer_page_draws_and_answers(open_page, pages, tiny, theme):
     page = open_page(pages["explorer"], color_scheme=theme)
-    read = read_text(tiny[1], SEA)
+    read = encode_text(tiny[1], SEA)
     assert page.locator(".cv-chip").count() == len(read.tokens)
     assert page.locator("button.cv-head").count() == 4 * 8
     for place in (8, 1, 13):
         page.locator(f'[data-token="{place}"]').click()
-        found = look_behind(*tiny, read, place)
+        found = predict_mask(*tiny, read, place)
         expect_words(page, found)
         lengths = page.locator("button.cv-head").evaluate_all(
             "all => all.map((b) => Number(b.ariaLabel.split(' ').pop()))"
@@ -651,7 +646,7 @@ def test_explorer_page_draws_and_answers(open_page, pages, tiny, theme):
 
 def test_explorer_keeps_a_head_in_view(open_page, pages, tiny):
     page = open_page(pages["explorer"])
-    found = look_behind(*tiny, read_text(tiny[1], SEA), 8)
+    found = predict_mask(*tiny, encode_text(tiny[1], SEA), 8)
     head(page, "attention 3 1").click()
     page.mouse.move(2, 2)
     page.locator("h1").click()  # the focus leaves as well
@@ -666,7 +661,7 @@ def test_explorer_keeps_a_head_in_view(open_page, pages, tiny):
 
 def test_explorer_page_by_keyboard_alone(open_page, pages, tiny):
     page = open_page(pages["explorer"])
-    read = read_text(tiny[1], SEA)
+    read = encode_text(tiny[1], SEA)
     focused = (
         "document.activeElement.dataset.token ?? document.activeElement.dataset.key ?? document.activeElement.tagName"
     )
@@ -690,12 +685,12 @@ def test_explorer_page_by_keyboard_alone(open_page, pages, tiny):
     assert page.evaluate(focused) == "1"  # [CLS] cannot be masked
     page.keyboard.press("Enter")
     page.wait_for_selector('[data-token="1"][aria-pressed=true]')
-    expect_words(page, look_behind(*tiny, read, 1))
+    expect_words(page, predict_mask(*tiny, read, 1))
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
     assert page.evaluate(focused) == "attention 1 1"
-    expect_look(page, look_behind(*tiny, read, 1), "attention 1 1")
+    expect_look(page, predict_mask(*tiny, read, 1), "attention 1 1")
     page.keyboard.press("Enter")
     assert head(page, "attention 1 1").get_attribute("aria-pressed") == "true"
 
@@ -829,18 +824,3 @@ def test_live_field_sends_and_shows_what_is_wrong(open_page, small, tmp_path):
     assert page.locator(".cv-chip-text").all_inner_texts() == ["[CLS]", "Two", "words", "[SEP]"]
     assert page.locator(".cv-masked").inner_text().startswith("words")
     assert numbers(page, ".cv-answers td.cv-figure")[:8] == shown(view.scores)
-
-
-# -- the pages of the site
-
-
-@pytest.mark.parametrize("kind", [KnockoutView, MaskExplorer])
-def test_page_of_the_site_is_small_and_up_to_date(open_page, kind):
-    path = PAGES / f"{kind.parts[-1]}.html"
-    assert path.stat().st_size < 300_000
-    written, hint = path.read_text(encoding="utf-8"), "made again by: python tools/pages.py"
-    assert join_modules("common", *kind.parts) in written, hint
-    assert read_asset("style.css") in written, hint
-    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", written)
-    page = open_page(path)
-    assert page.locator("button.cv-head").count() > 30

@@ -23,11 +23,6 @@ HEADS = {
 }
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
-
-
 def small(head="ForSequenceClassification", **changes):
     torch.manual_seed(0)
     config = ConvBertConfig(vocab_size=8192, **{**SMALL, "hidden_dropout_prob": 0.0, **changes})

@@ -93,7 +93,7 @@ def test_switches_survive(classify):
     use_backend(classify.model, "reference")
     classify.model.compile_layers("eager")
     classify.model.config = classify.model.config.replace(id2label={0: "no", 1: "yes"})
-    classify.limit, classify.mark = 64, "mine"
+    classify.max_length, classify.mark = 64, "mine"
     classify.tokenizer.model_max_length = 64
     classify.model.requires_grad_(False).train()
     sent = pickle.dumps(classify)
@@ -104,7 +104,7 @@ def test_switches_survive(classify):
     assert answers(again) == answers(classify)
     assert again.model.encoder.layers[0].mixer.backend == "reference"
     assert again.model.config == classify.model.config and {row["label"] for row in again(TEXTS)} <= {"no", "yes"}
-    assert (again.limit, again.mark, again.tokenizer.model_max_length) == (64, "mine", 64)
+    assert (again.max_length, again.mark, again.tokenizer.model_max_length) == (64, "mine", 64)
 
 
 def test_choices_made_when_loading_survive(tmp_path):

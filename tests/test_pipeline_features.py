@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from convbert.families.convbert import ConvBertConfig
 from convbert.modeling import ConvBertModel
-from convbert.pipelines.batches import Row
-from convbert.pipelines.features import FeatureExtractionPipeline, keep_features
-from convbert.pipelines.preprocessing import plan_rows
+from convbert.pipelines.batches import EncodedInput
+from convbert.pipelines.features import FeatureExtractionPipeline, pool_window
+from convbert.pipelines.preprocessing import plan_windows
 from convbert.tokenizers.classes import ConvBertTokenizerFast
 
 D = 32
@@ -92,8 +92,8 @@ def test_no_vector_holds_the_padded_batch_in_memory(features):
     for pooling in (None, "cls", "mean"):
         for tensor in features(TEXTS, pooling=pooling, return_tensors=True):
             assert tensor.untyped_storage().nbytes() == tensor.numel() * 4
-        batch, row = torch.rand(64, 300, 8), Row([2, 7, 3], note=slice(0, 3))
-        kept = keep_features(batch[5], row, pooling)
+        batch, row = torch.rand(64, 300, 8), EncodedInput([2, 7, 3], metadata=slice(0, 3))
+        kept = pool_window(batch[5], row, pooling)
         assert kept.untyped_storage().nbytes() == kept.numel() * 4
 
 
@@ -127,7 +127,7 @@ def test_with_a_stride_every_token_of_a_long_text_is_there_once(features, stride
     assert len(states) == len(ids)
     # each token's vector is that of a row of 510 tokens of text around it
     checked = 0
-    for start, end, first, last in plan_rows(len(ids) - 2, 510, stride)[::50]:
+    for start, end, first, last in plan_windows(len(ids) - 2, 510, stride)[::50]:
         row = [ids[0], *ids[start + 1 : end + 1], ids[-1]]
         with torch.inference_mode():
             expected = features.model(torch.tensor([row])).last_hidden_state[0]
@@ -143,7 +143,7 @@ def test_pooling_over_a_long_text(features):
     assert_close(mean[1], states.mean(0), atol=1e-5, rtol=0)
     assert_close(mean[0], states_alone(features, TEXTS[0]).mean(0), atol=1e-5, rtol=0)
     ids = features.tokenizer(words, verbose=False)["input_ids"]
-    rows = [[ids[0], *ids[a + 1 : b + 1], ids[-1]] for a, b, *_ in plan_rows(len(ids) - 2, 510, 64)]
+    rows = [[ids[0], *ids[a + 1 : b + 1], ids[-1]] for a, b, *_ in plan_windows(len(ids) - 2, 510, 64)]
     with torch.inference_mode():
         firsts = [features.model(torch.tensor([row])).last_hidden_state[0, 0] * len(row) for row in rows]
     expected = torch.stack(firsts).sum(0) / sum(map(len, rows))

@@ -9,7 +9,7 @@ import torch
 
 from convbert.families.convbert import ConvBertConfig
 from convbert.modeling import ConvBertForMultipleChoice
-from convbert.pipelines.multiple_choice import MultipleChoicePipeline, choice_pairs, read_choices
+from convbert.pipelines.multiple_choice import MultipleChoicePipeline, choice_pairs, encode_choices
 from convbert.tokenizers.classes import ConvBertTokenizerFast
 
 CONFIG = ConvBertConfig.preset(
@@ -125,13 +125,14 @@ def test_a_long_context_loses_its_beginning_and_that_is_said_once(choose):
     ) as said:
         answers = choose([long, QUESTION, long], top_k=None)
     assert len(said) == 1
-    rows = read_choices([long], choose.tokenizer, choose.limit)[0]
-    assert {len(row.ids) for row in rows} == {choose.limit}
+    rows = encode_choices([long], choose.tokenizer, choose.max_length)[0]
+    assert {len(row.input_ids) for row in rows} == {choose.max_length}
     for row, choice in zip(rows, long["choices"], strict=True):
-        assert choose.tokenizer.decode(row.ids).endswith(f"who sang? [SEP] {choice} [SEP]")
+        assert choose.tokenizer.decode(row.input_ids).endswith(f"who sang? [SEP] {choice} [SEP]")
     left = ConvBertTokenizerFast.from_pretrained("convbert-tiny", truncation_side="left")
-    same = left(choice_pairs(long), truncation="only_first", max_length=choose.limit)
-    assert [row.ids for row in rows] == same["input_ids"] and [row.types for row in rows] == same["token_type_ids"]
+    same = left(choice_pairs(long), truncation="only_first", max_length=choose.max_length)
+    assert [row.input_ids for row in rows] == same["input_ids"]
+    assert [row.token_type_ids for row in rows] == same["token_type_ids"]
     assert by_place(answers[1]) == pytest.approx(model_scores(choose, QUESTION), abs=1e-5)
 
 

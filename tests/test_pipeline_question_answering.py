@@ -17,19 +17,11 @@ from hypothesis import strategies as st
 
 from convbert.families.convbert import ConvBertConfig
 from convbert.modeling import ConvBertForQuestionAnswering
-from convbert.pipelines.batches import Row
-from convbert.pipelines.outputs import Answers
-from convbert.pipelines.question_answering import (
-    Context,
-    ContextPart,
-    QuestionAnsweringPipeline,
-    best_spans,
-    find_answers,
-    join_spans,
-    plan_layout,
-    read_contexts,
-    stack_logits,
-)
+from convbert.pipelines.batches import EncodedInput
+from convbert.pipelines.outputs import ResultList
+from convbert.pipelines.qa_inputs import ContextWindow, TokenizedContext, encode_questions, window_layout
+from convbert.pipelines.qa_spans import best_spans, merge_spans
+from convbert.pipelines.question_answering import QuestionAnsweringPipeline, question_results, stack_logits
 from convbert.tokenizers.classes import ConvBertTokenizerFast
 
 CONTEXT = "Ada Lovelace wrote the first program in 1843.\r\nCharles Babbage never built the engine 🤖 that it was for."
@@ -67,12 +59,12 @@ def assert_same(found, expected, items):
 
 def rows_of(qa, item, top_k, max_seq_len=384, doc_stride=None, max_answer_len=15, align_to_words=True, **_):
     """The rows of a question, and what is kept of each."""
-    layout = plan_layout(qa.limit, doc_stride, max_seq_len, 64)
-    (rows,) = read_contexts([(item["question"], item["context"])], qa.tokenizer, layout)
+    layout = window_layout(qa.max_length, doc_stride, max_seq_len, 64)
+    (rows,) = encode_questions([(item["question"], item["context"])], qa.tokenizer, layout)
     kept = []
     for row in rows:
         with torch.inference_mode():
-            output = qa.model(torch.tensor([row.ids]), token_type_ids=torch.tensor([row.types]))
+            output = qa.model(torch.tensor([row.input_ids]), token_type_ids=torch.tensor([row.token_type_ids]))
         count = 2 * top_k + 10 if align_to_words else top_k
         kept.append(best_spans(stack_logits(output)[0], row, count, max_answer_len))
     return rows, kept
@@ -86,8 +78,8 @@ def their_rule(item, rows, kept, top_k, align_to_words=True, handle_impossible_a
         for side in (spans.start, spans.end):
             total *= 1 + side.exp().sum().item()
         least = min(least, 1 / total)
-        for score, *place in spans.found:
-            start, end = row.note.characters(*place, align_to_words)
+        for score, *place in spans.candidates:
+            start, end = row.metadata.char_span(*place, align_to_words)
             text = item["context"][start:end]
             new = dict(score=0.0, start=start, end=end, answer=text)
             answers.setdefault(text.lower(), new)["score"] += math.exp(score) / total
@@ -144,7 +136,7 @@ def test_all_forms_of_a_call_give_the_same(qa):
     assert not isinstance(stream, list) and list(stream) == [one]
     several = qa(question=["Who wrote it?", "Who built it?"], context=CONTEXT)
     apart = [qa(question=q, context=CONTEXT) for q in ("Who wrote it?", "Who built it?")]
-    assert isinstance(several, Answers) and [a["answer"] for a in several] == [a["answer"] for a in apart]
+    assert isinstance(several, ResultList) and [a["answer"] for a in several] == [a["answer"] for a in apart]
     texts = qa(question="Who wrote it?", context=[CONTEXT, "Grace wrote another."])
     assert len(texts) == 2 and "Grace wrote another.".find(texts[1]["answer"]) == texts[1]["start"]
     assert len(qa({"question": ["Who?", "What?"], "context": [CONTEXT, CONTEXT]})) == 2
@@ -279,8 +271,8 @@ def in_rows(start, end, longest, parts, shifts):
     """A text of letters, its rows, and what is kept of them."""
     text = " ".join(chr(97 + i % 4) for i in range(len(start)))
     offsets = np.array([(2 * i, 2 * i + 1) for i in range(len(start))])
-    context = Context([9] * len(start), offsets, np.arange(len(start)), np.arange(len(start)))
-    rows = [Row([], note=ContextPart(context, a, b, 3)) for a, b in parts]
+    context = TokenizedContext([9] * len(start), offsets, np.arange(len(start)), np.arange(len(start)))
+    rows = [EncodedInput([], metadata=ContextWindow(context, a, b, 3)) for a, b in parts]
     kept = []
     for (a, b), row, shift in zip(parts, rows, shifts, strict=True):
         logits = torch.tensor([[0.0, 9, 9, *start[a:b]], [0.0, 9, 9, *end[a:b]]], dtype=torch.float64) + shift
@@ -292,10 +284,10 @@ def in_rows(start, end, longest, parts, shifts):
 @given(windows(), st.booleans())
 def test_how_a_text_is_cut_does_not_matter(case, merge):
     start, end, longest, parts, shifts = case
-    join = partial(join_spans, merge=merge)
+    join = partial(merge_spans, merge=merge)
     whole = in_rows(start, end, longest, [(0, len(start))], [0.0])
     cut = in_rows(start, end, longest, parts, shifts)
-    one, many = (find_answers(*given_, join, None, True) for given_ in (whole, cut))
+    one, many = (question_results(*given_, join, None, True) for given_ in (whole, cut))
     assert {(row["answer"]) for row in one} == {(row["answer"]) for row in many}
     key = (lambda row: row["answer"]) if merge else (lambda row: (row["start"], row["end"]))
     for a, b in zip(sorted(one, key=key), sorted(many, key=key), strict=True):
@@ -308,7 +300,7 @@ def test_where_every_row_prefers_no_answer_there_is_none():
     """Sixteen to one, twenty times: the text has no answer, whatever the rows would have said instead."""
     each = [float(torch.tensor(1 / 16).log() / 2)] * 60
     given_ = in_rows(each, each, 1, [(a, a + 3) for a in range(0, 60, 3)], [0.0] * 20)
-    answers = find_answers(*given_, join_spans, None, True)
+    answers = question_results(*given_, merge_spans, None, True)
     assert answers[0]["answer"] == "" and sum(row["score"] for row in answers) <= 1
 
 

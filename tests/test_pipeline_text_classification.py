@@ -11,9 +11,9 @@ from functools import partial
 import pytest
 import torch
 
-from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, pipeline
+from convbert import ConvBertForSequenceClassification, pipeline
 from convbert.families.convbert import ConvBertConfig
-from convbert.pipelines.preprocessing import read_texts
+from convbert.pipelines.preprocessing import encode_texts
 
 TEXTS = ["A fine day.", "It rains, and nobody minds.", "", "🤖 café\r\n", "one two three four five six seven " * 12]
 PAIR = {"text": "It rains.", "text_pair": "The street is wet."}
@@ -24,11 +24,6 @@ def make(**config):
     torch.manual_seed(0)
     sizes = dict(num_hidden_layers=2, hidden_size=32, embedding_size=16, intermediate_size=64, initializer_range=0.4)
     return ConvBertForSequenceClassification(ConvBertConfig.preset("tiny", **sizes, **config)).eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +80,8 @@ def test_a_long_text_is_cut_and_that_is_said_or_read_whole(classify):
         cut = classify(["word " * 1000, "short"])
     assert cut[0]["score"] == pytest.approx(classify(start)["score"], abs=1e-5)
     whole = classify(start + "zebra " * 300, stride=64, function_to_apply="none", top_k=None)
-    rows = read_texts([start + "zebra " * 300], classify.tokenizer, 512, stride=64)[0]
-    assert len(rows) > 1 and {len(row.ids) for row in rows} == {512}
+    rows = encode_texts([start + "zebra " * 300], classify.tokenizer, 512, stride=64)[0]
+    assert len(rows) > 1 and {len(row.input_ids) for row in rows} == {512}
     with torch.inference_mode():
         logits = torch.cat([classify.model(torch.tensor([row.ids])).logits for row in rows]).mean(0)
     expected = dict(zip(classify.model.config.id2label.values(), logits.tolist(), strict=True))

@@ -9,18 +9,12 @@ from hypothesis import strategies as st
 
 from convbert.families.convbert import ConvBertConfig
 from convbert.modeling import ConvBertForTokenClassification
-from convbert.pipelines.batches import Row
-from convbert.pipelines.preprocessing import plan_rows
-from convbert.pipelines.token_classification import (
-    STRATEGIES,
-    RowPart,
-    TokenClassificationPipeline,
-    as_bio,
-    join_units,
-    keep_own,
-    split_label,
-)
-from convbert.tokenizers.classes import ConvBertTokenizerFast
+from convbert.pipelines.aggregation import STRATEGIES
+from convbert.pipelines.batches import EncodedInput
+from convbert.pipelines.preprocessing import plan_windows
+from convbert.pipelines.tag_schemes import entity_ranges, split_tag, to_bio
+from convbert.pipelines.token_classification import TokenClassificationPipeline
+from convbert.pipelines.token_inputs import WindowSpan, own_scores
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-creative-work", "I-creative-work"]
 PLAIN = ["NOUN", "VERB", "PUNCT", "O"]
@@ -51,11 +45,6 @@ def make_model(labels, seed=0, limit=512, spread=30.0):
             if "embeddings.word" in name or "classifier" in name:
                 parameter.mul_(spread)
     return model.eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return ConvBertTokenizerFast.from_pretrained("convbert-tiny")
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +129,7 @@ def test_a_label_with_a_hyphen_keeps_its_name(tokenizer):
 @given(st.integers(0, 500), st.integers(1, 40), st.data())
 def test_rows_cover_a_text_and_every_token_is_scored_where_it_sees_most(count, room, data):
     stride = data.draw(st.integers(0, room - 1))
-    rows = plan_rows(count, room, stride)
+    rows = plan_windows(count, room, stride)
     assert [i for _, _, low, high in rows for i in range(low, high)] == list(range(count))
     for (start, stop, *_), (after, *_) in zip(rows, rows[1:], strict=False):
         assert stop - start == room and start < after and stop - after >= stride
@@ -225,7 +214,7 @@ def test_a_long_text_is_read_whole_and_scored_in_the_deepest_row(tokenizer):
     ids = tokenizer(text, verbose=False)["input_ids"]
     assert [row["index"] for row in rows] == list(range(1, len(ids) - 1))
     assert text.replace(" ", "") == "".join(text[row["start"] : row["end"]] for row in rows)
-    for start, stop, low, high in plan_rows(len(ids) - 2, 32, 12):
+    for start, stop, low, high in plan_windows(len(ids) - 2, 32, 12):
         own = torch.tensor([[ids[0], *ids[1 + start : 1 + stop], ids[-1]]])
         with torch.inference_mode():
             best = tag.model(own).logits[0].softmax(-1).max(-1)
@@ -267,8 +256,8 @@ def test_a_megabyte_is_read(tokenizer):
 
 
 def test_of_a_row_only_its_own_scores_are_kept():
-    row = Row([0] * 9, note=RowPart(None, 2, 5))
-    kept = keep_own(torch.arange(40.0).view(20, 2), row)
+    row = EncodedInput([0] * 9, metadata=WindowSpan(None, 2, 5))
+    kept = own_scores(torch.arange(40.0).view(20, 2), row)
     assert kept.tolist() == [[4, 5], [6, 7], [8, 9]]
     assert kept.untyped_storage().nbytes() == kept.numel() * 4  # the batch that they were in is free
 
@@ -340,9 +329,9 @@ def test_entities_come_back_from_any_scheme(spans, scheme):
     for name, size in spans:
         expected += [(name, range(at, at + size))] if name else []
         at += size
-    found = [(split_label(tags[run[0]])[1], run) for run in join_units(tags)]
+    found = [(split_tag(tags[run[0]])[1], run) for run in entity_ranges(tags)]
     assert [(name, run) for name, run in found if tags[run[0]] != "O"] == expected
-    assert as_bio(tags) == write_tags(spans, "BIO")
+    assert to_bio(tags) == write_tags(spans, "BIO")
 
 
 @settings(deadline=None, max_examples=50)
@@ -352,7 +341,7 @@ def test_the_score_of_entities_reads_the_same(first, second, scheme):
     pytest.importorskip("seqeval")
     rows = [[write_tags(spans, kind) for spans in (first, second)] for kind in (scheme, "BIO")]
     size = min(map(len, rows[0]))
-    scores = [metrics.entity_f1([as_bio(a)[:size]], [as_bio(b)[:size]]) for a, b in rows]
+    scores = [metrics.entity_f1([to_bio(a)[:size]], [to_bio(b)[:size]]) for a, b in rows]
     assert scores[0] == scores[1]
     assert metrics.entity_f1([rows[0][0]], [rows[0][0]]) == float(any(name for name, _ in first))
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from convbert import ConvBertForMaskedLM, ConvBertTokenizerFast, pipeline
 from convbert.families.convbert import ConvBertConfig
 from convbert.modeling import ConvBertModel
-from convbert.pipelines.base import windows
 from convbert.pipelines.batches import plan_batches
+from convbert.pipelines.streaming import iter_chunks
 
 TEXTS = [
     "The [MASK] is blue.",
@@ -240,7 +240,7 @@ def test_a_stream_is_answered_as_it_comes_and_an_error_costs_one_answer(fill_mas
 @settings(deadline=None)
 @given(st.lists(st.text(max_size=8), max_size=50), st.integers(1, 7), st.integers(1, 20))
 def test_windows_hold_everything_once_in_order(items, count, characters):
-    cut = list(windows(items, count, characters))
+    cut = list(iter_chunks(items, count, characters))
     assert [item for window in cut for item in window] == items
     assert all(0 < len(window) <= count for window in cut)
     assert all(sum(map(len, window[:-1])) < characters for window in cut)

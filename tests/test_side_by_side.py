@@ -13,7 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from convbert import pipeline
-from convbert.pipelines.batches import LEAST, PIECE, plan_batches, side_by_side
+from convbert.pipelines.batches import MAX_THREAD_TOKENS, MIN_THREAD_TOKENS, plan_batches
+from convbert.pipelines.parallel import parallel_map, plan_parallel_batches
 from convbert.runtime.half_precision import EMULATED
 
 WORDS = "the old ship sailed across the grey sea and nobody on board knew where the wind would take it".split()
@@ -65,7 +66,12 @@ def test_a_little_work_stays_in_the_callers_thread(sentiment):
     here = {threading.current_thread()}
     assert threads_of(sentiment, lambda: sentiment(TEXTS[0])) == here
     assert threads_of(sentiment, lambda: sentiment(TEXTS[:50])) == here
-    assert threads_of(sentiment, lambda: sentiment(TEXTS, batch_tokens=PIECE)) == here
+    assert threads_of(sentiment, lambda: sentiment(TEXTS, batch_tokens=MAX_THREAD_TOKENS)) == here
+
+
+def workers_for(pipe):
+    """How many threads a pipeline would use for much work."""
+    return plan_parallel_batches(pipe.model, [16] * 1000, 8192)[1]
 
 
 def test_what_holds_for_the_callers_thread_alone_is_heeded(sentiment):
@@ -73,22 +79,24 @@ def test_what_holds_for_the_callers_thread_alone_is_heeded(sentiment):
     with FlopCounterMode(display=False) as counter:
         assert threads_of(sentiment, lambda: same(sentiment(TEXTS), expected)) == here
     assert counter.get_total_flops() > 0
+    assert workers_for(sentiment) == 2
     with torch.autocast("cpu", torch.bfloat16):
-        assert threads_of(sentiment, lambda: sentiment(TEXTS)) == here
+        assert workers_for(sentiment) == 1
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
-        assert threads_of(sentiment, lambda: sentiment(TEXTS[:200])) == here
+        assert workers_for(sentiment) == 1
 
 
 def test_models_that_cannot_be_shared_are_not():
-    here = {threading.current_thread()}
     narrow = pipeline("text-classification", device="cpu", dtype=torch.bfloat16)
-    assert (threads_of(narrow, lambda: narrow(TEXTS)) == here) == (torch.bfloat16 in EMULATED)
+    alone = threads_of(narrow, lambda: narrow(TEXTS)) == {threading.current_thread()}
+    assert alone == (torch.bfloat16 in EMULATED) == (workers_for(narrow) == 1)
     whole = pipeline("text-classification", device="cpu")
     whole.model.encoder.layers[0].compile(backend="eager")
-    assert threads_of(whole, lambda: whole(TEXTS)) == here
+    assert workers_for(whole) == 1
     whole = pipeline("text-classification", device="cpu")
+    assert workers_for(whole) == 2
     whole.model.forward = torch.compile(whole.model.forward, backend="eager")
-    assert threads_of(whole, lambda: whole(TEXTS)) == here
+    assert workers_for(whole) == 1
 
 
 def test_other_threads_keep_their_number_of_threads(sentiment):
@@ -119,7 +127,7 @@ def test_callers_in_several_new_threads(sentiment):
 def test_callers_in_new_threads_have_all_threads_and_leave_them():
     def call(_):
         """Begin to work, in a thread that torch has not seen."""
-        list(side_by_side(len, ["a", "b"], workers=2))
+        list(parallel_map(len, ["a", "b"], workers=2))
         return torch.get_num_threads()
 
     for _ in range(30):
@@ -138,7 +146,7 @@ def test_shares_use_all_threads():
         together.wait(timeout=60)
         return torch.get_num_threads()
 
-    assert sorted(side_by_side(share, range(3), workers=3)) == [1, 2, 2]
+    assert sorted(parallel_map(share, range(3), workers=3)) == [1, 2, 2]
 
 
 def work_of(moment, began):
@@ -158,7 +166,7 @@ def test_an_error_comes_out_and_ends_the_work():
         work(item)
 
     with pytest.raises(RuntimeError, match="the model is broken"):
-        list(side_by_side(fail, range(2000), workers=2))
+        list(parallel_map(fail, range(2000), workers=2))
     assert len(began) < 1000
 
 
@@ -194,8 +202,8 @@ def test_a_thread_that_cannot_start_is_told_and_nobody_waits_for_it(monkeypatch)
 
     monkeypatch.setattr(torch, "set_num_threads", set_late)
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    with pytest.warns(UserWarning, match="one batch is read after another, for .*: can't start new thread"):
-        assert list(side_by_side(len, ["a", "bc", "d"], workers=2)) == [1, 2, 1]
+    with pytest.warns(UserWarning, match="batches are computed one after another, because .*: can't start new thread"):
+        assert list(parallel_map(len, ["a", "bc", "d"], workers=2)) == [1, 2, 1]
     monkeypatch.undo()
     started[0].join(timeout=60)
     assert not started[0].is_alive()
@@ -205,7 +213,7 @@ def test_a_thread_that_cannot_start_is_told_and_nobody_waits_for_it(monkeypatch)
 
 def test_an_error_of_who_reads_the_results_ends_the_work():
     began = []
-    work = side_by_side(work_of(0.01, began), range(2000), workers=2)
+    work = parallel_map(work_of(0.01, began), range(2000), workers=2)
     with pytest.raises(ZeroDivisionError), closing(work) as results:
         next(results)
         1 / 0  # noqa: B018
@@ -230,7 +238,7 @@ threading.Thread(target=late).start()
 def test_a_thread_that_outlives_the_main_thread_is_answered():
     done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=300)
     assert done.stdout == "100\n", done.stderr
-    assert "one batch is read after another" in done.stderr
+    assert "batches are computed one after another" in done.stderr
 
 
 SCRIPT = """
@@ -262,11 +270,12 @@ def test_ctrl_c_ends_it_soon():
 
 
 def test_batches_of_several_threads_end_at_about_the_same_time():
-    batches = plan_batches([16] * 2000, PIECE, workers=2)
+    batches = plan_batches([16] * 2000, MAX_THREAD_TOKENS, workers=2)
     sizes = [16 * len(batch) for batch in batches]
     assert sorted(i for batch in batches for i in batch) == list(range(2000))
-    assert sizes == sorted(sizes, reverse=True) and sizes[0] == PIECE and min(sizes[:-1]) >= LEAST // 2
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == MAX_THREAD_TOKENS and min(sizes[:-1]) >= MIN_THREAD_TOKENS // 2
     work = [0, 0]
     for size in sizes:
         work[work.index(min(work))] += size
-    assert abs(work[0] - work[1]) <= LEAST
+    assert abs(work[0] - work[1]) <= MIN_THREAD_TOKENS

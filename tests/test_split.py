@@ -1,4 +1,4 @@
-"""The numbers behind the views: contributions add up, bands convolve, profiles are means; odd texts and models."""
+"""The numbers behind the views: head_contributions add up, bands convolve, profiles are means; odd texts and models."""
 
 import warnings
 
@@ -13,18 +13,18 @@ from torch.testing import assert_close
 from convbert.backends.reference import span_conv
 from convbert.families.convbert import ConvBertConfig
 from convbert.layers.attention import attend, split_heads
-from convbert.layers.mixed_attention import MixedAttention, MixedMaps
+from convbert.layers.mixed_attention import MixedAttention
 from convbert.modeling import ConvBertForMaskedLM, ConvBertModel
 from convbert.pipelines.tasks import pipeline
-from convbert.visualize.encoded_text import at_rest, open_model, read_text
+from convbert.visualize.encoded_text import encode_text, eval_mode, load_model
 from convbert.visualize.head_contributions import (
-    banded,
+    capture_heads,
     centre_of_mass,
     contribution_norms,
-    contributions,
     entropy,
+    head_contributions,
     head_split,
-    listen,
+    kernel_to_band,
     profile,
 )
 
@@ -53,7 +53,7 @@ ODD = {
 
 @pytest.fixture(scope="module")
 def tiny():
-    return open_model(TINY)
+    return load_model(TINY)
 
 
 @pytest.fixture(scope="module")
@@ -79,21 +79,21 @@ def hear(model: nn.Module, batch: dict) -> list[dict]:
             found.update(mixed=inputs[0])
 
         hooks += [layer.mixer.register_forward_hook(keep), layer.mixer.output.register_forward_pre_hook(keep_mixed)]
-    with at_rest(model):
+    with eval_mode(model):
         model.encoder(**batch)
     for hook in hooks:
         hook.remove()
     return heard
 
 
-# -- contributions
+# -- head_contributions
 
 
 def check_contributions(model: nn.Module, batch: dict) -> None:
     """They add up to the layer's output, and their lengths are the norms that a split reports."""
-    for layer, found, split in zip(model.encoder.layers, hear(model, batch), listen(model, batch), strict=True):
+    for layer, found, split in zip(model.encoder.layers, hear(model, batch), capture_heads(model, batch), strict=True):
         mixer, heads = layer.mixer, 2 * layer.mixer.num_heads
-        parts = contributions(found["mixed"], mixer.output, heads)
+        parts = head_contributions(found["mixed"], mixer.output, heads)
         assert_close(parts.sum(2) + mixer.output.bias, found["output"], atol=1e-4, rtol=0)
         norms = parts.norm(dim=-1).transpose(1, 2)
         got = torch.cat([split.attention_norm, split.conv_norm], 1)
@@ -103,7 +103,7 @@ def check_contributions(model: nn.Module, batch: dict) -> None:
 @pytest.mark.parametrize("text", TEXTS, ids=["plain", "short", "right to left", "emoji", "long"])
 def test_contributions_add_up_in_the_bundled_model(tiny, text):
     model, tokenizer = tiny
-    check_contributions(model, read_text(tokenizer, text).batch())
+    check_contributions(model, encode_text(tokenizer, text).batch())
 
 
 @settings(max_examples=25, deadline=None)
@@ -130,11 +130,11 @@ def test_contributions_add_up_whatever_the_shape(data):
 def test_a_contribution_is_what_is_left_when_all_other_heads_are_silent(tiny):
     """The same vectors without the function that is tested: through the head mask of the mixer itself."""
     model, tokenizer = tiny
-    batch = read_text(tokenizer, TEXTS[0]).batch()
+    batch = encode_text(tokenizer, TEXTS[0]).batch()
     for layer, found in zip(model.encoder.layers, hear(model, batch), strict=True):
         mixer, H = layer.mixer, layer.mixer.num_heads
-        parts = contributions(found["mixed"], mixer.output, 2 * H)
-        with at_rest(model):
+        parts = head_contributions(found["mixed"], mixer.output, 2 * H)
+        with eval_mode(model):
             for i, only in enumerate(torch.eye(2 * H)):
                 alone = mixer(found["x"], head_mask=only.view(2, H))[0] - mixer.output.bias
                 assert_close(parts[:, :, i], alone, atol=1e-4, rtol=0)
@@ -170,7 +170,7 @@ def test_a_banded_kernel_applied_to_values_is_the_convolution(T, K, seed):
     generator = torch.Generator().manual_seed(seed)
     value = torch.randn(2, T, 3, 4, generator=generator)
     scores = torch.randn(2, T, 3, K, generator=generator)
-    band = banded(scores.softmax(-1).transpose(1, 2))  # (B, H, T, T)
+    band = kernel_to_band(scores.softmax(-1).transpose(1, 2))  # (B, H, T, T)
     assert band.shape == (2, 3, T, T)
     assert_close(torch.einsum("bhij,bjhd->bihd", band, value), span_conv(value, scores))
     places = torch.arange(T)
@@ -182,8 +182,8 @@ def test_a_banded_kernel_applied_to_values_is_the_convolution(T, K, seed):
 def test_maps_are_the_models_own(tiny):
     model, tokenizer = tiny
     split = head_split(TINY, TEXTS[0])
-    with at_rest(model):
-        seen = model.encoder(**read_text(tokenizer, TEXTS[0]).batch(), output_attentions=True)
+    with eval_mode(model):
+        seen = model.encoder(**encode_text(tokenizer, TEXTS[0]).batch(), output_attentions=True)
     for layer, (attention, conv_kernel) in enumerate(zip(seen.attentions, seen.conv_kernels, strict=True)):
         assert_close(split.attention[layer], attention[0])
         assert_close(split.conv_kernel[layer], conv_kernel[0])
@@ -263,7 +263,7 @@ def test_one_token():
 
 
 def test_sources_are_pieces_of_the_text(tokenizer):
-    read = read_text(tokenizer, ODD["emoji"], "Éclair 🚢")
+    read = encode_text(tokenizer, ODD["emoji"], "Éclair 🚢")
     assert "".join(read.sources).replace(" ", "") == (ODD["emoji"] + "Éclair 🚢").replace(" ", "")
 
 
@@ -338,9 +338,9 @@ def test_no_hook_is_left_behind(tokenizer, wrong):
     ids = torch.tensor([[9000]]) if wrong else torch.tensor([[1]])
     if wrong:
         with pytest.raises(IndexError):
-            listen(model, {"input_ids": ids})
+            capture_heads(model, {"input_ids": ids})
     else:
-        listen(model, {"input_ids": ids})
+        capture_heads(model, {"input_ids": ids})
     assert not any(part._forward_pre_hooks or part._forward_hooks for part in model.modules())
     assert model.training
 
@@ -412,7 +412,7 @@ class PlainAttention(nn.Module):
     def forward(self, x, mask=None, head_mask=None, output_attentions=False, packed=None, cls_only=False):
         query, key, value = (split_heads(part, self.num_heads) for part in self.project(x).chunk(3, -1))
         mixed, attention = attend(query, key, value)
-        return self.output(mixed.flatten(2)), MixedMaps(attention, None) if output_attentions else None
+        return self.output(mixed.flatten(2)), (attention, None) if output_attentions else None
 
 
 def make_plain() -> nn.Module:

@@ -3,7 +3,6 @@
 import json
 import math
 import signal
-import subprocess
 import sys
 import textwrap
 import time
@@ -13,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from processes import Process
 from tqdm import tqdm
 
 from convbert.families.convbert import ConvBertConfig
 from convbert.modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertForTokenClassification
 from convbert.tokenizers.classes import ConvBertTokenizerFast
 from convbert.training.data import MaskedBatches, Masking
-from convbert.training.loop import Meter, finish_step, fit, task_loss
+from convbert.training.loop import Meter, after_step, fit, task_loss
 from convbert.training.optim import Recipe, layer_scale, make_optimizers, set_rates
 from convbert.training.pretraining import Plan, masked_scores, pretrain
 from convbert.training.runs import Run
@@ -51,9 +51,8 @@ SCRIPT = textwrap.dedent(
 )
 
 
-def start(folder, result, steps=12):
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(steps), str(result)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(folder, result, steps=12, before=""):
+    return Process(before + SCRIPT, folder, steps, result, folder=result.parent / "said")
 
 
 def weights(file):
@@ -63,7 +62,8 @@ def weights(file):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
 def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, number):
     whole = start(tmp_path / "whole", tmp_path / "whole.pt")
-    assert whole.wait(120) == 0, whole.stderr.read()
+    _, said = whole.communicate(timeout=120)
+    assert whole.returncode == 0, said
     stopped = start(tmp_path / "parts", tmp_path / "parts.pt")
     for line in stopped.stdout:
         if int(line) == 7:
@@ -90,9 +90,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
     before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));\n"
-    command = [sys.executable, "-c", limit + SCRIPT, str(tmp_path / "run"), "8", str(tmp_path / "b.pt")]
-    full = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert full.returncode != 0 and "could not write the checkpoint" in full.stderr, full.stderr[-2000:]
+    full = start(tmp_path / "run", tmp_path / "b.pt", steps=8, before=limit)
+    _, said = full.communicate(timeout=120)
+    assert full.returncode != 0 and "could not write the checkpoint" in said, said[-2000:]
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["checkpoint.pt"]
 
@@ -472,7 +472,7 @@ def test_weights_that_are_not_finite_never_become_the_best(tmp_path):
     meter = Meter()
     meter.add(torch.tensor([float("nan"), 1.0]), {"input_ids": torch.ones(1)})
     with pytest.raises(FloatingPointError, match="the loss is nan at step 6"):
-        finish_step(run, meter, tqdm(disable=True), lambda model: {"score": 1.0})
+        after_step(run, meter, tqdm(disable=True), lambda model: {"score": 1.0})
     assert not run.best.exists()
 
 

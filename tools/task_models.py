@@ -19,11 +19,12 @@ import torch
 from convbert import ConvBertConfig, ConvBertTokenizerFast
 from convbert.pipelines.tasks import TASKS
 from convbert.training.data import Masking
-from convbert.training.evaluation import judge
-from convbert.training.examples import Reading
-from convbert.training.finetuning import finetune, plan_work
+from convbert.training.evaluation import evaluate_model
+from convbert.training.examples import Preprocessing
+from convbert.training.finetuning import finetune
 from convbert.training.optim import Recipe
 from convbert.training.pretraining import Plan, pretrain
+from convbert.training.task_data import load_task_data
 
 
 def read_rows(file: Path) -> list[dict]:
@@ -211,10 +212,10 @@ def train(name: str, start: str, data: Path, runs: Path) -> dict:
     plan, folder = dict(MODELS[name]), runs / f"{name}-{start}"
     task, dev, labels = plan.pop("task"), data / plan.pop("dev"), plan.pop("labels", None)
     files = [data / file for file in plan.pop("train")]
-    work = plan_work(task, files, dev, labels=labels)
+    work = load_task_data(task, files, dev, labels=labels)
     tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
     if not (folder / "model.safetensors").exists():
-        rows = list(plan_work(task, files, labels=labels).train)  # without the tenth that chooses
+        rows = list(load_task_data(task, files, labels=labels).train)  # without the tenth that chooses
         model = "convbert-tiny" if start == "pretrained" else fresh(task, work)
         guess = plan.pop("guess", None)
         if guess and start == "pretrained":  # labels are not looked at, so the tenth may be read as well
@@ -231,9 +232,9 @@ def train(name: str, start: str, data: Path, runs: Path) -> dict:
         if seeds > 1:
             average(ways, TASKS[task].model_class, folder)
     network = TASKS[task].model_class.from_pretrained(folder)
-    reading = Reading(tokenizer, work.labels, plan.get("max_length", 128), plan.get("stride", 64))
-    found = judge(network, tokenizer, work.held, work.train, task, reading)
-    return {"dev": dev.parent.name, "rows": len(work.held), start: found.scores, found.rule: found.baseline}
+    reading = Preprocessing(tokenizer, work.labels, plan.get("max_length", 128), plan.get("stride", 64))
+    found = evaluate_model(network, tokenizer, work.evaluation, work.train, task, reading)
+    return {"dev": dev.parent.name, "rows": len(work.evaluation), start: found.scores, found.rule: found.baseline}
 
 
 def main():

@@ -10,10 +10,9 @@ __all__ = ['SMALL', 'MEDIUM_SMALL', 'TINY', 'PRESETS', 'CONVBERT_KEYS', 'LABEL_T
 
 # %% ../../nbs/families/02_convbert.ipynb #fb000004
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from ..config import EncoderConfig
+from ..config import EncoderConfig, config_class
 from .family import COMMON_HEADS, Family
 from ..key_map import BERT_LAYER, ELECTRA_HEADS, EMBEDDINGS, KeyMap
 
@@ -104,7 +103,7 @@ def check_mixed_shapes(
             raise ValueError(f"{name}={getattr(c, name)} must divide by num_groups={c.num_groups}")
 
 # %% ../../nbs/families/02_convbert.ipynb #5449fde1
-@dataclass(frozen=True)
+@config_class
 class ConvBertConfig(MixedSizes, SummaryMixin, EncoderConfig):
     "Shape and behaviour of a ConvBERT; field names as in the Hugging Face `config.json`."
 

@@ -159,9 +159,10 @@ def run_layers(
     output_attentions: bool,
     packed: Packed | GraphLayout | None,
     cls_only: bool,
+    keep_padding: bool,
 ) -> tuple[Tensor, list[Tensor], list[tuple]]:  # the last output, and what was asked for
     "One layer after the other."
-    words, maps, kept = encoder.embeddings.word.weight, [], None if encoder.legacy_padding else mask
+    words, maps, kept = encoder.embeddings.word.weight, [], None if keep_padding else mask
     record = partial(record_hidden, mask=kept, packed=packed, parameter=words)
     recompute = encoder.gradient_checkpointing and encoder.training
     run = partial(checkpoint, call_in_float32, use_reentrant=False) if recompute else call_in_float32
@@ -272,7 +273,7 @@ class Encoder(nn.Module):
         alone = cls_only and not (any(shown) or self.backend == "onnx" or not self.order)
         apart = self.compile_backend is not None and not torch.compiler.is_compiling()
         run = compiled_layers(self, x, packed) if apart else run_layers
-        x, hidden, maps = run(self, x, mask, masks, *shown, packed, alone)
+        x, hidden, maps = run(self, x, mask, masks, *shown, packed, alone, keep_padding)
         kept, lead = (None, None) if keep_padding else (mask, attention_mask)
         last = hidden[-1] if hidden else (unpack_first if alone else unpack)(x, kept, packed)
         last = first_tokens(last, 1, None, lead) if cls_only and not alone else last

@@ -5,14 +5,15 @@
 
 from importlib import import_module
 
-_PLACES = {
-    "split": ("head_split", "profile", "HeadSplit", "Profile"),
-    "knockout": ("knock_out", "knock_outs"),
+_NAMES = {
+    "head_contributions": ("head_split", "profile", "HeadSplit", "Profile"),
+    "ablation": ("knock_out", "knock_outs"),
     "figures": ("plot_share", "plot_heads", "plot_maps", "plot_token", "plot_profile"),
     "views": ("head_view", "split_view"),
-    "mask_views": ("knockout_view", "mask_explorer"),
+    "knockout": ("knockout_view",),
+    "explorer": ("mask_explorer",),
 }
-_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = sorted(_MODULE_OF)
 

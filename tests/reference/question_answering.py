@@ -48,7 +48,7 @@ def make_folder(folder, qa=1.0, lean=10.0):
     ids = torch.from_numpy(draw.randint(len(tokenizer), size=(8, 64)))
     ids[:, 0] = tokenizer.cls_token_id
     with torch.inference_mode():
-        hidden = model.encode(ids).last
+        hidden = model.encode(ids).last_hidden_state
     apart = hidden[:, 0].mean(0) - hidden[:, 1:].mean((0, 1))  # what sets [CLS] apart: at times it wins
     state["qa_outputs.weight"].add_(lean * apart / apart.norm())
     model.save_pretrained(folder)
