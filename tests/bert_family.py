@@ -6,7 +6,9 @@ from convbert import heads
 from convbert.config import EncoderConfig, config_class
 from convbert.families.family import COMMON_HEADS, Family
 from convbert.key_map import BERT_LAYER, EMBEDDINGS, KeyMap
+from convbert.masked_lm import MaskedLM
 from convbert.outputs import TaskOutput, optional_outputs
+from convbert.pretraining_heads import SentenceOrderPreTraining
 
 
 @config_class
@@ -49,11 +51,11 @@ class NextSentencePrediction(heads.PreTrainedModel):
         return TaskOutput(loss=loss, logits=logits, **optional_outputs(encoded))
 
 
-class NextSentencePreTraining(heads.SentenceOrderPreTraining):
+class NextSentencePreTraining(SentenceOrderPreTraining):
     def forward(self, *args, next_sentence_label=None, **inputs):
         return super().forward(*args, sentence_order_label=next_sentence_label, **inputs)
 
 
-ENCODERS = heads.BaseModel, heads.MaskedLM, heads.SequenceClassification, heads.TokenClassification
+ENCODERS = heads.BaseModel, MaskedLM, heads.SequenceClassification, heads.TokenClassification
 HEADS = (*ENCODERS, heads.QuestionAnswering, heads.MultipleChoice, NextSentencePreTraining, NextSentencePrediction)
 CLASSES = {f"Bert{n}": type(f"Bert{n}", (h,), {"family": BERT}) for n, h in zip(NAMES, HEADS, strict=True)}

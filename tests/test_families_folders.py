@@ -300,9 +300,8 @@ def test_weights_alone_do_not_tell_the_number_of_heads(kind, door, tmp_path):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     doors = {"own": getattr(convbert, f"{prefix}ForSequenceClassification"),
              "auto": convbert.AutoModelForSequenceClassification}  # fmt: skip
-    with pytest.raises(
-        FileNotFoundError, match=r"has no config.json.*model.config.save_pretrained\(folder\)"
-    ) as raised:
+    way = r"config.json.*model.config.save_pretrained\(folder\)"
+    with pytest.raises((FileNotFoundError, ValueError), match=way) as raised:
         doors[door].from_pretrained(tmp_path)
     assert door == "auto" or "number of heads" in str(raised.value)
     given = doors[door].from_pretrained(tmp_path, config=model.config)

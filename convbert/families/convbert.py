@@ -154,7 +154,8 @@ def convbert_sizes(
     wanted += ["embeddings.token_type_embeddings.weight", f"{layer}.intermediate.dense.weight"]
     wanted += [f"{attention}.{name}.weight" for name in ("key_conv_attn_layer.depthwise", "conv_kernel_layer", "query")]
     if missing := [name for name in wanted if name not in found]:
-        raise ValueError(f"without a config.json, and without {missing[0]}, the sizes of the model are unknown")
+        said = f"without a config.json, and without {missing[0]}, the sizes of the model are unknown"
+        raise ValueError(f"{said}. Write it where the model was made: model.config.save_pretrained(folder)")
     for name, dims in zip(wanted, (2, 2, 2, (2, 3), 3, 2, 2), strict=True):
         if len(found[name]) not in (dims if isinstance(dims, tuple) else (dims,)) or 0 in found[name]:
             raise ValueError(f"{name} has shape {found[name]}, which no ConvBERT has")
