@@ -120,6 +120,51 @@ def base_ragged(quick):
     return encoders(base(quick), batch_of(SST2[-4:] if quick else SST2, 30522))
 
 
+def siblings(prefix: str, quick: bool, lengths: list[int]) -> dict[str, Callable]:
+    """Forward passes of another family's base model, ours and transformers' with fused attention."""
+    config = getattr(convbert, f"{prefix}Config").preset("base", **(dict(num_hidden_layers=1) if quick else {}))
+    ours, theirs = twins(config, getattr(convbert, f"{prefix}Model"), getattr(transformers, f"{prefix}Model"))
+    batch = batch_of(lengths, 30000)
+    same_outputs(ours, theirs, batch)
+    return {name: partial(model, **batch) for name, model in {"ours": ours, "transformers": theirs}.items()}
+
+
+@case(tokens=8 * 128)
+def electra_dense(quick):
+    """ELECTRA, base size, 8 texts of 128 tokens."""
+    return siblings("Electra", quick, [128] * (1 if quick else 8))
+
+
+@case(tokens=sum(SST2))
+def electra_ragged(quick):
+    """ELECTRA, base size, 32 film reviews of 4 to 64 tokens, padded."""
+    return siblings("Electra", quick, SST2[-4:] if quick else SST2)
+
+
+@case(tokens=8 * 128)
+def albert_dense(quick):
+    """ALBERT, base size, 8 texts of 128 tokens."""
+    return siblings("Albert", quick, [128] * (1 if quick else 8))
+
+
+@case(tokens=sum(SST2))
+def albert_ragged(quick):
+    """ALBERT, base size, 32 film reviews of 4 to 64 tokens, padded."""
+    return siblings("Albert", quick, SST2[-4:] if quick else SST2)
+
+
+@case(tokens=8 * 128)
+def distilbert_dense(quick):
+    """DistilBERT, base size, 8 texts of 128 tokens."""
+    return siblings("DistilBert", quick, [128] * (1 if quick else 8))
+
+
+@case(tokens=sum(SST2))
+def distilbert_ragged(quick):
+    """DistilBERT, base size, 32 film reviews of 4 to 64 tokens, padded."""
+    return siblings("DistilBert", quick, SST2[-4:] if quick else SST2)
+
+
 @case(tokens=8 * 128)
 def base_bfloat16(quick, lengths=(128,) * 8):
     """Base model in bfloat16, 8 texts of 128 tokens; transformers' in both precisions."""
