@@ -116,7 +116,7 @@ MODEL_ARGUMENTS = FILE_ARGUMENTS | {
     "use_safetensors": refuse("a .bin file is read where there are no safetensors", True),
     "weights_only": refuse("a .bin file is never allowed to run code", True),
     "attn_implementation": refuse("the fastest implementation is chosen by itself", "eager", "sdpa"),
-    "add_pooling_layer": refuse("this model has no pooler: features are pooled with pooling='mean'", False),
+    "add_pooling_layer": refuse("whether there is a pooler is up to the family; features have pooling='mean'", False),
     **{name: refuse(QUANTIZE, False) for name in ("quantization_config", "load_in_8bit", "load_in_4bit")},
     **{name: refuse(OFFLOAD, False) for name in (*SHARDING, "distributed_config")},
     **{name: refuse(RESAVE, False) for name in ("from_tf", "from_flax")},
