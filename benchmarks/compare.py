@@ -1,10 +1,10 @@
 """How fast, beside transformers, in turn in one process: python benchmarks/compare.py [CASE...] [--out FILE.json].
 
-Every case runs two or more programs in each round, in changing order, so that whatever else the machine does meets
-them all. Ours and transformers' have the same weights, and that they give the same answers is checked first; BERT is
-another model of the same size. What is told is the median over rounds of the ratio of two times of a round, with its
-quartiles, never a time alone. The peak of memory is measured for each program in a process of its own. --figures draws
-the numbers. --quick is a smoke test: smaller shapes, two rounds, numbers without a meaning.
+Every case runs two or more programs in each round, in random order, so that other load on the machine affects all of
+them alike. Ours and transformers' have the same weights, and that their outputs are equal is checked first; BERT is
+another model of the same size. The result is the median over rounds of the ratio of two times of a round, with its
+quartiles, never a time alone. Peak memory is measured for each program in a process of its own. --figures plots
+the results. --quick is a smoke test: smaller shapes, two rounds, meaningless numbers.
 """
 
 import argparse
@@ -34,14 +34,14 @@ from convbert.backends.dispatch import use_backend
 from convbert.pipelines import batches, parallel
 
 CASES: dict[str, Callable] = {}
-TOKENS: dict[str, int] = {}  # that a program of a case reads in a run, padding not counted
-MEMORY: set[str] = set()  # cases whose programs' peaks of memory are measured too
+TOKENS: dict[str, int] = {}  # in a run of a case, padding not counted
+MEMORY: set[str] = set()  # cases with peak memory
 
 
 def case(tokens: int = 0, memory: bool = False) -> Callable:
-    """Put a case under its name; it takes `quick` and gives programs by name, ours first."""
+    """Register a case; it takes `quick` and returns programs by name, ours first."""
 
-    def put(function: Callable) -> Callable:
+    def register(function: Callable) -> Callable:
         CASES[function.__name__] = function
         if tokens:
             TOKENS[function.__name__] = tokens
@@ -49,7 +49,7 @@ def case(tokens: int = 0, memory: bool = False) -> Callable:
             MEMORY.add(function.__name__)
         return function
 
-    return put
+    return register
 
 
 # -- what is compared
@@ -79,13 +79,13 @@ def batch_of(lengths: list[int], vocabulary: int) -> dict[str, torch.Tensor]:
 
 
 def same_outputs(ours: Callable, theirs: Callable, batch: dict, limit: float = 1e-3) -> float:
-    """How far apart outputs are, of the longest text, which has no padding; refuse what computes something else."""
+    """The largest difference of outputs for the longest text, which has no padding; exits above a limit."""
     longest = {name: x[-1:] for name, x in batch.items()}
     with torch.inference_mode():
-        apart = (ours(**longest)[0] - theirs(**longest)[0]).abs().max().item()
-    if apart > limit:
-        raise SystemExit(f"outputs differ by {apart:.3g}, more than {limit:g}: not the same work")
-    return apart
+        difference = (ours(**longest)[0] - theirs(**longest)[0]).abs().max().item()
+    if difference > limit:
+        raise SystemExit(f"outputs differ by {difference:.3g}, more than {limit:g}: not the same work")
+    return difference
 
 
 def encoders(config: ConvBertConfig, batch: dict) -> dict[str, Callable]:
@@ -118,6 +118,51 @@ def base_dense(quick):
 def base_ragged(quick):
     """Base model, 32 film reviews of 4 to 64 tokens, padded."""
     return encoders(base(quick), batch_of(SST2[-4:] if quick else SST2, 30522))
+
+
+def siblings(prefix: str, quick: bool, lengths: list[int]) -> dict[str, Callable]:
+    """Forward passes of another family's base model, ours and transformers' with fused attention."""
+    config = getattr(convbert, f"{prefix}Config").preset("base", **(dict(num_hidden_layers=1) if quick else {}))
+    ours, theirs = twins(config, getattr(convbert, f"{prefix}Model"), getattr(transformers, f"{prefix}Model"))
+    batch = batch_of(lengths, 30000)
+    same_outputs(ours, theirs, batch)
+    return {name: partial(model, **batch) for name, model in {"ours": ours, "transformers": theirs}.items()}
+
+
+@case(tokens=8 * 128)
+def electra_dense(quick):
+    """ELECTRA, base size, 8 texts of 128 tokens."""
+    return siblings("Electra", quick, [128] * (1 if quick else 8))
+
+
+@case(tokens=sum(SST2))
+def electra_ragged(quick):
+    """ELECTRA, base size, 32 film reviews of 4 to 64 tokens, padded."""
+    return siblings("Electra", quick, SST2[-4:] if quick else SST2)
+
+
+@case(tokens=8 * 128)
+def albert_dense(quick):
+    """ALBERT, base size, 8 texts of 128 tokens."""
+    return siblings("Albert", quick, [128] * (1 if quick else 8))
+
+
+@case(tokens=sum(SST2))
+def albert_ragged(quick):
+    """ALBERT, base size, 32 film reviews of 4 to 64 tokens, padded."""
+    return siblings("Albert", quick, SST2[-4:] if quick else SST2)
+
+
+@case(tokens=8 * 128)
+def distilbert_dense(quick):
+    """DistilBERT, base size, 8 texts of 128 tokens."""
+    return siblings("DistilBert", quick, [128] * (1 if quick else 8))
+
+
+@case(tokens=sum(SST2))
+def distilbert_ragged(quick):
+    """DistilBERT, base size, 32 film reviews of 4 to 64 tokens, padded."""
+    return siblings("DistilBert", quick, SST2[-4:] if quick else SST2)
 
 
 @case(tokens=8 * 128)
@@ -156,7 +201,7 @@ def int8(quick):
     return {name: partial(model, **batch) for name, model in programs.items()}
 
 
-TIMES = 20  # a sentence is read in a run: one alone takes too short a time to be measured
+TIMES = 20  # passes per run: a single one is too short to be measured
 
 
 @case(tokens=TIMES * 32)
@@ -172,7 +217,7 @@ def tiny_latency(quick):
 
 
 def many(program: Callable, times: int) -> None:
-    """Something short, several times."""
+    """A short program, several times."""
     for _ in range(times):
         program()
 
@@ -189,11 +234,11 @@ def classify(quick):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     theirs = transformers.pipeline("text-classification", model, tokenizer=tokenizer)
     if [a["label"] for a in ours(texts, progress=False)] != [a["label"] for a in theirs(texts)]:
-        raise SystemExit("the pipelines answer differently: not the same work")
+        raise SystemExit("the pipelines' labels differ: not the same work")
     graph = pipeline("text-classification", exported(ours.model), tokenizer=ours.tokenizer)
     small = partial(ours, texts, progress=False, batch_tokens=batches.MAX_THREAD_TOKENS)  # one batch of a thread
 
-    def apart():
+    def sequential():
         """All threads on one batch."""
         with patch.object(parallel, "is_thread_safe", lambda model: False):
             ours(texts, progress=False)
@@ -201,7 +246,7 @@ def classify(quick):
     return {
         "ours": lambda: ours(texts, progress=False),
         "ours, exported": lambda: graph(texts, progress=False),
-        "ours, one batch after another": apart,
+        "ours, one batch after another": sequential,
         "ours, products alone": products_of(small, torch.get_num_threads()),
         "transformers": lambda: theirs(texts),
         "transformers, batch_size=32": lambda: theirs(texts, batch_size=32),
@@ -251,73 +296,79 @@ def speed_up_dense(quick):
     return speed_up(quick, [128] * 8)
 
 
-# -- what each step bought: ours, ours without it
+# -- ablations: ours, and ours without one optimisation
 
 
-def without(program: Callable, **instead: Callable) -> Callable:
-    """The program with functions of ours replaced: by dotted name, `__` for `.`."""
+def without(program: Callable, **replacements: Callable) -> Callable:
+    """The program with functions of convbert replaced, by dotted name with `__` for `.`."""
 
     def run():
         with ExitStack() as stack:
-            for name, other in instead.items():
+            for name, other in replacements.items():
                 stack.enter_context(patch(f"convbert.{name.replace('__', '.')}", other))
             program()
 
     return run
 
 
-def defined(model):
-    """The same model with the plain convolutions."""
+def with_reference(model):
+    """A copy with the reference backend."""
     model = copy.deepcopy(model)
     use_backend(model, "reference")
     return model
 
 
 def torch_attention(query, key, value, bias=None, p=0.0):
-    """Attention whose dropout is torch's."""
+    """Attention with torch's dropout."""
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=p)
 
 
-def loss_of_all(model, x, words, logits, labels, chosen):
-    """Cross entropy that walks back through all logits."""
+def loss_over_all_positions(predictions, x, words, logits, labels, chosen):
+    """Cross entropy whose backward pass goes through all logits."""
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
 
 
 @case(tokens=sum(SST2))
 def steps_forward(quick):
-    """Base model, 32 film reviews: ours, ours without a step, transformers."""
+    """Base model, 32 film reviews: ours, ours without one optimisation, transformers."""
     ours, theirs = twins(base(quick))
     batch = batch_of(SST2[-4:] if quick else SST2, 30522)
     whole = partial(ours, **batch)
     return {
         "ours": whole,
-        "without packing": without(whole, encoder__lay_out=lambda mask, *_: (mask.bool(), None)),
-        "without lean convolutions": partial(defined(ours), **batch),
-        "without bending in place": without(whole, encoder__untouched=lambda *_: False),
+        "without packing": without(whole, layers__encoder__prepare_mask=lambda mask, *_: (mask.bool(), None)),
+        "with the reference backend": partial(with_reference(ours), **batch),
+        "without in-place activation": without(whole, layers__feed_forward__untouched=lambda *_: False),
         "transformers": partial(theirs, **batch),
     }
 
 
 @case(tokens=8 * 512)
 def train_steps(quick):
-    """Small preset, forward and backward: ours, ours without a step, transformers."""
+    """Small preset, forward and backward: ours, ours without one optimisation, transformers."""
     programs = train_step(quick)
     whole = programs["ours"]
     return {
         "ours": whole,
-        "without attention that forgets": without(whole, mixed_attention__attend_quickly=torch_attention),
-        "without cheap lots": without(whole, encoder__dropout=F.dropout),
-        "without the loss of asked words": without(whole, heads__ConvBertForMaskedLM__loss=loss_of_all),
-        "without lean convolutions": partial(whole.func, defined(whole.args[0])),
+        "with torch's attention dropout": without(
+            whole, layers__attention__scaled_dot_product_attention=torch_attention
+        ),
+        "with torch's dropout": without(
+            whole, layers__encoder__dropout=F.dropout, layers__embeddings__dropout=F.dropout
+        ),
+        "with the loss over all positions": without(whole, heads__masked_lm_loss=loss_over_all_positions),
+        "with the reference backend": partial(whole.func, with_reference(whole.args[0])),
         "transformers": programs["transformers"],
     }
 
 
-TEXTS = [Path(__file__).parents[1] / "nbs" / "tutorials" / "data" / "subjects-dev.jsonl"]  # --texts puts another first
+TEXTS = [
+    Path(__file__).parents[1] / "nbs" / "tutorials" / "data" / "subjects-dev.jsonl"
+]  # --texts inserts another first
 
 
 def sentences() -> list[str]:
-    """What is classified."""
+    """Texts to classify."""
     return [json.loads(line)["text"] for line in TEXTS[0].read_text(encoding="utf-8").splitlines()]
 
 
@@ -327,15 +378,15 @@ def sentences() -> list[str]:
 def seconds(program: Callable, grad: bool) -> float:
     """One run."""
     with torch.inference_mode(not grad):
-        began = time.perf_counter()
+        start = time.perf_counter()
         program()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
 
 def measure(programs: dict[str, Callable], rounds: int, grad: bool) -> dict[str, list[float]]:
     """Seconds of every program in every round, in turn; the first round warms up.
 
-    The order changes: a program leaves behind what the allocator keeps, and the next one gains or pays.
+    The order is random: what a program leaves in the allocator makes the next one faster or slower.
     """
     times = {name: [] for name in programs}
     for number in range(rounds + 1):
@@ -347,31 +398,31 @@ def measure(programs: dict[str, Callable], rounds: int, grad: bool) -> dict[str,
 
 
 def ratios(times: dict[str, list[float]]) -> dict[str, dict[str, dict[str, float]]]:
-    """How many times faster each of our programs is than each other one: median and quartiles over rounds."""
-    told = {}
+    """The speed-up of each of our programs over each other one: median and quartiles over rounds."""
+    result = {}
     for mine in (name for name in times if name.startswith("ours")):
-        told[mine] = {}
+        result[mine] = {}
         for other in (name for name in times if not name.startswith("ours")):
             each = [b / a for a, b in zip(times[mine], times[other], strict=True)]
             low, middle, high = statistics.quantiles(each, n=4, method="inclusive")
-            told[mine][other] = {"faster": round(middle, 3), "from": round(low, 3), "to": round(high, 3)}
-    return told
+            result[mine][other] = {"faster": round(middle, 3), "from": round(low, 3), "to": round(high, 3)}
+    return result
 
 
 def rates(spent: dict[str, float], amount: int) -> dict[str, int]:
-    """How much of something each program does in a second, if it does so much in a run."""
+    """The amount per second of each program, from the amount of a run."""
     return {program: round(amount / each) for program, each in spent.items()}
 
 
-def beside_the_peak(told: dict, ours: Callable, rounds: int) -> None:
-    """Add how close a program comes to its products' operations in one large product, measured in turn with it.
+def compare_with_peak(result: dict, ours: Callable, rounds: int) -> None:
+    """Add the ratio to one large matrix product of as many operations, measured in turn with it.
 
-    After the others: such a product changes what an allocator keeps, and thereby their times.
+    After the others: such a product changes the state of the allocator, and thereby their times.
     """
     name, product = "the same work in one product", matrix_product(next(ours.func.parameters()).dtype)
     again = max(1, round(flops(ours) / flops(product)))
     times = measure({"ours": ours, name: partial(many, product, again)}, rounds, False)
-    told["ratios"]["ours"] |= ratios(times)["ours"]
+    result["ratios"]["ours"] |= ratios(times)["ours"]
 
 
 def is_training(name: str) -> bool:
@@ -380,15 +431,15 @@ def is_training(name: str) -> bool:
 
 
 def status(field: str) -> int:
-    """A number of this process in bytes, as Linux tells it."""
+    """A field of this process's status on Linux, in bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
 
 
 def memory(name: str, program: str, quick: bool) -> float:
-    """MiB that two runs of a program add at their highest to what its process had before."""
+    """Peak memory of two runs of a program in MiB, above what its process had before."""
     run = CASES[name](quick)[program]
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak that making the models had
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak from building the models
     before = status("VmRSS")
     for _ in range(2):
         seconds(run, is_training(name))
@@ -396,55 +447,57 @@ def memory(name: str, program: str, quick: bool) -> float:
 
 
 def memories(name: str, programs: list[str], quick: bool) -> dict[str, int]:
-    """The same for each program, in a process of its own."""
+    """Peak memory of each program, in a process of its own."""
     command = [sys.executable, __file__, name, *(["--quick"] if quick else []), "--memory-of"]
-    told = {}
+    result = {}
     for program in programs:
         done = subprocess.run([*command, program], check=True, stdout=subprocess.PIPE, text=True)
-        told[program] = round(float(done.stdout.split()[-1]))
-    return told
+        result[program] = round(float(done.stdout.split()[-1]))
+    return result
 
 
 def report(name: str, quick: bool, rounds: int) -> dict:
-    """All that is measured in a case."""
+    """Measure a case."""
     if name == "block":
         return block(quick, rounds)
     programs = CASES[name](quick)
-    told = {"what": CASES[name].__doc__}
+    result = {"what": CASES[name].__doc__}
     times = measure(programs, rounds, is_training(name))
-    told["ratios"] = ratios(times)
-    told["seconds"] = {program: round(statistics.median(each), 5) for program, each in times.items()}
+    result["ratios"] = ratios(times)
+    result["seconds"] = {program: round(statistics.median(each), 5) for program, each in times.items()}
     if name in TOKENS:
-        told["tokens_per_second"] = rates(told["seconds"], TOKENS[name])
+        result["tokens_per_second"] = rates(result["seconds"], TOKENS[name])
     if name.startswith("base_"):
-        beside_the_peak(told, programs["ours"], rounds)
+        compare_with_peak(result, programs["ours"], rounds)
     if name == "classify":
-        told["texts_per_second"] = rates(told["seconds"], len(sentences()))
-        told["parts"] = parts_of(programs["ours"])
-        told["texts"] = f"{len(sentences())} of {TEXTS[0].parent.name}/{TEXTS[0].name}"
+        result["texts_per_second"] = rates(result["seconds"], len(sentences()))
+        result["parts"] = parts_of(programs["ours"])
+        result["texts"] = f"{len(sentences())} of {TEXTS[0].parent.name}/{TEXTS[0].name}"
     if name in MEMORY and Path("/proc/self/clear_refs").exists():
-        told["memory"] = memories(name, list(CASES[name](quick)), quick)
-    return told
+        result["memory"] = memories(name, list(CASES[name](quick)), quick)
+    return result
 
 
 def main():
-    """Run the cases that are named, or all."""
+    """Run the named cases, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*CASES, "block"]
     parser.add_argument("cases", nargs="*", default=names, metavar="CASE", help=", ".join(names))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="a smoke test")
-    parser.add_argument("--out", type=Path, help="where the numbers go, as JSON; cases that are there already stay")
-    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="where pictures of them go, as SVG")
+    parser.add_argument("--out", type=Path, help="JSON file for the results; other cases in it are kept")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="folder for plots, as SVG")
     parser.add_argument("--texts", type=Path, help='what `classify` reads: JSON lines with a "text" each')
-    parser.add_argument("--memory-of", metavar="PROGRAM", help="only the peak of memory of this program of the case")
+    parser.add_argument(
+        "--memory-of", metavar="PROGRAM", help="only measure the peak memory of this program of the case"
+    )
     args = parser.parse_args()
     if unknown := set(args.cases) - set(names):
         parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     if args.texts:
         TEXTS.insert(0, args.texts)
     if args.figures:
-        from figures import draw  # matplotlib should be missed before anything is measured
+        from figures import save_figures  # a missing matplotlib should be reported before anything is measured
     if args.memory_of:
         return print(memory(args.cases[0], args.memory_of, args.quick))
     results = {"machine": machine(), "cases": {}}
@@ -461,11 +514,11 @@ def main():
         results["cases"][name] = report(name, args.quick, 2 if args.quick else args.rounds)
         print(name, json.dumps(results["cases"][name]), flush=True)
         if args.out:
-            beside = args.out.with_name(f".{args.out.name}")  # an end in mid-sentence must not cost what was measured
+            beside = args.out.with_name(f".{args.out.name}")  # an interruption while writing must not lose results
             beside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             beside.replace(args.out)
     if args.figures:
-        print("drawn:", *draw(results["cases"], args.figures))
+        print("figures:", *save_figures(results["cases"], args.figures))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw what compare.py measured; again, without measuring: python benchmarks/figures.py [FOLDER]."""
+"""Plot the results of compare.py, without measuring again: python benchmarks/figures.py [FOLDER]."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 ROOT = Path(__file__).resolve().parents[1]
 OURS, OTHERS, LEAST = "#1f77a8", "#a0aab4", "#2e8b57"
 
-FASTER = {  # name of a bar: case, program of ours, what it stands beside
+FASTER = {  # label: case, program of ours, baseline
     "base, 8 x 128 tokens": ("base_dense", "ours", "transformers"),
     "base, 8 x 128 tokens, beside BERT": ("base_dense", "ours", "BERT"),
     "base, 32 film reviews, padded": ("base_ragged", "ours", "transformers"),
@@ -44,11 +44,11 @@ GPU = {
 READ = {"base_dense": "base, 8 x 128", "base_ragged": "base, film reviews", "train_step": "training step"}
 
 
-# -- two kinds of pictures
+# -- kinds of plots
 
 
 def panel(rows: int, title: str, xlabel: str):
-    """Axes with room for so many bars."""
+    """Axes for a number of bars."""
     axis = plt.subplots(figsize=(6, 0.8 + 0.3 * rows), layout="constrained")[1]
     axis.set_title(title, fontsize=10, loc="left")
     axis.set_xlabel(xlabel, fontsize=8)
@@ -59,7 +59,7 @@ def panel(rows: int, title: str, xlabel: str):
 
 
 def bars(ratios: dict[str, dict[str, float]], title: str):
-    """How many times faster: medians, with lines between their quartiles; a figure."""
+    """A figure of speed-ups: medians, with lines between their quartiles."""
     axis = panel(len(ratios), title, "times faster")
     for place, ratio in enumerate(ratios.values()):
         axis.barh(place, ratio["faster"], color=OURS if ratio["faster"] >= 1 else OTHERS, alpha=0.8)
@@ -72,21 +72,21 @@ def bars(ratios: dict[str, dict[str, float]], title: str):
 
 
 def amounts(values: dict[str, float], title: str, xlabel: str, form: str = "{:,.0f}"):
-    """A number for each program, and the products alone in a colour of their own; a figure."""
+    """A figure with a number per program; the matrix products alone have a colour of their own."""
     axis = panel(len(values), title, xlabel)
     others = "transformers", "BERT"
     colours = [LEAST if "alone" in n else OTHERS if any(other in n for other in others) else OURS for n in values]
-    drawn = axis.barh(list(values), list(values.values()), color=colours, alpha=0.8)
-    axis.bar_label(drawn, [form.format(value) for value in values.values()], padding=3, fontsize=8)
+    plotted = axis.barh(list(values), list(values.values()), color=colours, alpha=0.8)
+    axis.bar_label(plotted, [form.format(value) for value in values.values()], padding=3, fontsize=8)
     axis.invert_yaxis()
     return axis.figure
 
 
 def pairs(values: dict[str, tuple[float, float]], title: str, labels: tuple[str, str]):
-    """Two times of each thing, the second of which is the least that it could be; a figure."""
+    """A figure with two times per row, measured and least possible."""
     axis = panel(len(values), title, "milliseconds")
-    for number, (move, colour, label) in enumerate(((-0.2, OURS, labels[0]), (0.2, LEAST, labels[1]))):
-        places, spent = [place + move for place in range(len(values))], [each[number] for each in values.values()]
+    for number, (shift, colour, label) in enumerate(((-0.2, OURS, labels[0]), (0.2, LEAST, labels[1]))):
+        places, spent = [place + shift for place in range(len(values))], [each[number] for each in values.values()]
         axis.barh(places, spent, height=0.4, color=colour, alpha=0.8, label=label)
     axis.set_yticks(range(len(values)), list(values))
     axis.legend(fontsize=8, frameon=False, loc="upper right")
@@ -94,50 +94,50 @@ def pairs(values: dict[str, tuple[float, float]], title: str, labels: tuple[str,
     return axis.figure
 
 
-# -- what is drawn: figures, or nothing where nothing was measured
+# -- one function per figure; None where nothing was measured
 
 
 def beside(wanted: dict[str, tuple[str, str, str]], title: str, cases: dict):
-    """The ratios of many cases."""
+    """Ratios of many cases."""
     found = {name: cases.get(case, {}).get("ratios", {}).get(a) for name, (case, a, _) in wanted.items()}
     ratios = {name: each[wanted[name][2]] for name, each in found.items() if each}
     return bars(ratios, title) if ratios else None
 
 
-def without(name: str, title: str, cases: dict):
-    """Ours beside ours without a step."""
+def ablation(name: str, title: str, cases: dict):
+    """Ours beside ours without one optimisation."""
     return bars(cases[name]["ratios"]["ours"], title) if name in cases else None
 
 
 def tokens(cases: dict):
-    """What every program reads in a second."""
+    """Tokens per second of every program."""
     found = {words: cases.get(name, {}).get("tokens_per_second", {}) for name, words in READ.items()}
     rates = {f"{words}: {program}": rate for words, each in found.items() for program, rate in each.items()}
-    return amounts(rates, "How much is read in a second", "tokens a second, padding not counted") if rates else None
+    return amounts(rates, "Throughput", "tokens per second, padding not counted") if rates else None
 
 
 def texts(cases: dict):
-    """What every pipeline answers in a second."""
+    """Texts per second of every pipeline."""
     case = cases.get("classify", {})
     rates, title = case.get("texts_per_second"), f"pipeline('text-classification'), {case.get('texts')}"
-    return amounts(rates, title, "texts a second") if rates else None
+    return amounts(rates, title, "texts per second") if rates else None
 
 
 def sentence(cases: dict):
-    """What every program takes for one sentence of 32 tokens."""
+    """Latency of every program for one sentence of 32 tokens."""
     rates = cases.get("tiny_latency", {}).get("tokens_per_second", {})
     spent = {name: 32e3 / rate for name, rate in rates.items()}
     return amounts(spent, "The bundled model, one sentence of 32 tokens", "milliseconds", "{:.1f}") if spent else None
 
 
 def memory(cases: dict):
-    """A training step at its highest."""
-    most = cases.get("train_step", {}).get("memory")  # which Linux alone tells
+    """Peak memory of a training step."""
+    most = cases.get("train_step", {}).get("memory")  # measured on Linux only
     return amounts(most, "A training step, small, 8 x 512 tokens", "MiB above the model") if most else None
 
 
 def shares(cases: dict):
-    """Parts of a pipeline's time."""
+    """Shares of a pipeline's time."""
     parts = sorted(cases.get("classify", {}).get("parts", {}).items(), key=lambda part: -part[1])
     percents = {part: 100 * share for part, share in parts}
     return (
@@ -146,16 +146,16 @@ def shares(cases: dict):
 
 
 def roofline(cases: dict):
-    """What each step of a block takes, beside the least that the machine allows."""
+    """The time of each step of a layer, beside the least that the machine allows."""
     steps = {name: step for name, step in cases.get("block", {}).get("steps", {}).items() if step["least_ms"]}
     if not steps:
         return None
     spent = {name: (step["ms"], step["least_ms"]) for name, step in steps.items()}
-    return pairs(spent, "A block of the base model, 8 x 128 tokens", ("measured", "least possible"))
+    return pairs(spent, "A layer of the base model, 8 x 128 tokens", ("measured", "least possible"))
 
 
 def gpu_faster(cases: dict):
-    """The ratios of every program of ours on a GPU, beside every other program."""
+    """Ratios of every program of ours to every other program on a GPU."""
     found = {}
     for words, name in GPU.items():
         for mine, others in cases.get(name, {}).get("ratios", {}).items():
@@ -165,25 +165,25 @@ def gpu_faster(cases: dict):
 
 
 def gpu_memory(cases: dict):
-    """A training step at its highest on a GPU."""
+    """Peak memory of a training step on a GPU."""
     found = {words: cases.get(name, {}).get("memory", {}) for words, name in GPU.items() if "train" in name}
     most = {f"{words}: {program}": peak for words, each in found.items() for program, peak in each.items()}
     return amounts(most, "A training step on a GPU", "MiB above the model") if most else None
 
 
 def gpu_waiting(cases: dict):
-    """How long programs take on a GPU, and how long its kernels need of that; else it waits for the host."""
+    """Times on a GPU, and the part that its kernels take; for the rest it waits for the CPU."""
     found = {}
     for words, name in GPU.items():
         case = cases.get(name, {})
         for program, kernels in case.get("kernels", {}).items():
-            if kernels:  # a profiler may see nothing
+            if kernels:  # a profiler may record nothing
                 found[f"{words}: {program}"] = 1e3 * case["seconds"][program], kernels["all kernels"]
-    return pairs(found, "Where a GPU waits", ("from call to call", "in its kernels")) if found else None
+    return pairs(found, "Time on a GPU", ("of a call", "in GPU kernels")) if found else None
 
 
 def gpu_pretraining(cases: dict):
-    """The loss of the bundled model's size while a GPU trains it, over time."""
+    """The training loss of the bundled model's size on a GPU, over time."""
     rows = [row for row in cases.get("gpu_pretraining", {}).get("log", []) if "loss" in row]
     if not rows:
         return None
@@ -194,15 +194,15 @@ def gpu_pretraining(cases: dict):
     return axis.figure
 
 
-FIGURES = {  # name of a file: what draws it
+FIGURES = {  # file name: the function that plots it
     "faster": partial(beside, FASTER, "Ours beside transformers"),
     "smaller": partial(beside, SMALLER, "The base model"),
     "tokens": tokens,
     "texts": texts,
     "sentence": sentence,
     "memory": memory,
-    "without-forward": partial(without, "steps_forward", "32 film reviews: ours beside …"),
-    "without-training": partial(without, "train_steps", "A training step: ours beside …"),
+    "without-forward": partial(ablation, "steps_forward", "Ablation, 32 film reviews: speed-up over"),
+    "without-training": partial(ablation, "train_steps", "Ablation, a training step: speed-up over"),
     "block": roofline,
     "parts": shares,
     "gpu-faster": gpu_faster,
@@ -212,25 +212,25 @@ FIGURES = {  # name of a file: what draws it
 }
 
 
-def measured(gpu: Path = ROOT / "benchmarks" / "results-gpu.json") -> dict:
-    """All cases in the repository: of this machine, and of a GPU if one was at hand."""
-    here = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
-    there = json.loads(gpu.read_text(encoding="utf-8")) if gpu.exists() else {"cases": {}}
-    return here["cases"] | there["cases"] | {"gpu_pretraining": there.get("pretraining", {})}
+def load_results(gpu: Path = ROOT / "benchmarks" / "results-gpu.json") -> dict:
+    """All results in the repository: on a CPU, and on a GPU if there are any."""
+    cpu = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+    gpu_results = json.loads(gpu.read_text(encoding="utf-8")) if gpu.exists() else {"cases": {}}
+    return cpu["cases"] | gpu_results["cases"] | {"gpu_pretraining": gpu_results.get("pretraining", {})}
 
 
-def draw(cases: dict, folder: Path) -> list[Path]:
-    """Write a picture of all that was measured; the files."""
+def save_figures(cases: dict, folder: Path) -> list[Path]:
+    """Plot all results, and return the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = []
+    files = []
     with plt.rc_context({"svg.hashsalt": "convbert", "font.sans-serif": ["DejaVu Sans"]}):
         for name, figure_of in FIGURES.items():
             if figure := figure_of(cases):
-                drawn.append(folder / f"{name}.svg")
-                figure.savefig(drawn[-1], metadata={"Date": None}, facecolor="white")
+                files.append(folder / f"{name}.svg")
+                figure.savefig(files[-1], metadata={"Date": None}, facecolor="white")
                 plt.close(figure)
-    return drawn
+    return files
 
 
 if __name__ == "__main__":
-    draw(measured(), Path(sys.argv[1]) if sys.argv[1:] else ROOT / "nbs" / "images" / "speed")
+    save_figures(load_results(), Path(sys.argv[1]) if sys.argv[1:] else ROOT / "nbs" / "images" / "speed")

@@ -1,4 +1,4 @@
-"""What all parts of a GPU session share: the device, its clock, what it can do at most, and what work is."""
+"""What all parts of a GPU session share: the device, timing, peak rates, and operation counts."""
 
 import argparse
 import sys
@@ -20,29 +20,29 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def wait() -> None:
-    """Until the device has done all that it was given."""
+    """Wait until the device has finished all queued work."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
 
 def timed(program: Callable, times: int = 1) -> float:
-    """Seconds of a run, of so many in a row."""
+    """Mean seconds of a run, over several in a row."""
     wait()
-    began = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(times):
         program()
     wait()
-    return (time.perf_counter() - began) / times
+    return (time.perf_counter() - start) / times
 
 
 def card(toy: bool) -> dict:
-    """What is measured on, with what, and its two ceilings."""
+    """Hardware, versions, and the two peak rates."""
     n = 256 if toy else 8192
     a, b = (torch.randn(n, n, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
     whole, other = (torch.empty(2**18 if toy else 2**32, dtype=torch.uint8, device=DEVICE) for _ in range(2))
     product = min(timed(partial(torch.mm, a, b), 10) for _ in range(3))
     copy = min(timed(partial(other.copy_, whole), 3) for _ in range(3))
-    name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "no GPU: a try on a CPU"
+    name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "no GPU: a trial on a CPU"
     versions = {"torch": torch.__version__}
     if DEVICE.type == "cuda":
         import triton
@@ -53,7 +53,7 @@ def card(toy: bool) -> dict:
 
 
 def card_of(out: Path, toy: bool) -> dict:
-    """The same, measured if nobody has."""
+    """The same, measured unless it was before."""
     return read(out).get("machine") or record(out, machine=card(toy))["machine"]
 
 
@@ -67,7 +67,7 @@ def flops_per_token(config: ConvBertConfig, T: int) -> float:
 
 
 def arguments(about: str | None) -> argparse.ArgumentParser:
-    """What every part takes."""
+    """Arguments of every part."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("part")
     parser.add_argument("--out", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""`convbert-tiny` on a GPU: the whole corpus in its memory, as many passes as the minutes allow."""
+"""`convbert-tiny` on a GPU: the whole corpus in its memory, as many passes as the time allows."""
 
 import argparse
 import json
@@ -47,24 +47,24 @@ def train(plan: dict, minutes: float | None, folder: Path, toy: bool) -> tuple[C
     batches = MaskedBatches(text, tokenizer, *rows, device=DEVICE)
     torch.manual_seed(recipe.seed)
     model = ConvBertForMaskedLM(config).to(DEVICE)
-    judge = MaskedBatches(held, tokenizer, Masking(0.15, 1.0, 0.0), (128,), 4096, seed=1)
-    log = fit(model, batches, recipe, folder, lambda m: masked_scores(m, judge, 4 if toy else 42), run_config=plan)
+    held_out = MaskedBatches(held, tokenizer, Masking(0.15, 1.0, 0.0), (128,), 4096, seed=1)
+    log = fit(model, batches, recipe, folder, lambda m: masked_scores(m, held_out, 4 if toy else 42), run_config=plan)
     return model.eval(), log
 
 
-def speed_of(log: list[dict], config: ConvBertConfig, rate_asked: float, peak: float) -> dict:
-    """Tokens a second between reports, and how much of the card's matrix peak the model's products make of that."""
+def speed_of(log: list[dict], config: ConvBertConfig, mask_rate: float, peak: float) -> dict:
+    """Tokens per second between reports, and the share of the GPU's peak that the model's products reach."""
     rates = [row["tokens"] / row["seconds"] for row in log if "tokens" in row][1:]  # the first one compiles
     if not rates:
         return {}
     rate = statistics.median(rates)
-    head = 2 * config.embedding_size * (config.vocab_size + config.hidden_size)  # of every asked token
-    work = 3 * (flops_per_token(config, 128) + rate_asked * head)
+    head = 2 * config.embedding_size * (config.vocab_size + config.hidden_size)  # of every masked token
+    work = 3 * (flops_per_token(config, 128) + mask_rate * head)
     return dict(tokens_per_second=round(rate), share_of_peak=round(rate * work / peak / 1e12, 4))
 
 
-def told_of(plan: dict, log: list[dict], config: ConvBertConfig, peak: float) -> dict:
-    """What a run did, and what it is worth on rows that it has not seen."""
+def summarise(plan: dict, log: list[dict], config: ConvBertConfig, peak: float) -> dict:
+    """What a run did, and its scores on held-out text."""
     scores = next(row for row in reversed(log) if "top1" in row)
     tokens = sum(row.get("tokens", 0) for row in log)
     plan = PLAN | plan
@@ -79,31 +79,33 @@ def compile_batches(args: argparse.Namespace) -> None:
 
 
 def trials(args: argparse.Namespace) -> None:
-    """Short runs side by side, each with the same share of the time: which plan learns most in it?"""
+    """Short runs with equal shares of the time, to compare plans."""
     peak = card_of(args.out, args.toy)["peak_tflops"]
     for number, text in enumerate(args.trials):
         left = args.seconds - (time.monotonic() - BEGAN) - 5
         with tempfile.TemporaryDirectory() as folder:
             minutes = left / (len(args.trials) - number) / 60
             model, log = train(plan_of(text), minutes, Path(folder), args.toy)
-        record(args.out, trials={text: told_of(plan_of(text), log, model.config, peak)})
+        record(args.out, trials={text: summarise(plan_of(text), log, model.config, peak)})
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    """The model, as long as there is time; what the first call plans, a later one ends."""
-    folder, kept, asked = WORK / "pretrain", args.out / "plan.json", plan_of(",".join(args.trials))
+    """Train the model within the time; a later call continues the first one's plan."""
+    folder, saved, requested = WORK / "pretrain", args.out / "plan.json", plan_of(",".join(args.trials))
     left = args.seconds - (time.monotonic() - BEGAN) - (4 if args.toy else 11)  # the rest is for a last evaluation
     if left < 3:
         raise SystemExit(f"{args.seconds:.0f} s are too few to train in: nothing was begun")
-    plan, minutes = json.loads(kept.read_text()) if kept.exists() else (asked, left / 60)
-    if asked != plan:
-        raise SystemExit(f"{kept} is of a run with the plan {plan}, not {asked}: move that folder away to start anew")
-    write(kept, json.dumps([plan, minutes]))
+    plan, minutes = json.loads(saved.read_text()) if saved.exists() else (requested, left / 60)
+    if requested != plan:
+        raise SystemExit(
+            f"{saved} is of a run with the plan {plan}, not {requested}: move that folder away to start anew"
+        )
+    write(saved, json.dumps([plan, minutes]))
     model, log = train(plan, minutes, folder, args.toy)
     model.to("cpu", torch.float16).save_pretrained(folder)
     (folder / "model.safetensors").replace(args.out / "model.safetensors")
-    told = told_of(plan, log, model.config, card_of(args.out, args.toy)["peak_tflops"])
-    record(args.out, pretraining=told | dict(minutes=minutes, log=log, config=model.config.to_dict()))
+    summary = summarise(plan, log, model.config, card_of(args.out, args.toy)["peak_tflops"])
+    record(args.out, pretraining=summary | dict(minutes=minutes, log=log, config=model.config.to_dict()))
 
 
 if __name__ == "__main__":

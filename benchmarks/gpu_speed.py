@@ -1,4 +1,4 @@
-"""The speed rows of a GPU session: base size, bfloat16, ours beside transformers and BERT, in turn in one process."""
+"""Speed on a GPU: base size, bfloat16, ours beside transformers and BERT, in turn in one process."""
 
 import argparse
 import json
@@ -46,18 +46,18 @@ def config_of(toy: bool) -> ConvBertConfig:
 
 
 def batch(fill: float, config: ConvBertConfig, toy: bool) -> tuple[dict[str, torch.Tensor], int]:
-    """32 texts of 512 tokens, or of 26 to 512 that fill so much of the batch; and how many tokens are no padding."""
+    """32 texts of 512 tokens, or of 26 to 512 with this fill; and the number of tokens without padding."""
     B, T = (4, 32) if toy else (32, 512)
-    steep = 0.95 / (fill - 0.05) - 1
-    lengths = [round(T * (0.05 + 0.95 * (i / (B - 1)) ** steep)) for i in range(B)] if fill < 1 else [T] * B
+    exponent = 0.95 / (fill - 0.05) - 1
+    lengths = [round(T * (0.05 + 0.95 * (i / (B - 1)) ** exponent)) for i in range(B)] if fill < 1 else [T] * B
     inputs = batch_of(lengths, config.vocab_size)
     if fill == 1:
-        del inputs["attention_mask"]  # nobody need look for padding
+        del inputs["attention_mask"]  # there is no padding
     return {name: x.to(DEVICE) for name, x in inputs.items()}, sum(lengths)
 
 
 def program(name: str, case: str, toy: bool) -> Callable:
-    """What a program does in a case: our model, transformers' with the same weights, or a BERT of the same size."""
+    """A program of a case: our model, transformers' with the same weights, or a BERT of the same size."""
     training, fill = CASES[case]
     config = config_of(toy)
     inputs, _ = batch(fill, config, toy)
@@ -76,17 +76,17 @@ def program(name: str, case: str, toy: bool) -> Callable:
     elif "compiled" in name:
         called = torch.compile(model, backend=backend)
     if not training:
-        return partial(answer, called, inputs)
-    return partial(learn, called, {**inputs, **asked(inputs, places=name.startswith("ours"))})
+        return partial(forward, called, inputs)
+    return partial(forward_backward, called, {**inputs, **masked_labels(inputs, positions=name.startswith("ours"))})
 
 
-def asked(inputs: dict[str, torch.Tensor], places: bool) -> dict[str, torch.Tensor]:
-    """Labels for 15 % of the tokens, as each library's own pretraining gives them: ours also says where they are."""
+def masked_labels(inputs: dict[str, torch.Tensor], positions: bool) -> dict[str, torch.Tensor]:
+    """Labels for 15 % of the tokens, as each library's pretraining passes them: ours also passes their positions."""
     ids, generator = inputs["input_ids"], torch.Generator(DEVICE).manual_seed(0)
     real = inputs.get("attention_mask", torch.ones_like(ids)).bool()
     chosen = real & (torch.rand(ids.shape, device=DEVICE, generator=generator) < 0.15)
     labels = ids.where(chosen, -100)
-    if not places:
+    if not positions:
         return {"labels": labels}
     most = int(chosen.sum(1).max())
     at = chosen.int().topk(most, sorted=True).indices
@@ -94,12 +94,12 @@ def asked(inputs: dict[str, torch.Tensor], places: bool) -> dict[str, torch.Tens
 
 
 @torch.inference_mode()
-def answer(model: Callable, inputs: dict[str, torch.Tensor]) -> None:
+def forward(model: Callable, inputs: dict[str, torch.Tensor]) -> None:
     """A forward pass."""
     model(**inputs)
 
 
-def learn(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> None:
+def forward_backward(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> None:
     """Forward and backward."""
     model.zero_grad(set_to_none=True)
     model(**inputs).loss.backward()
@@ -117,7 +117,7 @@ def same_work(toy: bool) -> float:
 
 
 def peak_of(run: Callable) -> float:
-    """MiB that a run adds at its highest to what is there already."""
+    """Peak memory of a run in MiB, above what is allocated before."""
     if DEVICE.type != "cuda":
         return 0.0
     run()
@@ -141,18 +141,18 @@ def kernels_of(run: Callable, most: int = 14) -> dict[str, float]:
     return {"all kernels": round(sum(spent.values()), 3)} | {name: round(spent[name], 3) for name in longest}
 
 
-def without_memory(problem: BaseException) -> str:
-    """What went wrong, in a line."""
+def describe(problem: BaseException) -> str:
+    """An exception in one line; frees the GPU's cache."""
     torch.cuda.empty_cache() if DEVICE.type == "cuda" else None
     return f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem) else ''}"[:300]
 
 
 def compare(case: str, until: float, toy: bool, peak: float) -> dict:
-    """Times of all programs in turn, in changing order, until a moment of the part's time; at least three rounds."""
+    """Times of all programs in turn, in random order, until a given second of the part; at least three rounds."""
     training, fill = CASES[case]
     _, tokens = batch(fill, config_of(toy), toy)
     names = ["ours", "transformers", "BERT", *(name for where, name in COMPILED if where == case)]
-    programs, troubles, memory, kernels = {}, {}, {}, {}
+    programs, errors, memory, kernels = {}, {}, {}, {}
     for name in names:
         try:
             run = program(name, case, toy)
@@ -160,7 +160,7 @@ def compare(case: str, until: float, toy: bool, peak: float) -> dict:
             memory[name] = peak_of(run)
             programs[name] = run
         except Exception as problem:  # out of memory, no Triton, a graph that does not compile: the others go on
-            troubles[name] = without_memory(problem)
+            errors[name] = describe(problem)
     times, rounds = {name: [] for name in programs}, 0
     often = {name: max(1, round(0.1 / max(1e-4, timed(run)))) for name, run in programs.items()}  # a tenth of a second
     while rounds < 15 and (rounds < 3 or time.monotonic() - BEGAN < until):
@@ -168,34 +168,34 @@ def compare(case: str, until: float, toy: bool, peak: float) -> dict:
             times[name].append(timed(programs[name], often[name]))
         rounds += 1
     seconds = {name: statistics.median(each) for name, each in times.items()}
-    told = dict(what=WHAT[training, fill], revision=revision(), rounds=rounds)
-    told["ratios"] = ratios(times) if len(times) > 1 else {}
-    told |= dict(seconds={name: round(each, 6) for name, each in seconds.items()}, troubles=troubles)
-    told["tokens_per_second"] = {name: round(tokens / each) for name, each in seconds.items()}
+    result = dict(what=WHAT[training, fill], revision=revision(), rounds=rounds)
+    result["ratios"] = ratios(times) if len(times) > 1 else {}
+    result |= dict(seconds={name: round(each, 6) for name, each in seconds.items()}, errors=errors)
+    result["tokens_per_second"] = {name: round(tokens / each) for name, each in seconds.items()}
     if DEVICE.type == "cuda":
-        told["memory"] = memory
+        result["memory"] = memory
     for name in programs:
         try:
             kernels[name] = kernels_of(programs[name])
-        except Exception as problem:  # a profiler that the driver does not let in
-            troubles[f"profile of {name}"] = without_memory(problem)
+        except Exception as problem:  # the driver may forbid profiling
+            errors[f"profile of {name}"] = describe(problem)
     work = flops_per_token(config_of(toy), 32 if toy else 512) * tokens * (3 if training else 1)
-    told["share_of_peak"] = {n: round(work / s / peak / 1e12, 4) for n, s in seconds.items() if n.startswith("ours")}
-    return told | {"kernels": kernels}
+    result["share_of_peak"] = {n: round(work / s / peak / 1e12, 4) for n, s in seconds.items() if n.startswith("ours")}
+    return result | {"kernels": kernels}
 
 
 def speed(args: argparse.Namespace) -> None:
-    """Every case, and what the card can do."""
+    """Every case, and the peak of the GPU."""
     peak = record(args.out, machine=card(args.toy))["machine"]["peak_tflops"]
     try:
-        record(args.out, checks={"apart_in_float32": same_work(args.toy)})
+        record(args.out, checks={"difference_in_float32": same_work(args.toy)})
     except (SystemExit, Exception) as problem:
-        record(args.out, checks={"apart_in_float32": without_memory(problem)})
+        record(args.out, checks={"difference_in_float32": describe(problem)})
     left = args.seconds - (time.monotonic() - BEGAN)
     for number, case in enumerate(CASES, 1):
-        told = compare(case, args.seconds - left * (1 - number / len(CASES)) - 5, args.toy, peak)
-        record(args.out, cases={case: told})
-        print(case, json.dumps({k: v for k, v in told.items() if k != "kernels"}), flush=True)
+        result = compare(case, args.seconds - left * (1 - number / len(CASES)) - 5, args.toy, peak)
+        record(args.out, cases={case: result})
+        print(case, json.dumps({k: v for k, v in result.items() if k != "kernels"}), flush=True)
         torch._dynamo.reset()
 
 

@@ -1,4 +1,4 @@
-"""What the machine can do at most, and how much work a program is."""
+"""Peak rates of the machine, and the work of a program."""
 
 import platform
 import time
@@ -21,19 +21,19 @@ def best(program: Callable, times: int = 10) -> float:
     spent = []
     with torch.inference_mode():
         for _ in range(times):
-            began = time.perf_counter()
+            start = time.perf_counter()
             program()
-            spent.append(time.perf_counter() - began)
+            spent.append(time.perf_counter() - start)
     return min(spent)
 
 
 def matrix_product(dtype: torch.dtype = torch.float32) -> Callable:
-    """What a machine does best: a base model's feed-forward on 1024 tokens."""
+    """The product that defines the peak: a base model's up projection on 1024 tokens."""
     return partial(F.linear, torch.randn(1024, 768).to(dtype), torch.randn(3072, 768).to(dtype))
 
 
 def peak(dtype: torch.dtype = torch.float32) -> float:
-    """GFLOP/s of it."""
+    """GFLOP/s of that product."""
     product = matrix_product(dtype)
     return flops(product) / best(product) / 1e9
 
@@ -52,59 +52,59 @@ def flops(program: Callable) -> int:
 
 
 class Products(TorchDispatchMode):
-    """Keeps the products of rows with a matrix that are made while it is on."""
+    """Records the products of activations with a weight matrix while it is active."""
 
     def __init__(self):
-        """Keep nothing yet."""
+        """Start with no records."""
         super().__init__()
-        self.kept = []
+        self.products = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        """Run, and keep if it is one."""
+        """Run, and record it if it is one."""
         if function in (torch.ops.aten.addmm.default, torch.ops.aten.mm.default, torch.ops.aten.linear.default):
-            self.kept.append(partial(function, *args, **(kwargs or {})))
+            self.products.append(partial(function, *args, **(kwargs or {})))
         return function(*args, **(kwargs or {}))
 
 
 def products_of(program: Callable, workers: int = 1) -> Callable:
-    """The matrix products of a run and nothing else: the least time of anything that makes these calls."""
+    """The matrix products of a run and nothing else: a lower bound for any program that makes these calls."""
     with torch.inference_mode(), Products() as products:
         program()
 
     @torch.inference_mode()
     def again(share: list[Callable]) -> None:
-        """Call them, and let each result go at once, as the program does."""
+        """Call them, freeing each result at once, as the program does."""
         for product in share:
             product()
 
-    shares = [products.kept[i::workers] for i in range(workers)]
+    shares = [products.products[i::workers] for i in range(workers)]
     return lambda: list(parallel_map(again, shares, workers))
 
 
 KINDS = {
-    "aten::addmm": "products with matrices",
-    "aten::gelu": "bend",
+    "aten::addmm": "matrix products",
+    "aten::gelu": "activation",
     "aten::native_layer_norm": "norms",
     "aten::scaled_dot_product_attention": "attention",
 }
 
 
 def parts_of(program: Callable) -> dict[str, float]:
-    """Which share of torch's time in a run goes to what, by torch's profiler."""
+    """Shares of torch's time in a run, by torch's profiler."""
     with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as seen:
         program()
     events = seen.key_averages()
     spent = dict.fromkeys(KINDS.values(), 0.0)
     for each in events:
-        if each.key.rstrip("_") in KINDS:  # or what works in place
+        if each.key.rstrip("_") in KINDS:  # or its in-place variant
             spent[KINDS[each.key.rstrip("_")]] += each.cpu_time_total
     whole = sum(each.self_cpu_time_total for each in events)
-    spent["convolutions, packing, residuals and all else"] = whole - sum(spent.values())
+    spent["convolutions, packing, residuals and the rest"] = whole - sum(spent.values())
     return {kind: round(time / whole, 3) for kind, time in spent.items()}
 
 
 def machine() -> dict:
-    """What is measured on, and with what."""
+    """Hardware and versions."""
     import transformers
 
     info = Path("/proc/cpuinfo")

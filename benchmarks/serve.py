@@ -1,4 +1,4 @@
-"""Requests a second that the endpoint of the page "Serve and scale" answers: with its queue, and with batches of one.
+"""Requests per second of the endpoint on the page "Serve and scale", with its queue and with batches of one.
 
     python benchmarks/serve.py [--requests 1000] [--connections 64] [--rounds 3]
 
@@ -33,7 +33,7 @@ def cells(kind: str) -> list[str]:
 
 
 def app_source() -> str:
-    """What the page says is in `app.py`."""
+    """The contents of `app.py` on the page."""
     return "\n\n".join(cell for cell in cells("code") if "# app.py\n" in cell)
 
 
@@ -60,7 +60,7 @@ def serving(folder: Path, command: str, source: str):
 
 
 def ask_all(url: str, texts: list[str], connections: int) -> tuple[list[dict], float]:
-    """The answers to texts, asked over so many connections at a time, and the seconds that it took."""
+    """The responses to texts, over a number of connections at a time, and the seconds taken."""
     left, answers = iter(list(enumerate(texts))), [{}] * len(texts)
 
     def client(_) -> None:
@@ -78,7 +78,7 @@ def ask_all(url: str, texts: list[str], connections: int) -> tuple[list[dict], f
 
 
 def measure(source: str, requests: int, connections: int) -> float:
-    """Requests a second, after a hundred that warm up."""
+    """Requests per second, after a warm-up of a hundred."""
     texts = [" ".join(WORDS[i % 7 :: 1 + i % 3]) + f" {i}" for i in range(requests)]
     with TemporaryDirectory() as folder, serving(Path(folder), COMMAND, source) as url:
         ask_all(url, texts[:100], connections)
@@ -88,7 +88,7 @@ def measure(source: str, requests: int, connections: int) -> float:
 
 
 def main() -> None:
-    """Measure both ways in turn, and print the medians."""
+    """Measure both in turn, and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--connections", type=int, default=64)
@@ -98,12 +98,12 @@ def main() -> None:
     queue = app_source()
     alone = re.sub(r"MOST, WAITING = \d+", "MOST, WAITING = 1", queue)
     assert alone != queue
-    ways, rates = {"with the queue": queue, "batches of one": alone}, {}
+    variants, rates = {"with the queue": queue, "batches of one": alone}, {}
     for _ in range(args.rounds):
-        for name, source in ways.items():
+        for name, source in variants.items():
             rates.setdefault(name, []).append(measure(source, args.requests, args.connections))
     for name, found in rates.items():
-        print(f"{name}: {median(found):.0f} requests a second ({args.connections} connections)")
+        print(f"{name}: {median(found):.0f} requests per second ({args.connections} connections)")
     many, one = rates.values()
     print(f"ratio: {median(a / b for a, b in zip(many, one, strict=True)):.2f}")
 

@@ -176,13 +176,13 @@ class Desk:
         self.lab, self.wrong, self.theme, self.kernel = lab, [], None, None
         self.context = browser.new_context(viewport={"width": 1200, "height": 900})
         self.context.set_default_timeout(DEADLINE * 1000)
-        self.context.on("request", lambda request: self.judge(request.url))
+        self.context.on("request", lambda request: self.check_url(request.url))
         self.page = self.context.new_page()
-        self.page.on("websocket", lambda socket: self.judge(socket.url))
+        self.page.on("websocket", lambda socket: self.check_url(socket.url))
         self.page.on("console", self.hear)
         self.page.on("pageerror", lambda error: self.wrong.append(f"{error}\n{error.stack}"))
 
-    def judge(self, url: str) -> None:
+    def check_url(self, url: str) -> None:
         """Nothing is asked of any other machine."""
         if urlsplit(url).scheme not in ("data", "blob") and urlsplit(url).hostname != "127.0.0.1":
             self.wrong.append(f"request to {url}")

@@ -1,4 +1,4 @@
-"""The benchmark runs; what it measures here means nothing."""
+"""The benchmark runs; its numbers here mean nothing."""
 
 import json
 import runpy
@@ -20,7 +20,7 @@ def test_a_quick_run_writes_its_numbers(tmp_path):
     out = tmp_path / "numbers.json"
     names = ["base_ragged", "train_step", "steps_forward", "block"]
     command = [sys.executable, ROOT / "benchmarks" / "compare.py", *names, "--quick", "--out", out]
-    subprocess.run([*command, "--figures", tmp_path / "drawn"], check=True, capture_output=True)
+    subprocess.run([*command, "--figures", tmp_path / "plots"], check=True, capture_output=True)
     cases = json.loads(out.read_text())["cases"]
     assert [*cases] == names
     for name in names[:3]:
@@ -30,7 +30,7 @@ def test_a_quick_run_writes_its_numbers(tmp_path):
     rates, spent = cases["base_ragged"]["tokens_per_second"], cases["base_ragged"]["seconds"]
     assert rates["ours"] / rates["transformers"] == pytest.approx(spent["transformers"] / spent["ours"], rel=0.01)
     pictures = ["block", "faster", "memory", "tokens", "without-forward"]
-    assert sorted(path.stem for path in (tmp_path / "drawn").iterdir()) == pictures
+    assert sorted(path.stem for path in (tmp_path / "plots").iterdir()) == pictures
 
 
 def test_starting_is_measured_beside_what_cannot_be_saved():
@@ -50,7 +50,7 @@ def test_opening_a_page_is_measured(chromium, tmp_path):
 
 
 def test_parts_of_a_run_are_found(monkeypatch):
-    """Each layer bends, attends and multiplies; what the profiler calls that changes with torch, and with us."""
+    """Each layer has activations, attention and products; the profiler's names for them change with torch."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     parts_of = runpy.run_path(str(ROOT / "benchmarks" / "machine.py"))["parts_of"]
     model = ConvBertModel(ConvBertConfig.preset("tiny", vocab_size=99)).eval()
@@ -59,12 +59,12 @@ def test_parts_of_a_run_are_found(monkeypatch):
     assert sum(parts.values()) == pytest.approx(1, abs=0.01)
 
 
-def test_the_page_shows_the_numbers(tmp_path):
-    """The committed pictures are those of the committed numbers."""
+def test_the_committed_figures_show_the_committed_numbers(tmp_path):
+    """The page's figures are plotted from the results in the repository."""
     matplotlib = pytest.importorskip("matplotlib", reason="figures need matplotlib")
     page, made = ROOT / "nbs" / "images" / "speed", f"Matplotlib v{matplotlib.__version__}"
     if made not in (page / "faster.svg").read_text(encoding="utf-8"):
-        pytest.skip(f"the committed pictures were drawn by another version than {made}")
+        pytest.skip(f"the committed figures were plotted by another version than {made}")
     subprocess.run([sys.executable, ROOT / "benchmarks" / "figures.py", tmp_path], check=True)
-    drawn, shown = ({path.name: path.read_text() for path in folder.iterdir()} for folder in (tmp_path, page))
-    assert drawn == shown, "made again by: python benchmarks/figures.py"
+    plotted, committed = ({path.name: path.read_text() for path in folder.iterdir()} for folder in (tmp_path, page))
+    assert plotted == committed, "plot again by: python benchmarks/figures.py"

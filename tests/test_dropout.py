@@ -1,4 +1,4 @@
-"""Cheap dropout against the plain formula with the same lots."""
+"""Dropout on a CPU against the plain formula with the same mask."""
 
 import pytest
 import torch
@@ -8,24 +8,24 @@ from torch.testing import assert_close
 
 from convbert import ConvBertConfig, ConvBertForMaskedLM
 from convbert.backends.banded import span_conv
-from convbert.runtime.dropout import chunks, dropout, dropout_mask, scaled_dot_product_attention
+from convbert.runtime.dropout import dropout, dropout_mask, scaled_dot_product_attention, split_batch
 
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9, 0.999])
-def test_lots_are_fair(p):
+def test_masks_have_the_right_probability_and_no_correlation(p):
     torch.manual_seed(0)
-    gone = dropout_mask((1000, 1001), p).double()
-    error = (p * (1 - p) / gone.numel()) ** 0.5
-    assert abs(gone.mean() - p) < 5 * error + 2**-17
-    for axis in (0, 1):  # no row, no column and no neighbour is favoured
-        assert (gone.mean(axis) - p).abs().max() < 6 * error * gone.shape[axis] ** 0.5 + 2**-17
-    pairs = (gone[:, 1:] * gone[:, :-1]).mean()
+    drop = dropout_mask((1000, 1001), p).double()
+    error = (p * (1 - p) / drop.numel()) ** 0.5
+    assert abs(drop.mean() - p) < 5 * error + 2**-17
+    for axis in (0, 1):  # rows, columns and neighbours are independent
+        assert (drop.mean(axis) - p).abs().max() < 6 * error * drop.shape[axis] ** 0.5 + 2**-17
+    pairs = (drop[:, 1:] * drop[:, :-1]).mean()
     assert abs(pairs - p * p) < 5 * p * error + 1e-4
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 7), max_size=4), st.sampled_from([0.0, 0.3, 1.0]))
-def test_what_is_forgotten_has_no_gradient(shape, p):
+def test_dropped_elements_have_no_gradient(shape, p):
     x = torch.rand(shape).add_(1).requires_grad_()
     y = dropout(x, p)
     (gradient,) = torch.autograd.grad(y.sum(), x)
@@ -34,9 +34,9 @@ def test_what_is_forgotten_has_no_gradient(shape, p):
     assert dropout(x, p, training=False) is x
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 1, 4), (5, 2, 7, 3), (3, 2, 400, 4)])  # the last in three parts
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 1, 4), (5, 2, 7, 3), (3, 2, 400, 4)])  # the last: three chunks
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_that_forgets(shape, masked):
+def test_attention_with_dropout(shape, masked):
     generator = torch.Generator().manual_seed(0)
     B, H, T, d = shape
     inputs = [torch.randn(shape, generator=generator).requires_grad_() for _ in range(3)]
@@ -48,20 +48,20 @@ def test_attention_that_forgets(shape, masked):
     torch.manual_seed(1)
     ours = scaled_dot_product_attention(*inputs, bias, 0.2)
     torch.manual_seed(1)
-    lost = dropout_mask((B, H, T, T), 0.2)
+    drop = dropout_mask((B, H, T, T), 0.2)
     query, key, value = inputs
     scores = query @ key.mT / d**0.5 + (0 if bias is None else bias)
-    plain = scores.softmax(-1).masked_fill(lost, 0) / 0.8 @ value
+    plain = scores.softmax(-1).masked_fill(drop, 0) / 0.8 @ value
     assert_close(ours, plain, atol=1e-5, rtol=1e-5)
     gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (ours, plain)]
     assert_close(*gradients, atol=1e-4, rtol=1e-4)
 
 
-def test_parts_cover_a_batch_in_order():
+def test_chunks_cover_a_batch_in_order():
     x = torch.arange(7)[:, None].expand(7, 3)
-    parts = chunks(x, None, maps=torch.Size([7, 2, 300, 300]))
-    assert len(parts) > 1 and all(nothing is None for _, nothing in parts)
-    assert_close(torch.cat([part for part, _ in parts]), x)
+    chunks = split_batch(x, None, weights=torch.Size([7, 2, 300, 300]))
+    assert len(chunks) > 1 and all(absent is None for _, absent in chunks)
+    assert_close(torch.cat([chunk for chunk, _ in chunks]), x)
 
 
 SIZES = dict(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=48, vocab_size=50)
@@ -69,7 +69,7 @@ SIZES = dict(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, interme
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
-def test_a_seed_forgets_the_same_again(padded, autocast):
+def test_a_seed_drops_the_same_again(padded, autocast):
     torch.manual_seed(0)
     model = ConvBertForMaskedLM(ConvBertConfig(**SIZES)).train()
     ids = torch.randint(5, 50, (3, 12))
@@ -82,14 +82,14 @@ def test_a_seed_forgets_the_same_again(padded, autocast):
             loss = model(ids, mask, labels=ids).loss
         return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
 
-    first, again, kept = gradients(), gradients(), gradients(checkpointing=True)
+    first, again, checkpointed = gradients(), gradients(), gradients(checkpointing=True)
     assert all(g is None or g.isfinite().all() for g in first) and any(g is not None and g.any() for g in first)
     assert_close(first, again, rtol=0, atol=0)
-    assert_close(first, kept)  # the same lots in the second run of a checkpoint
+    assert_close(first, checkpointed)  # a checkpoint's second run has the same mask
 
 
-def test_what_narrows_may_draw_lots_of_its_own():
-    """An adapter with dropout in the place of `down`: its second run on the way back sees the lots of the first."""
+def test_an_adapter_may_have_dropout_of_its_own():
+    """An adapter in the place of `down`: its second run, in the backward pass, has the mask of the first."""
     model = ConvBertForMaskedLM(ConvBertConfig(**SIZES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
     part = model.train().encoder.layers[0].feed_forward
     part.down = torch.nn.Sequential(torch.nn.Dropout(0.5), part.down)

@@ -17,7 +17,7 @@ from family_pairs import (
 )
 
 from convbert.families.registry import FAMILIES
-from convbert.layers.encoder import token_positions
+from convbert.layers.batch_layout import token_positions
 
 SHAPES = {
     "electra": {

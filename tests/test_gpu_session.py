@@ -34,9 +34,9 @@ class Session:
 
     def call(self, *words, code=0, **env):
         process = self.start(*words, **env)
-        out, said = process.communicate(timeout=300)
-        assert process.returncode == code, out[-2000:] + said[-2000:]
-        return out + said
+        out, output = process.communicate(timeout=300)
+        assert process.returncode == code, out[-2000:] + output[-2000:]
+        return out + output
 
     def run(self, *words, **env):
         return self.call("run", "--toy", "--minutes", 2, "--out", self.out, *words, **env)
@@ -55,8 +55,8 @@ def prepared(tmp_path_factory):
     text = folder / "tales.txt"
     text.write_text("\n\n".join(tales * 12), encoding="utf-8")
     made = Session(folder)
-    said = made.call("prepare", text, "--hold-out-every", 20)
-    assert "MiB travel" in said and "there already" not in said
+    output = made.call("prepare", text, "--hold-out-every", 20)
+    assert "MiB to carry" in output and "there already" not in output
     assert "there already" in made.call("prepare", text, "--hold-out-every", 20)
     return folder
 
@@ -68,11 +68,11 @@ def session(prepared, tmp_path):
 
 
 def test_all_three_steps(session, tmp_path):
-    said = session.run("--boxes", "tests=30", "speed=20", "--plan", "steps=40", "learning_rate=0.01")
+    output = session.run("--limits", "tests=30", "speed=20", "--plan", "steps=40", "learning_rate=0.01")
     ended = {part: row["ended"] for part, row in session.results["parts"].items()}
-    assert ended["tests"] == ended["pretrain"] == "done", said
+    assert ended["tests"] == ended["pretrain"] == "done", output
     case = session.results["cases"]["gpu_forward_dense"]
-    assert not case["troubles"] and {"ours", "ours, compiled"} <= set(case["ratios"]), case
+    assert not case["errors"] and {"ours", "ours, compiled"} <= set(case["ratios"]), case
     run = session.results["pretraining"]
     assert run["step"] == 40 and run["tokens_per_second"] > 0 and run["log"]
     assert "to do: (done already" in session.run("--only", "tests", "pretrain")
@@ -89,8 +89,8 @@ def test_all_three_steps(session, tmp_path):
     assert "| unseen.txt |" in card and "bash benchmarks/gpu.sh run" in card and "## Data and licences" in card
 
 
-def test_ctrl_c_costs_nothing_even_on_a_bare_machine(session):
-    """What comes back holds the checkpoint in pieces; a machine that has nothing else goes on from it."""
+def test_ctrl_c_loses_nothing_even_on_a_fresh_machine(session):
+    """The files to bring back hold the checkpoint in pieces; a fresh machine continues from them."""
     only = "--only", "pretrain", "--plan", "steps=200", "--minutes", 2
     first = session.start("run", "--toy", "--out", session.out, *only)
     log = session.home / "work-toy" / "pretrain.log"
@@ -99,8 +99,8 @@ def test_ctrl_c_costs_nothing_even_on_a_bare_machine(session):
     follow = f"tail -n +1 -F {log} 2>/dev/null | stdbuf -o0 tr '\\r' '\\n' | grep -q -m1 loss="
     subprocess.run(["sh", "-c", follow], check=True, timeout=120)  # some steps are done
     first.send_signal(signal.SIGINT)
-    _, said = first.communicate(timeout=60)
-    assert first.returncode != 0 and "the same command goes on" in said and "Traceback" not in said, said
+    _, output = first.communicate(timeout=60)
+    assert first.returncode != 0 and "the same command continues" in output and "Traceback" not in output, output
     assert session.results["parts"]["pretrain"]["ended"] == "interrupted"
     state = torch.load(session.home / "work-toy" / "pretrain" / "checkpoint.pt", weights_only=True)
     pieces = list(session.out.glob("checkpoint.pt.*"))
@@ -109,28 +109,28 @@ def test_ctrl_c_costs_nothing_even_on_a_bare_machine(session):
     session.call("run", "--toy", "--out", session.out, *only)
     run = session.results["pretraining"]
     assert session.results["parts"]["pretrain"]["ended"] == "done" and run["step"] > state["step"]
-    assert run["log"][: len(state["log"])] == state["log"], "the log goes on where it stopped"
+    assert run["log"][: len(state["log"])] == state["log"], "the log continues where it stopped"
 
 
 def test_a_part_that_fails_fails_alone(session, tmp_path):
-    """No transformers there: the speed rows are missing and say why, the model is trained all the same."""
+    """Without transformers there, speed fails with a reason, and the model is trained nevertheless."""
     (tmp_path / "broken" / "transformers").mkdir(parents=True)
     (tmp_path / "broken" / "transformers" / "__init__.py").write_text("raise ImportError('transformers is not here')")
-    said = session.run("--only", "speed", "pretrain", "--plan", "steps=20", PYTHONPATH=str(tmp_path / "broken"))
+    output = session.run("--only", "speed", "pretrain", "--plan", "steps=20", PYTHONPATH=str(tmp_path / "broken"))
     parts = session.results["parts"]
     assert parts["speed"]["ended"] == "failed with exit code 1" and parts["pretrain"]["ended"] == "done"
-    assert "transformers is not here" in said
+    assert "transformers is not here" in output
 
 
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (("run", "--boxes", "tests"), "not PART=SECONDS"),
+        (("run", "--limits", "tests"), "not PART=SECONDS"),
         (("run", "--only", "speeed"), "invalid choice"),
         (("harvest", "nowhere"), "nowhere has no results.json"),
         (("prepare", "nowhere.txt"), "no such text file: nowhere.txt"),
     ],
 )
-def test_what_is_mistyped_is_said(tmp_path, words, error):
+def test_typing_errors_are_reported(tmp_path, words, error):
     process = Session(tmp_path).start(*words)
     assert error in process.communicate(timeout=120)[1] and process.returncode != 0

@@ -1,4 +1,4 @@
-"""What a model gives beside its scores is what these were computed from: gradients pass through it."""
+"""Hidden states, attention maps and kernels are the tensors that scores are computed from: gradients pass through."""
 
 import pytest
 import torch
@@ -28,22 +28,22 @@ def batch(lengths, left=False, choices=False):
 
 
 def total(output):
-    """A loss that every score has a part in, none like another."""
+    """A loss that weighs every score differently."""
     scores = [output[name] for name in output if name not in WANTED]
     return sum((x * torch.arange(1.0, x.numel() + 1).view_as(x)).sum() for x in scores)
 
 
-def gradients(model, given, **wanted):
+def gradients(model, inputs, **wanted):
     """The loss, and its gradients by the parameters."""
     model.zero_grad()
-    loss = total(model(**given, **wanted))
+    loss = total(model(**inputs, **wanted))
     loss.backward()
     return loss, [p.grad for p in model.parameters()]
 
 
-def check(model, given, name):
+def check(model, inputs, name):
     model.zero_grad()
-    output = model(**given, **{WANTED[name]: True})
+    output = model(**inputs, **{WANTED[name]: True})
     for each in output[name]:
         each.retain_grad()
     total(output).backward()
@@ -57,70 +57,72 @@ def check(model, given, name):
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head(head, lengths, name):
-    model, given = make(head).eval(), batch(lengths, choices=head == "ForMultipleChoice")
-    check(model, given, name)
-    (loss, plain), (same, asked) = gradients(model, given), gradients(model, given, **{WANTED[name]: True})
+    model, inputs = make(head).eval(), batch(lengths, choices=head == "ForMultipleChoice")
+    check(model, inputs, name)
+    (loss, plain), (same, recorded) = gradients(model, inputs), gradients(model, inputs, **{WANTED[name]: True})
     assert_close(same, loss, atol=1e-4, rtol=1e-5)
-    for p, q in zip(plain, asked, strict=True):
+    for p, q in zip(plain, recorded, strict=True):
         assert_close(q, p, atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", WANTED)
 @pytest.mark.parametrize(
-    "way",
+    "variant",
     ["left", "legacy", "training", "checkpointed", "reference", "onnx", "compiled layers", "holes", "embeddings"],
 )
-def test_every_way_to_run(way, name):
-    changes = dict(conv_padding="legacy") if way == "legacy" else {}
-    drop = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0) if way == "checkpointed" else {}
-    model = make(**changes, **drop).train(way in ("training", "checkpointed"))
-    given = batch((6, 2, 4), left=way == "left")
-    if way == "holes":
-        given["attention_mask"][0, 2] = 0
-    if way == "embeddings":
-        ids = given.pop("input_ids")
-        given["inputs_embeds"] = model.get_input_embeddings()(ids).detach()
-    if way == "checkpointed":
+def test_every_way_to_run(variant, name):
+    changes = dict(conv_padding="legacy") if variant == "legacy" else {}
+    drop = (
+        dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0) if variant == "checkpointed" else {}
+    )
+    model = make(**changes, **drop).train(variant in ("training", "checkpointed"))
+    inputs = batch((6, 2, 4), left=variant == "left")
+    if variant == "holes":
+        inputs["attention_mask"][0, 2] = 0
+    if variant == "embeddings":
+        ids = inputs.pop("input_ids")
+        inputs["inputs_embeds"] = model.get_input_embeddings()(ids).detach()
+    if variant == "checkpointed":
         model.gradient_checkpointing_enable()
-    if way in ("reference", "onnx"):
-        convbert.backends.dispatch.use_backend(model, way)
-    if way == "compiled layers":
+    if variant in ("reference", "onnx"):
+        convbert.backends.dispatch.use_backend(model, variant)
+    if variant == "compiled layers":
         model.compile_layers("eager")
-    check(model, given, name)
+    check(model, inputs, name)
 
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-def test_all_of_them_together_and_the_last_is_what_the_head_read(lengths):
-    model, given = make("Model").eval(), batch(lengths)
-    output = model(**given, output_hidden_states=True, output_attentions=True)
+def test_all_outputs_together(lengths):
+    model, inputs = make("Model").eval(), batch(lengths)
+    output = model(**inputs, output_hidden_states=True, output_attentions=True)
     assert output.hidden_states[-1] is output.last_hidden_state
     every = [each for name in WANTED for each in output[name]]
     found = torch.autograd.grad(total(output), every)
     assert all(gradient.abs().sum() > 0 for gradient in found)
 
 
-def test_the_gradient_is_that_of_a_change():
-    """A hidden state that is pushed a little moves the loss as its gradient says."""
-    model, given = make().eval().double(), batch((6, 2, 4))
-    output = check(model, given, "hidden_states")
+def test_the_gradient_by_a_finite_difference():
+    """A small change of a hidden state changes the loss as its gradient predicts."""
+    model, inputs = make().eval().double(), batch((6, 2, 4))
+    output = check(model, inputs, "hidden_states")
     middle, step = output.hidden_states[1], 1e-6
 
-    def push(layer, inputs, result):
-        rows = middle.grad[given["attention_mask"].bool()]  # padding has no place in the layers
+    def push(layer, args, result):
+        rows = middle.grad[inputs["attention_mask"].bool()]  # the layers see no padding
         return result[0] + step * rows.view_as(result[0]), result[1]
 
     hook = model.encoder.layers[0].register_forward_hook(push)
     with torch.no_grad():
-        moved = total(model(**given))
+        changed = total(model(**inputs))
     hook.remove()
-    assert_close((moved - total(output)) / step, middle.grad.square().sum(), rtol=1e-3, atol=1e-3)
+    assert_close((changed - total(output)) / step, middle.grad.square().sum(), rtol=1e-3, atol=1e-3)
 
 
-def test_without_gradients_nothing_changes_and_nothing_is_spent():
-    model, given = make().eval(), batch((6, 2, 4))
+def test_without_gradients_nothing_changes():
+    model, inputs = make().eval(), batch((6, 2, 4))
     with torch.no_grad():
-        plain, asked = model(**given), model(**given, output_hidden_states=True)
-    assert plain.logits.equal(asked.logits)
-    assert not any(each.requires_grad for each in asked.hidden_states)
-    for each in asked.hidden_states:
-        assert not each[given["attention_mask"] == 0].any()
+        plain, recorded = model(**inputs), model(**inputs, output_hidden_states=True)
+    assert plain.logits.equal(recorded.logits)
+    assert not any(each.requires_grad for each in recorded.hidden_states)
+    for each in recorded.hidden_states:
+        assert not each[inputs["attention_mask"] == 0].any()

@@ -136,7 +136,7 @@ def within_reason():
         signal.signal(signal.SIGALRM, before)
 
 
-def judge(folder: Path, name: str) -> str | None:
+def load_outcome(folder: Path, name: str) -> str | None:
     """What is wrong with how the file is read: None when it loads, or is refused in words that name it."""
     try:
         with warnings.catch_warnings(), within_reason():
@@ -211,7 +211,7 @@ def test_what_is_wrong_is_said(sound, tmp_path, cases, most):
     for name, what, content in sorted(sample(cases(sound), most)):
         folder = lay(tmp_path / "model", sound, name)
         (folder / name).write_bytes(content)
-        if said := judge(folder, name):
+        if said := load_outcome(folder, name):
             wrong.append(f"{name}, {what}: {said}")
     assert not wrong, "\n".join(wrong)
 
@@ -225,7 +225,7 @@ def test_what_is_no_file(sound, tmp_path, name):
         folder = lay(tmp_path / "model", sound, name)
         (folder / name).unlink()
         make(folder / name)
-        assert (kind, judge(folder, name)) == (kind, None)
+        assert (kind, load_outcome(folder, name)) == (kind, None)
 
 
 def test_a_pipe_in_the_place_of_a_shard(sound, tmp_path):
@@ -233,7 +233,7 @@ def test_a_pipe_in_the_place_of_a_shard(sound, tmp_path):
     shard = min(folder.glob("model-*"))
     shard.unlink()
     os.mkfifo(shard)
-    assert judge(folder, "model.safetensors.index.json") is None
+    assert load_outcome(folder, "model.safetensors.index.json") is None
 
 
 # -- files that exhaust -----------------------------------------------------------------------------------------------

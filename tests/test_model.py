@@ -1,4 +1,4 @@
-"""Properties of the model that no reference has: padding, knock-out, checkpointing, head sizes."""
+"""Properties of the model that no reference has: padding, ablation, checkpointing, head sizes."""
 
 import pytest
 import torch

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hub_server import HubServer, point_at
 from test_offload import ASK
-from test_streams import judge
+from test_streams import nli_model
 from torch import nn
 from torch.testing import assert_close
 
@@ -65,10 +65,10 @@ def elsewhere(folder, sent, **environment):
 
 def test_every_task_answers_in_another_process(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    judge().model.save_pretrained("judge")
-    ConvBertTokenizerFast.from_pretrained("convbert-tiny").save_pretrained("judge")
+    nli_model().model.save_pretrained("nli_model")
+    ConvBertTokenizerFast.from_pretrained("convbert-tiny").save_pretrained("nli_model")
     sent = {task: (pipeline(task, device="cpu"), given, {}) for task, given in ASK.items()}
-    relative = pipeline("zero-shot-classification", "judge", device="cpu")  # a folder that the child has elsewhere
+    relative = pipeline("zero-shot-classification", "nli_model", device="cpu")  # a folder that the child has elsewhere
     sent["zero-shot"] = relative, TEXTS[0], {"candidate_labels": ["sea", "land"]}
     sent["half"] = pipeline("text-classification", device="cpu", dtype="bfloat16"), TEXTS[0], {"top_k": None}
     sent["options"] = functools.partial(sent["text-classification"][0], top_k=2, batch_size=1), TEXTS, {}
@@ -198,7 +198,7 @@ def test_a_changed_model_comes_back_changed(classify, change):
 
 
 def test_a_model_that_was_built_here(tmp_path):
-    pipe = judge()
+    pipe = nli_model()
     ask = functools.partial(pipe, candidate_labels=["sea", "land"])
     assert pipe.model.origin is None and pickle.loads(pickle.dumps(ask))(TEXTS) == ask(TEXTS)
 
@@ -256,13 +256,13 @@ def test_a_hub_model_is_pinned_and_its_token_stays(saved, tmp_path, monkeypatch)
     moved = tmp_path / "moved"
     plain.model.save_pretrained(moved)
     plain.tokenizer.save_pretrained(moved)
-    with HubServer({"me/judge": {"main": folder, "old": moved}}) as hub:
-        hub.tokens["me/judge"] = "hf_secret"
+    with HubServer({"me/nli_model": {"main": folder, "old": moved}}) as hub:
+        hub.tokens["me/nli_model"] = "hf_secret"
         point_at(monkeypatch, hub.url, tmp_path / "cache")
-        pipe = pipeline("text-classification", "me/judge", revision="main", token="hf_secret", device="cpu")
+        pipe = pipeline("text-classification", "me/nli_model", revision="main", token="hf_secret", device="cpu")
         hub.log.clear()
         sent = pickle.dumps(pipe)
-        assert len(sent) < SMALL and b"hf_secret" not in sent and b"me/judge" in sent and not hub.log
+        assert len(sent) < SMALL and b"hf_secret" not in sent and b"me/nli_model" in sent and not hub.log
         assert pipe.model.origin.hub["revision"] in sent.decode("latin-1")
         edit_data(plain.model)
         plain.model.save_pretrained(folder)  # the branch moves on; what is pickled stays what it was

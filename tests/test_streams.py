@@ -27,7 +27,7 @@ class Gone(Exception):
     """What a source raises."""
 
 
-def judge():
+def nli_model():
     """A model that judges sentences; what it says is of no interest."""
     torch.manual_seed(0)
     names = {0: "contradiction", 1: "entailment"}
@@ -41,7 +41,7 @@ def judge():
 def task(request):
     """A task's name, its pipeline with what a call needs beside the inputs, and the inputs."""
     name = request.param
-    pipe = judge() if name == "zero-shot-classification" else pipeline(name, device="cpu")
+    pipe = nli_model() if name == "zero-shot-classification" else pipeline(name, device="cpu")
     options = {"candidate_labels": OPTIONS[name]} if name in OPTIONS else {}
     return name, (lambda given: pipe(given, progress=False, **options)), INPUTS[name]
 

@@ -78,7 +78,6 @@ MODULES = {
     "visualize/split": "visualize/head_contributions",
     "visualize/behind": "visualize/mask_prediction",
     "visualize/canvas": "visualize/style",
-    "visualize/knockout": "visualize/ablation",
 }
 
 # Turns of speech: tight patterns, so that a box in a figure and light that bends may stay.

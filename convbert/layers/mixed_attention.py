@@ -76,15 +76,13 @@ class MixedAttention(nn.Module):
     def __init__(self, config: EncoderConfig):
         "Make the parameters; `config` names every size."
         super().__init__()
-        D, H, K = config.hidden_size, config.num_heads, config.conv_kernel_size
-        A = H * config.head_size
-        self.num_heads, self.width, self.dropout = H, A, config.attention_probs_dropout_prob
-        self.legacy_padding, self.backend = config.conv_padding == "legacy", "auto"
-        self.receptive_field = K // 2 + 1  # of the first token's convolution: itself and what follows
-        self.qkv_proj = Projection(D, A, config.qkv_names)
+        D, H, K, d = config.hidden_size, config.num_heads, config.conv_kernel_size, config.head_size
+        self.num_heads, self.width, self.dropout = H, H * d, config.attention_probs_dropout_prob
+        self.legacy_padding, self.backend, self.receptive_field = config.conv_padding == "legacy", "auto", K // 2 + 1
+        self.qkv_proj = Projection(D, H * d, config.qkv_names)
         self.span_depthwise = nn.Parameter(torch.empty(D, 1, K).normal_(std=1 / K))
-        self.span_pointwise, self.kernel_proj = nn.Linear(D, A), nn.Linear(A, H * K)
-        self.output = nn.Linear(2 * A, D)
+        self.span_pointwise, self.kernel_proj = nn.Linear(D, H * d), nn.Linear(H * d, H * K)
+        self.output = nn.Linear(2 * H * d, D)
 
     def forward(
         self,
@@ -102,12 +100,12 @@ class MixedAttention(nn.Module):
         if cls_only:  # transformers reads the first column
             first = self.receptive_field, packed, None if self.legacy_padding else mask
             x, query, conv_value = (first_tokens(part, *first) for part in (x, query, conv_value))
-        layout = None if cls_only else packed
-        conv_out, kernel = span_dynamic_conv(x, query, conv_value, self, layout, output_attentions)
-        query, key, value = (split_heads(part, self.num_heads) for part in (query, key, value))
+        near = x, query, conv_value, self, None if cls_only else packed, output_attentions
+        conv_out, kernel = span_dynamic_conv(*near)
         query, conv_out = (query[:, :1], conv_out[:, :1]) if cls_only else (query, conv_out)
-        p = self.dropout * self.training
-        attention_out, weights = self_attention(query, key, value, mask, packed, p, output_attentions)
+        query, key, value = (split_heads(part, self.num_heads) for part in (query, key, value))
+        how = mask, packed, self.dropout * self.training, output_attentions
+        attention_out, weights = self_attention(query, key, value, *how)
         if head_mask is not None:
             attention_out, conv_out = attention_out * head_mask[0, :, None], conv_out * head_mask[1, :, None]
         maps = (weights, kernel) if output_attentions else None

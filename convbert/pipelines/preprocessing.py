@@ -72,7 +72,7 @@ def pair_types(
         return None
     return tokenizer.create_token_type_ids_from_sequences(first, second)
 
-
+# %% ../../nbs/pipelines/10_preprocessing.ipynb #cceb5175
 def types_of(encoding: Any, tokenizer: PreTrainedTokenizer) -> list[int] | None:
     "Token types where they say something: in a pair, of a family that has them."
     return encoding.type_ids if 1 in encoding.type_ids and "token_type_ids" in tokenizer.model_input_names else None

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..auto import load_head, tokenizer_class
 from ..compat import PIPELINE_ARGUMENTS, translate
-from ..config import NOTED
+from ..config_checks import NOTED
 from ..families.registry import FAMILIES, TASK_HEADS
 from .base import choose_device
 from .features import FeatureExtractionPipeline
@@ -148,6 +148,8 @@ def default_model(
 HUB_OPTIONS = "revision", "cache_dir", "local_files_only", "token"
 CONFIGS = [family.config for family in FAMILIES.values()]
 FIELDS = {name for kind in CONFIGS for name in (*(f.name for f in fields(kind)), *kind.aliases)}
+
+# %% ../../nbs/pipelines/23_tasks.ipynb #f9b7dda2
 LOAD_OPTIONS = (*HUB_OPTIONS, *sorted(FIELDS), *NOTED)
 
 

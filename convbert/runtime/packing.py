@@ -1,4 +1,4 @@
-"""All tokens of a batch in one packed sequence, with cumulative sequence lengths, so that nothing is computed for padding; and the way back.
+"""All tokens of a batch in one packed sequence, with cumulative sequence lengths, so that nothing is computed for padding; and the inverse.
 
 Docs: https://convbert.github.io/convbert/runtime/packing.html.md"""
 
@@ -32,7 +32,6 @@ class Packed:
     padded_mask: Tensor  # `(S, max T)`: true at the tokens of the right-padded layout
     cu_seqlens: Tensor  # `(S + 1,)`, int32: cumulative sequence lengths, from 0 to N
     flash: bool = False  # whether flash attention for packed sequences runs on the device
-
     def unpad(self, x: Tensor) -> Tensor:  # `(B, T, …)` to `(1, N, …)`
         "Drop padding: a padded batch as one packed sequence."
         return x.flatten(0, 1).index_select(0, self.indices)[None]
@@ -74,7 +73,7 @@ def has_flash(device: torch.device) -> bool:
         return False
     return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device) >= (8, 0)
 
-
+# %% ../../nbs/runtime/02_packing.ipynb #35fb44c0
 def pack(
     mask: Tensor,  # `(B, T)`, true at real tokens
     window: int,  # K of the convolutions

@@ -43,7 +43,7 @@ class Preprocessing:
     max_length: int = 128  # tokens of an example
     stride: int = 64  # tokens that the examples of a long text share
 
-
+# %% ../../nbs/training/13_examples.ipynb #96f305ff
 def encode_texts(batch: dict[str, list], preprocessing: Preprocessing) -> dict[str, list]:
     "Encode texts, or pairs, with their labels; long ones are truncated."
     pairs = batch.get("text_pair")

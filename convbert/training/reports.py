@@ -140,7 +140,7 @@ def write_card(
     fair = (
         "On the rows that were held out. They also chose the best weights: evaluate on others for an unbiased number."
     )
-    title = f"# A ConvBERT for {escape_markdown(name)}"
+    title = f"# A model for {escape_markdown(name)}"
     parts = (title, use, "## Scores", describe_scores(result), fair, shown, "## The run")
     people = "## Limitations\n\n(Not yet described.)"
     return "\n\n".join(filter(None, (*parts, f"| | |\n|---|---|\n{run}", people))) + "\n"

@@ -60,19 +60,17 @@ class AblationTarget:
         masks: Tensor,  # `(N, L, 2, H)`, 0 where masked: attention heads `[…, 0, :]`, convolution `[…, 1, :]`
     ) -> Tensor:  # `(N, M, V)` log-probabilities
         "Predict with different heads masked in each row."
-        changed = (masks != 1).any(0).flatten(1).any(1).tolist()
-        layers = [self.model.encoder.layers[number] for number in self.model.encoder.order]
+        encoder, changed = self.model.encoder, (masks != 1).any(0).flatten(1).any(1).tolist()
+        layers = [encoder.layers[number] for number in encoder.order]
         first = changed.index(True) if True in changed else len(changed)
         factors = masks.movedim(0, 2)[..., None].to(self.layer_inputs[0])  # (L, 2, N, H, 1)
         with eval_mode(self.model):
             x = self.layer_inputs[first]  # one row, which the mask broadcasts to N
             for layer, factor in zip(layers[first:-1], factors[first:-1], strict=True):
                 x, _ = layer(x, None, factor)
-            if first < len(layers):
-                states = self.last_layer(x, layers[-1], factors[-1])
-            else:
-                states = x[:, self.positions].expand(len(masks), -1, -1)
-            return log_probabilities(self.model, states).cpu()
+            unchanged = first == len(layers)
+            states = x[:, self.positions] if unchanged else self.last_layer(x, layers[-1], factors[-1])
+            return log_probabilities(self.model, states.expand(len(masks), -1, -1)).cpu()
 
     def last_layer(
         self,
@@ -91,11 +89,11 @@ def prediction_positions(model: nn.Module, encoded: EncodedText, text: str, toke
     "The M tokens that predictions are read from; raises what cannot be ablated. Custom heads may read all tokens."
     if isinstance(model, SequenceClassification):
         if choose_score_function(model.config, None) == "none":
-            raise TypeError("this model predicts a number (regression), and a knock-out compares probabilities")
+            raise TypeError("this model predicts a number (regression), and an ablation compares probabilities")
         own = isinstance(model.classifier, ClassificationHead | PooledHead)
         return [0] if own else list(range(len(encoded.tokens)))
     if not isinstance(model, MaskedLM):
-        raise TypeError(f"a knock-out needs a fill-mask or a text-classification model, not a {type(model).__name__}")
+        raise TypeError(f"an ablation needs a fill-mask or a text-classification model, not a {type(model).__name__}")
     parse_masked_text(text, tokenizer.mask_token)
     positions = mask_positions(encoded.input_ids, tokenizer)
     if not positions:
