@@ -443,7 +443,7 @@ def test_whatever_holds_texts(fill):
             stream[0]
         assert list(stream) == expected
     assert len(fill(MapStyle(texts))) == 3
-    with pytest.raises(TypeError, match=r"list\(answers\)"):
+    with pytest.raises(TypeError, match=r"list\(results\)"):
         len(fill(text for text in texts))
 
 
@@ -745,7 +745,7 @@ def test_a_stream_is_there_whatever_its_length(fill):
 def test_parts_of_transformers_are_answered_with_ours():
     transformers = pytest.importorskip("transformers")
     vocab = ConvBertTokenizerFast.from_pretrained("convbert-tiny").get_vocab()
-    with pytest.raises(TypeError, match=r"ConvBertTokenizerFast.from_pretrained\("):
+    with pytest.raises(TypeError, match=r"AutoTokenizer.from_pretrained\("):
         pipeline("fill-mask", tokenizer=transformers.ConvBertTokenizer(vocab=vocab))
     model = transformers.ConvBertForMaskedLM(transformers.ConvBertConfig(vocab_size=30, **SIZES))
     with pytest.raises(TypeError, match=r"ConvBertForMaskedLM.from_pretrained\(.*convbert.speed_up\("):
