@@ -8,7 +8,9 @@ Docs: https://convbert.github.io/convbert/families/albert.html.md"""
 __all__ = ['PRESETS', 'ALBERT_KEYS', 'ALBERT', 'AlbertConfig']
 
 # %% ../../nbs/families/04_albert.ipynb #fd000004
-from ..config import EncoderConfig, config_class
+from dataclasses import dataclass
+
+from ..config import EncoderConfig, accept_aliases
 from .family import COMMON_HEADS, Family
 from ..key_map import EMBEDDINGS, KeyMap
 
@@ -21,7 +23,8 @@ PRESETS = {
 }
 
 
-@config_class
+@accept_aliases
+@dataclass(frozen=True)
 class AlbertConfig(EncoderConfig):
     "Shape and behaviour of an ALBERT; field names as in the Hugging Face `config.json`."
 

@@ -8,12 +8,15 @@ Docs: https://convbert.github.io/convbert/families/distilbert.html.md"""
 __all__ = ['DISTILBERT_KEYS', 'DISTILBERT', 'DistilBertConfig']
 
 # %% ../../nbs/families/05_distilbert.ipynb #fe000004
-from ..config import EncoderConfig, config_class
+from dataclasses import dataclass
+
+from ..config import EncoderConfig, accept_aliases
 from .family import Family
 from ..key_map import EMBEDDINGS, KeyMap
 
 # %% ../../nbs/families/05_distilbert.ipynb #fe000007
-@config_class
+@accept_aliases
+@dataclass(frozen=True)
 class DistilBertConfig(EncoderConfig):
     "Shape and behaviour of a DistilBERT; `aliases` has the names of the Hugging Face `config.json`."
 
