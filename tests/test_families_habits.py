@@ -278,3 +278,17 @@ def test_a_frozen_word_table(kind):
     model.requires_grad_(False)
     model.enable_input_require_grads()
     assert model(**batch()).logits.requires_grad
+
+
+@pytest.mark.parametrize(("kind", "head"), [(kind, "ForMaskedLM") for kind in KINDS] + LABELLED[1:])
+def test_a_traced_model_is_right_for_other_batches(kind, head):
+    model = make(kind, head)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, tuple(batch((3, 7)).values()), strict=False)
+        exported = torch.export.export(model, tuple(batch((3, 7)).values())).module()
+        for lengths in ((3, 7), (7, 7), (1,), (2, 9, 4)):
+            given = batch(lengths)
+            expected = model(**given).logits
+            assert_close(traced(*given.values())["logits"], expected, atol=1e-5, rtol=1e-4)
+            if lengths == (3, 7):
+                assert_close(exported(*given.values()).logits, expected, atol=1e-5, rtol=1e-4)

@@ -8,9 +8,7 @@ Docs: https://convbert.github.io/convbert/families/albert.html.md"""
 __all__ = ['PRESETS', 'ALBERT_KEYS', 'ALBERT', 'AlbertConfig']
 
 # %% ../../nbs/families/04_albert.ipynb #fd000004
-from dataclasses import dataclass
-
-from ..config import EncoderConfig, accept_aliases
+from ..config import EncoderConfig, config_class
 from .family import COMMON_HEADS, Family
 from ..key_map import EMBEDDINGS, KeyMap
 
@@ -23,8 +21,7 @@ PRESETS = {
 }
 
 
-@accept_aliases
-@dataclass(frozen=True)
+@config_class
 class AlbertConfig(EncoderConfig):
     "Shape and behaviour of an ALBERT; field names as in the Hugging Face `config.json`."
 

@@ -10,10 +10,9 @@ __all__ = ['SMALL', 'MEDIUM_SMALL', 'TINY', 'PRESETS', 'CONVBERT_KEYS', 'LABEL_T
 
 # %% ../../nbs/families/02_convbert.ipynb #fb000004
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from ..config import EncoderConfig
+from ..config import EncoderConfig, config_class
 from .family import COMMON_HEADS, Family
 from ..key_map import BERT_LAYER, ELECTRA_HEADS, EMBEDDINGS, KeyMap
 
@@ -104,7 +103,7 @@ def check_mixed_shapes(
             raise ValueError(f"{name}={getattr(c, name)} must divide by num_groups={c.num_groups}")
 
 # %% ../../nbs/families/02_convbert.ipynb #5449fde1
-@dataclass(frozen=True)
+@config_class
 class ConvBertConfig(MixedSizes, SummaryMixin, EncoderConfig):
     "Shape and behaviour of a ConvBERT; field names as in the Hugging Face `config.json`."
 
@@ -155,7 +154,8 @@ def convbert_sizes(
     wanted += ["embeddings.token_type_embeddings.weight", f"{layer}.intermediate.dense.weight"]
     wanted += [f"{attention}.{name}.weight" for name in ("key_conv_attn_layer.depthwise", "conv_kernel_layer", "query")]
     if missing := [name for name in wanted if name not in found]:
-        raise ValueError(f"without a config.json, and without {missing[0]}, the sizes of the model are unknown")
+        said = f"without a config.json, and without {missing[0]}, the sizes of the model are unknown"
+        raise ValueError(f"{said}. Write it where the model was made: model.config.save_pretrained(folder)")
     for name, dims in zip(wanted, (2, 2, 2, (2, 3), 3, 2, 2), strict=True):
         if len(found[name]) not in (dims if isinstance(dims, tuple) else (dims,)) or 0 in found[name]:
             raise ValueError(f"{name} has shape {found[name]}, which no ConvBERT has")

@@ -8,15 +8,12 @@ Docs: https://convbert.github.io/convbert/families/distilbert.html.md"""
 __all__ = ['DISTILBERT_KEYS', 'DISTILBERT', 'DistilBertConfig']
 
 # %% ../../nbs/families/05_distilbert.ipynb #fe000004
-from dataclasses import dataclass
-
-from ..config import EncoderConfig, accept_aliases
+from ..config import EncoderConfig, config_class
 from .family import Family
 from ..key_map import EMBEDDINGS, KeyMap
 
 # %% ../../nbs/families/05_distilbert.ipynb #fe000007
-@accept_aliases
-@dataclass(frozen=True)
+@config_class
 class DistilBertConfig(EncoderConfig):
     "Shape and behaviour of a DistilBERT; `aliases` has the names of the Hugging Face `config.json`."
 

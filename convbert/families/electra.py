@@ -8,9 +8,7 @@ Docs: https://convbert.github.io/convbert/families/electra.html.md"""
 __all__ = ['SMALL', 'BASE', 'LARGE', 'PRESETS', 'ELECTRA_KEYS', 'ELECTRA', 'ElectraConfig']
 
 # %% ../../nbs/families/03_electra.ipynb #fc000004
-from dataclasses import dataclass
-
-from ..config import EncoderConfig
+from ..config import EncoderConfig, config_class
 from .family import COMMON_HEADS, Family
 from ..key_map import BERT_LAYER, ELECTRA_HEADS, EMBEDDINGS, KeyMap
 
@@ -26,7 +24,7 @@ PRESETS = {
 }
 
 
-@dataclass(frozen=True)
+@config_class
 class ElectraConfig(EncoderConfig):
     "Shape and behaviour of an ELECTRA, generator or discriminator; field names as in the Hugging Face `config.json`."
 

@@ -15,7 +15,7 @@ from .convbert import CONVBERT
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
 from .family import Family
-from ..hub import suggest
+from ..validation import suggest
 
 # %% ../../nbs/families/06_registry.ipynb #ff000006
 FAMILIES = {family.config.model_type: family for family in (CONVBERT, ELECTRA, ALBERT, DISTILBERT)}
@@ -36,7 +36,7 @@ def family_of(
     "The family that a configuration is of."
     kind = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", config)
     kind = kind or family_in(config)
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(f"model_type={kind!r:.80} is of no family here. {suggest(f'{kind!s:.80}', FAMILIES)}")
     return FAMILIES[kind]
 
