@@ -230,4 +230,5 @@ def write_card(
     table = "\n".join(f"| {name} | {escape_markdown(value)} |" for name, value in rows.items())
     plan_text = json.dumps(plan.run_config() | asdict(plan.recipe), indent=1)
     plan_text = plan_text.replace("`", "\\u0060")  # a file's name must not close the block
-    return f"# A language model, trained with `convbert pretrain`\n\n| | |\n|---|---|\n{table}\n\n```json\n{plan_text}\n```\n"
+    title = "# A language model, trained with `convbert pretrain`"
+    return f"{title}\n\n| | |\n|---|---|\n{table}\n\n```json\n{plan_text}\n```\n"
