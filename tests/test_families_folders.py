@@ -289,6 +289,18 @@ def test_biases_that_differ_are_refused(tmp_path):
         modeling.AlbertModel.from_pretrained(tmp_path)
 
 
+def test_a_second_bias_of_zeros_gives_way(tmp_path):
+    """The first conversions of ALBERT added two biases, of which only one had been trained."""
+    publish("albert-base-v2", tmp_path, gamma=False)
+    state = torch.load(tmp_path / "pytorch_model.bin")
+    state["predictions.decoder.bias"] = torch.zeros_like(state["predictions.bias"])
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = modeling.AlbertForMaskedLM.from_pretrained(tmp_path)
+    assert torch.equal(model.predictions.bias, state["predictions.bias"]) and state["predictions.bias"].any()
+
+
 # -- without a config.json
 
 
