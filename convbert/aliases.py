@@ -30,7 +30,8 @@ class AliasMixin:
         "Values under the names of the fields."
         found = {}
         for name, value in values.items():
-            if found.get(known := cls.aliases.get(name, name), value) != value:
+            known = cls.aliases.get(name, name)
+            if known in found and found[known] != value:
                 alias = next(alias for alias, field in cls.aliases.items() if field == known)
                 raise TypeError(f"{alias} is {cls.__name__}'s name for {known}: pass one of them")
             found[known] = value

@@ -160,7 +160,7 @@ def check_heads(name: str, heads: Any) -> list[tuple[int, int]]:  # raises `Type
 
 def num_head_kinds(model: nn.Module) -> int:
     "2 with convolution heads, 1 without."
-    return len(model.config.head_kinds)
+    return 1 + hasattr(model.encoder.layers[0].mixer, "kernel_proj")
 
 
 def head_mask_for(
