@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/auto.html.md"""
 
 # %% auto #0
 __all__ = ['HUB_OPTIONS', 'TOKENIZER_FILES', 'model_class', 'model_for', 'tokenizer_class', 'read_raw_config', 'family_at',
-           'load_head', 'tokenizer_at', 'AutoDoor', 'AutoConfig', 'AutoTokenizer', 'AutoModelBase', 'AutoModel',
+           'load_head', 'tokenizer_at', 'AutoClass', 'AutoConfig', 'AutoTokenizer', 'AutoModelBase', 'AutoModel',
            'AutoModelForPreTraining', 'AutoModelForMaskedLM', 'AutoModelForSequenceClassification',
            'AutoModelForTokenClassification', 'AutoModelForQuestionAnswering', 'AutoModelForMultipleChoice']
 
@@ -112,7 +112,7 @@ def tokenizer_at(
     return tokenizer_class(read_raw_config(name, options))
 
 # %% ../nbs/22_auto.ipynb #ed00000a
-class AutoDoor:
+class AutoClass:
     "A class that is never made itself."
 
     def __init__(self, *args: Any, **options: Any):
@@ -120,7 +120,7 @@ class AutoDoor:
         raise TypeError(f"{name} finds the class of a model's family, and has no objects: {name}.from_pretrained(name)")
 
 
-class AutoConfig(AutoDoor):
+class AutoConfig(AutoClass):
     "The configuration of any family."
 
     @classmethod
@@ -134,7 +134,7 @@ class AutoConfig(AutoDoor):
         return family_of(model_type).config(**fields)
 
 
-class AutoTokenizer(AutoDoor):
+class AutoTokenizer(AutoClass):
     "The tokenizer of any family."
 
     @classmethod
@@ -143,7 +143,7 @@ class AutoTokenizer(AutoDoor):
         return tokenizer_at(name, options).from_pretrained(name, **options)
 
 # %% ../nbs/22_auto.ipynb #ed00000b
-class AutoModelBase(AutoDoor):
+class AutoModelBase(AutoClass):
     "One head, in whichever family is asked for."
 
     head = "Model"  # ending of the classes' names

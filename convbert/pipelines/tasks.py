@@ -97,7 +97,8 @@ def conversion_hint(
     if any(kind.__module__.startswith("transformers.") for kind in type(model).__mro__):
         mixed = hasattr(getattr(model, "config", None), "conv_kernel_size")  # else there is nothing to speed up
         fast = "; convbert.speed_up(model) makes it fast where it is" if mixed else ""
-        return f" of transformers: convbert's {needed}.from_pretrained(folder) loads what its save_pretrained wrote{fast}"
+        load = f"convbert's {needed}.from_pretrained(folder) loads what its save_pretrained wrote"
+        return f" of transformers: {load}{fast}"
     return ""
 
 
