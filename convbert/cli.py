@@ -22,7 +22,8 @@ from .commands.training import add_evaluate, add_finetune, add_pretrain
 # %% ../nbs/26_cli.ipynb #5760b9f9
 def make_parser() -> argparse.ArgumentParser:
     "All commands and their arguments."
-    parser = argparse.ArgumentParser(prog="convbert", description="Answers and training from the shell.")
+    what = "Encoders of text: answers and training from the shell."
+    parser = argparse.ArgumentParser(prog="convbert", description=what)
     parser.add_argument("--version", action="version", version=f"convbert {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

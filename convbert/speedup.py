@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backends.dispatch import dispatch
-from .layers.attention import fused_attention, split_heads
+from .layers.attention import SelfAttention, fused_attention, split_heads
 from .layers.mixed_attention import MixedAttention, kernel_logits
 
 # %% ../nbs/25_speedup.ipynb #da59635d
@@ -124,11 +124,12 @@ def is_transformers_attention(part: nn.Module) -> bool:
 def check_model(model: object) -> None:
     "Raise where a model cannot be sped up."
     parts, kind = dict(model.named_modules()) if isinstance(model, nn.Module) else {}, type(model).__name__
-    if any(isinstance(part, MixedAttention) for part in parts.values()):
+    if any(isinstance(part, MixedAttention | SelfAttention) for part in parts.values()):
         raise TypeError(f"{kind} is convbert's own, which is fast already: speed_up takes a ConvBERT of transformers")
     if not any(is_transformers_attention(part) or isinstance(part, FastAttention) for part in parts.values()):
         raise TypeError(
-            f"{kind} has no ConvBertSelfAttention: speed_up takes a ConvBERT of transformers, with any head"
+            f"{kind} has no ConvBertSelfAttention: speed_up takes a ConvBERT of transformers, with any head. ELECTRA, "
+            "ALBERT and DistilBERT are faster as convbert's own: AutoModelFor….from_pretrained(folder) reads theirs"
         )
     fixed = [name for name, part in parts.items() if is_transformers_attention(part) and "forward" in vars(part)]
     if fixed:

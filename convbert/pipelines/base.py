@@ -43,12 +43,14 @@ def choose_device(
 def refuse_untrained(
     model: nn.Module,  # as `from_pretrained` made it
     task: str,  # named in the message
+    unread: tuple[str, ...] = (),  # beginnings of the names of parameters that play no part in it
 ) -> None:  # raises `ValueError` naming the weights
     "Refuse to answer with weights that were not in the checkpoint."
     report = getattr(model, "load_report", None)
-    if report is not None and report.fresh:
+    fresh = [] if report is None else [name for name in report.fresh if not name.startswith(unread)]
+    if fresh:
         raise ValueError(
-            f"{task} would answer with random numbers: {', '.join(report.fresh[:4])} were not in the checkpoint. "
+            f"{task} would answer with random numbers: {', '.join(fresh[:4])} were not in the checkpoint. "
             "Fine-tune it for this task first (convbert.training.finetuning), or choose a model that was. "
             "If you have trained it since loading, set model.load_report = None."
         )
@@ -89,6 +91,7 @@ class Pipeline(CallOptions, PicklesByReference):
 
     task: str
     model_class: type
+    unread: tuple[str, ...] = ()  # see `refuse_untrained`
 
     def __init__(
         self,
@@ -97,7 +100,7 @@ class Pipeline(CallOptions, PicklesByReference):
         **options: Any,  # defaults of calls
     ):
         "Join a model and its tokenizer."
-        refuse_untrained(model, self.task)
+        refuse_untrained(model, self.task, self.unread)
         self.model, self.tokenizer, self.options = model.eval(), tokenizer, call_options(type(self), options)
         self.pad_id = find_pad_id(tokenizer, model.config)
         self.max_length = min(model.config.max_position_embeddings, tokenizer.model_max_length)

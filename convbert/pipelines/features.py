@@ -77,6 +77,7 @@ class FeatureExtractionPipeline(Pipeline):
     "Turn texts into vectors."
 
     task, model_class = "feature-extraction", BaseModel
+    unread = ("encoder.pooler.",)  # features are the last layer's, and a checkpoint with a head may have no pooler
     checks = Pipeline.checks | {
         "pooling": lambda value, _: check_pooling(value),
         "stride": lambda value, pipe: check_stride(value, pipe.max_length),

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ..auto import load_head
-from ..families.registry import TASK_HEADS
+from ..families.registry import TASK_HEADS, wrong_head
 from ..pipelines.tasks import TASKS
 from ..tokenizers.base import PreTrainedTokenizer
 from .labels import Labels
@@ -56,7 +56,7 @@ def check_initial_model(network: nn.Module, task: str, labels: Labels) -> nn.Mod
     "Check a model that the caller has made, and set the names of these labels."
     kind = TASKS[task].model_class
     if not isinstance(network, kind):
-        raise TypeError(f"{task} needs a model with the head {TASK_HEADS[task]}, got a {type(network).__name__}")
+        raise TypeError(f"{task} needs {wrong_head(TASK_HEADS[task], type(network))}")
     wanted = 1 if labels.problem_type == "regression" else len(labels.names) or network.config.num_labels
     if network.config.num_labels != wanted:
         raise ValueError(f"the model has num_labels={network.config.num_labels}, and the rows have {wanted} labels")

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from ..atomic import atomic_folder
-from ..auto import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, tokenizer_class
+from ..auto import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, model_for, tokenizer_class
 from ..config import EncoderConfig
 from ..families.convbert import ConvBertConfig
 from ..masked_lm import MaskedLM
@@ -53,7 +53,7 @@ class Plan:
     mask_rates: tuple[tuple[int, float], ...] = ((800, 0.3), (3300, 0.2))  # (step, rate): changes of the mask rate
     lengths: tuple[int, ...] = (128,) * 7 + (512,)  # see `MaskedBatches`
     tokens_per_batch: int = 8192
-    vocab_size: int = 8192  # of the WordPiece vocabulary trained on the text
+    vocab_size: int = 8192  # of the vocabulary trained on the text: WordPiece, or Unigram for an ALBERT
     lowercase: bool = True
     tokenizer: str | None = None  # use this one (bundled name, folder, hub id) instead of training one
     model: str | None = None  # continue from these weights, with their config and tokenizer; from random ones when None
@@ -230,5 +230,5 @@ def write_card(
     table = "\n".join(f"| {name} | {escape_markdown(value)} |" for name, value in rows.items())
     plan_text = json.dumps(plan.run_config() | asdict(plan.recipe), indent=1)
     plan_text = plan_text.replace("`", "\\u0060")  # a file's name must not close the block
-    title = "# A language model, trained with `convbert pretrain`"
-    return f"{title}\n\n| | |\n|---|---|\n{table}\n\n```json\n{plan_text}\n```\n"
+    model = model_for("fill-mask", plan.config).__name__
+    return f"# {model}, trained with `convbert pretrain`\n\n| | |\n|---|---|\n{table}\n\n```json\n{plan_text}\n```\n"

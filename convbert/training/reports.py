@@ -131,6 +131,7 @@ def write_card(
     run_config: dict[str, Any],  # task, base, data and hyperparameters of the run
     result: EvaluationResult,
     pictures: Sequence[str] = (),  # file names beside the card
+    model: str = "A model",  # name of its class
 ) -> str:  # Markdown
     "A model card with all that is known about the run."
     name = run_config["task"]
@@ -140,7 +141,7 @@ def write_card(
     fair = (
         "On the rows that were held out. They also chose the best weights: evaluate on others for an unbiased number."
     )
-    title = f"# A model for {escape_markdown(name)}"
+    title = f"# {model}, fine-tuned for {escape_markdown(name)}"
     parts = (title, use, "## Scores", describe_scores(result), fair, shown, "## The run")
     people = "## Limitations\n\n(Not yet described.)"
     return "\n\n".join(filter(None, (*parts, f"| | |\n|---|---|\n{run}", people))) + "\n"

@@ -69,7 +69,8 @@ def save_result(
         saved = dict(facts=run_config, scores=result.scores, baseline=result.baseline, rule=result.rule, log=log)
         (part / "training.json").write_text(json.dumps(saved), encoding="utf-8")
         if not (folder / "README.md").exists():  # an edited card is kept
-            (part / "README.md").write_text(write_card(run_config, result, pictures), encoding="utf-8")
+            card = write_card(run_config, result, pictures, type(model).__name__)
+            (part / "README.md").write_text(card, encoding="utf-8")
     for name in ("checkpoint.pt", "best.safetensors"):
         (folder / "training" / name).unlink(missing_ok=True)
     with suppress(OSError):  # not empty: it has other files

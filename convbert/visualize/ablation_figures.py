@@ -110,8 +110,9 @@ def draw_effect_grids(axes: list[Any], outs: KnockOuts, look: Palette = LIGHT) -
     firsts = zip(outs.answers, outs.probabilities, strict=True)
     first = ", ".join(f"“{answer}” ({probability:.2f})" for answer, probability in firsts)
     where = dict(xycoords="axes fraction", textcoords="offset points", xytext=(0, 22))
-    text = f"log-probability of {first}: change without one head"
-    axes[0].annotate(text, (0, 1), **where, fontsize=8, color=look.faint, parse_math=False)
+    between = " " if kinds > 1 else "\n"  # a single grid is narrow
+    text = f"log-probability of {first}:{between}change without one head"
+    axes[0].annotate(text, (0, 1), **where, fontsize=8, color=look.faint, parse_math=False, va="bottom")
 
 
 def plot_knock_outs(outs: KnockOuts):  # a `matplotlib` figure

@@ -17,6 +17,7 @@ import traitlets
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..families.registry import wrong_head
 from ..masked_lm import MaskedLM
 from ..pipelines.spec import check_counts
 from ..tokenizers.base import PreTrainedTokenizer
@@ -167,5 +168,5 @@ def mask_explorer(
     title = f"Behind any word: {name_model(model)} fills a mask"
     model, tokenizer = load_model(model, tokenizer, "fill-mask")
     if not isinstance(model, MaskedLM):
-        raise TypeError(f"mask_explorer needs a model with the head ForMaskedLM, got a {type(model).__name__}")
+        raise TypeError(f"mask_explorer needs {wrong_head('ForMaskedLM', type(model))}")
     return MaskExplorer(model, tokenizer, text=text, place=place, top_k=top_k, title=title)

@@ -91,7 +91,7 @@ class LayerSplit:
 def capture_heads(
     model: nn.Module,  # any head around an `Encoder`
     batch: dict[str, Tensor],  # `(B, T)` each
-) -> list[LayerSplit]:  # one per layer
+) -> list[LayerSplit]:  # one per step of the stack: layers that share weights are told apart
     "Run a batch and record the maps and the contributions of every head."
     mixed, hooks = [], []
     for layer in model.encoder.layers:
@@ -100,7 +100,7 @@ def capture_heads(
         with eval_mode(model):
             output = model.encoder(**batch, output_attentions=True)
             kernels = output.conv_kernels or [None] * len(output.attentions)  # attention alone has none
-            projections = [layer.mixer.output for layer in model.encoder.layers]
+            projections = [model.encoder.layers[number].mixer.output for number in model.encoder.order]
             layers = zip(output.attentions, kernels, mixed, projections, strict=True)
             return [split_layer(*parts) for parts in layers]
     finally:
