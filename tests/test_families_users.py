@@ -15,7 +15,7 @@ from convbert.families.registry import FAMILIES
 from convbert.training.finetuning import finetune
 from convbert.training.optim import Recipe
 from convbert.training.pretraining import Plan, write_card
-from convbert.visualize import head_split, head_view, knock_outs, mask_explorer, profile, split_view
+from convbert.visualize import head_split, head_view, knock_outs, mask_explorer, plot_share, profile, split_view
 from convbert.visualize.ablation_figures import plot_knock_outs
 
 TEXT = "the cat sat on the mat"
@@ -105,9 +105,16 @@ def test_another_family_is_told_which_there_are():
 
 def test_the_title_of_a_narrow_figure_is_whole():
     tokenizer = make_tokenizer("electra")
-    figure = plot_knock_outs(knock_outs(make("electra", tokenizer), TEXT, tokenizer=tokenizer))
+    model = make("electra", tokenizer, id2label={0: "contradiction", 1: "entailment"})
+    figure = plot_knock_outs(knock_outs(model, TEXT, tokenizer=tokenizer))
     figure.draw_without_rendering()
     whole = figure.bbox
     for text in figure.axes[0].texts:
         box = text.get_window_extent()
         assert box.x1 <= whole.x1 and box.y1 <= whole.y1, text.get_text()
+
+
+def test_a_share_that_is_whole_says_so():
+    tokenizer = make_tokenizer("distilbert")
+    split = head_split(make("distilbert", tokenizer), TEXT, tokenizer=tokenizer)
+    assert plot_share(split).axes[0].get_title(loc="left") == "no convolution: all is attention's"
