@@ -11,7 +11,9 @@ from test_families_libraries import make, make_tokenizer
 import convbert
 from convbert import AutoTokenizer, pipeline, speed_up
 from convbert.auto import model_class
+from convbert.cli import main
 from convbert.families.registry import FAMILIES
+from convbert.training import pretraining
 from convbert.training.finetuning import finetune
 from convbert.training.optim import Recipe
 from convbert.training.pretraining import Plan, write_card
@@ -118,3 +120,12 @@ def test_a_share_that_is_whole_says_so():
     tokenizer = make_tokenizer("distilbert")
     split = head_split(make("distilbert", tokenizer), TEXT, tokenizer=tokenizer)
     assert plot_share(split).axes[0].get_title(loc="left") == "no convolution: all is attention's"
+
+
+def test_pretraining_from_the_shell_takes_any_family(tmp_path, monkeypatch):
+    plans = []
+    monkeypatch.setattr(pretraining, "pretrain", lambda plan, *where: plans.append(plan) or {})
+    (tmp_path / "text.txt").write_text(TEXT)
+    for kind, preset in (("electra", "small"), ("albert", "base"), ("distilbert", "base"), ("convbert", "tiny")):
+        main(["pretrain", str(tmp_path / "text.txt"), "--out", "x", "--family", kind, "--preset", preset])
+        assert plans[-1].config == FAMILIES[kind].config.preset(preset)
