@@ -11,13 +11,16 @@ from test_families_libraries import make, make_tokenizer
 import convbert
 from convbert import AutoTokenizer, pipeline, speed_up
 from convbert.auto import model_class
+from convbert.cli import main
 from convbert.families.registry import FAMILIES
+from convbert.training import pretraining
 from convbert.training.finetuning import finetune
 from convbert.training.optim import Recipe
 from convbert.training.pretraining import Plan, write_card
 from convbert.visualize.ablation import knock_outs
 from convbert.visualize.ablation_figures import plot_knock_outs
 from convbert.visualize.explorer import mask_explorer
+from convbert.visualize.figures import plot_share
 from convbert.visualize.head_contributions import head_split, profile
 from convbert.visualize.views import head_view, split_view
 
@@ -108,9 +111,25 @@ def test_another_family_is_told_which_there_are():
 
 def test_the_title_of_a_narrow_figure_is_whole():
     tokenizer = make_tokenizer("electra")
-    figure = plot_knock_outs(knock_outs(make("electra", tokenizer), TEXT, tokenizer=tokenizer))
+    model = make("electra", tokenizer, id2label={0: "contradiction", 1: "entailment"})
+    figure = plot_knock_outs(knock_outs(model, TEXT, tokenizer=tokenizer))
     figure.draw_without_rendering()
     whole = figure.bbox
     for text in figure.axes[0].texts:
         box = text.get_window_extent()
         assert box.x1 <= whole.x1 and box.y1 <= whole.y1, text.get_text()
+
+
+def test_a_share_that_is_whole_says_so():
+    tokenizer = make_tokenizer("distilbert")
+    split = head_split(make("distilbert", tokenizer), TEXT, tokenizer=tokenizer)
+    assert plot_share(split).axes[0].get_title(loc="left") == "no convolution: all is attention's"
+
+
+def test_pretraining_from_the_shell_takes_any_family(tmp_path, monkeypatch):
+    plans = []
+    monkeypatch.setattr(pretraining, "pretrain", lambda plan, *where: plans.append(plan) or {})
+    (tmp_path / "text.txt").write_text(TEXT)
+    for kind, preset in (("electra", "small"), ("albert", "base"), ("distilbert", "base"), ("convbert", "tiny")):
+        main(["pretrain", str(tmp_path / "text.txt"), "--out", "x", "--family", kind, "--preset", preset])
+        assert plans[-1].config == FAMILIES[kind].config.preset(preset)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 pytest.importorskip("anywidget", reason='the views need pip install "convbert[widgets]"')
 
-from test_knockout import H, L, PlainAttention, make, without
+from test_knockout import H, L, make, make_plain, without
 
 from convbert import ConvBertForSequenceClassification, ConvBertModel, pipeline
 from convbert.visualize.ablation import knock_out, knock_outs
@@ -401,10 +401,8 @@ def test_lengths_on_their_squares_can_be_read(small):
 
 
 def test_explorer_without_convolution(tokenizer):
-    model = make()
-    for layer in model.encoder.layers:
-        layer.mixer = PlainAttention(layer.mixer)
-    view = mask_explorer(model.eval(), SEA, tokenizer=tokenizer)
+    model = make_plain()
+    view = mask_explorer(model, SEA, tokenizer=tokenizer)
     assert (view.attention_heads, view.conv_heads, view.conv_kernel) == (H, 0, b"")
     assert len(view.norms) == 4 * L * H
     view.draw().canvas.draw()

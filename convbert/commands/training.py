@@ -89,7 +89,7 @@ def pretrain(args: argparse.Namespace) -> None:
     "Train a masked language model on plain text, or resume a run that was stopped."
     from dataclasses import replace
 
-    from convbert.families.convbert import ConvBertConfig
+    from convbert.families.registry import family_of
     from convbert.training import pretraining
 
     given = {k: v for k, v in vars(args).items() if v is not None}
@@ -99,7 +99,7 @@ def pretrain(args: argparse.Namespace) -> None:
     if args.mask_rate is not None or args.steps is not None or args.minutes is not None:
         given["mask_rates"] = ()
     options = {k: given[k] for k in PLAN_OPTIONS if k in given}
-    config = ConvBertConfig.preset(args.preset)
+    config = family_of(args.family).config.preset(args.preset)
     scores = pretraining.pretrain(pretraining.Plan(args.files, config, recipe, **options), args.out, args.device)
     print(f"{args.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
 
@@ -143,7 +143,8 @@ def add_pretrain(commands) -> None:
         help="plain text, also .xz, .gz or .zip, with an empty line between documents; or rows with a text in each",
     )
     p.add_argument("--out", required=True, help="folder for checkpoints and the finished model")
-    p.add_argument("--preset", default="tiny", help="size: tiny, small, medium-small or base (default: tiny)")
+    p.add_argument("--family", default="convbert", help="convbert, electra, albert or distilbert (default: convbert)")
+    p.add_argument("--preset", default="tiny", help="its size: tiny (ConvBERT only), small, base, … (default: tiny)")
     p.add_argument("--model", help="continue from this model, with its size and tokenizer (default: random weights)")
     p.add_argument("--tokenizer", help="use this tokenizer instead of training a vocabulary")
     p.add_argument("--vocab-size", type=int, help="tokens of the vocabulary to train (default: 8192)")

@@ -118,6 +118,7 @@ def draw_effect_grids(axes: list[Any], outs: KnockOuts, look: Palette = LIGHT) -
 def plot_knock_outs(outs: KnockOuts):  # a `matplotlib` figure
     "The effect of every head on the first answer."
     L, kinds, H = outs.heads.shape
-    figure = new_figure([0.42 * max(H, 4)] * kinds, 0.42 * L, (0.5, 0.4, 0.45, 0.6))
+    right = 0.4 if kinds > 1 else 1.0  # for the end of the title
+    figure = new_figure([0.42 * max(H, 4)] * kinds, 0.42 * L, (0.5, right, 0.45, 0.6))
     draw_effect_grids(figure.axes, outs)
     return figure

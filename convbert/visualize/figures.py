@@ -61,6 +61,7 @@ def plot_share(
     ax.set(yticks=range(L), ylabel="layer")
     few = T <= 40 and L * T <= 200
     title = "share of the attention heads" + (", in per cent" if few else "")
+    title = title if split.conv_norm.shape[1] else "no convolution: all is attention's"
     ax.set_title(title, fontsize=8, color=look.faint, loc="left")
     if few:
         write_share(ax, share, image)
@@ -219,7 +220,7 @@ def draw_dots(
     L, H = numbers.shape
     offset = lane[0] + (torch.arange(H) + 0.5) * (lane[1] - lane[0]) / H
     rows = torch.arange(L)[:, None] + offset
-    return ax.scatter(numbers.flatten(), rows.flatten(), s=14, marker=marker, color=colour, linewidth=0)
+    return ax.scatter(numbers.flatten(), rows.flatten(), s=14, marker=marker, color=colour, linewidth=0, clip_on=False)
 
 
 def draw_shares(ax: Any, seen: Profile, look: Palette) -> None:
