@@ -91,13 +91,14 @@ def test_all_three_steps(session, tmp_path):
 
 def test_ctrl_c_loses_nothing_even_on_a_fresh_machine(session):
     """The files to bring back hold the checkpoint in pieces; a fresh machine continues from them."""
-    only = "--only", "pretrain", "--plan", "steps=200", "--minutes", 2
+    only = "--only", "pretrain", "--plan", "steps=400", "--minutes", 2
     first = session.start("run", "--toy", "--out", session.out, *only)
     log = session.home / "work-toy" / "pretrain.log"
     log.parent.mkdir(parents=True)
     log.touch()
-    follow = f"tail -n +1 -F {log} 2>/dev/null | stdbuf -o0 tr '\\r' '\\n' | grep -q -m1 loss="
-    subprocess.run(["sh", "-c", follow], check=True, timeout=120)  # some steps are done
+    lines = f"tail -n +1 -F {log} 2>/dev/null | stdbuf -o0 tr '\\r' '\\n'"
+    follow = f"grep -q -m1 loss= < <({lines})"  # which ends with grep: a pipe would wait for further lines
+    subprocess.run(["bash", "-c", follow], check=True, timeout=120)  # some steps are done
     first.send_signal(signal.SIGINT)
     _, output = first.communicate(timeout=60)
     assert first.returncode != 0 and "the same command continues" in output and "Traceback" not in output, output
