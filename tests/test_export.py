@@ -279,7 +279,7 @@ def test_a_call_that_has_ended_computes_nothing_more(exported):
 
 def test_a_task_refuses_a_graph_of_another_kind(exported):
     folder = exported("ConvBertModel")[1]
-    with pytest.raises(TypeError, match="needs a model with the head ForMaskedLM, got a ConvBertModel"):
+    with pytest.raises(TypeError, match="needs a ConvBertForMaskedLM, got a ConvBertModel"):
         pipeline("fill-mask", folder)
     with pytest.raises(ValueError, match="a graph runs on the CPU"):
         OnnxModel(folder).to("meta")

@@ -350,7 +350,7 @@ def test_wrong_choices_are_refused(small):
         view.head = ["conv", 9, 0]
     with pytest.raises(TypeError, match="one text, got 2"):
         mask_explorer(text=["one", "two"], **small)
-    with pytest.raises(TypeError, match="needs a model with the head ForMaskedLM, got a ConvBertModel"):
+    with pytest.raises(TypeError, match="needs a ConvBertForMaskedLM, got a ConvBertModel"):
         mask_explorer(make(ConvBertModel), SEA, tokenizer=small["tokenizer"])
 
 

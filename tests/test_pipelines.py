@@ -154,7 +154,7 @@ def test_a_text_longer_than_the_model_is_cut_around_its_mask_and_that_is_said(fi
         (
             lambda f: pipeline("fill-mask", ConvBertModel(f.model.config)),
             TypeError,
-            "the head ForMaskedLM, got a ConvBertModel",
+            "ConvBertForMaskedLM, got a ConvBertModel",
         ),
         (lambda f: pipeline("fill-mask", device="abacus"), ValueError, "device='abacus' does not work here"),
     ],
