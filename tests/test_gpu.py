@@ -164,7 +164,8 @@ def test_compiled_layers_leave_padding_out_and_compute_the_same(training, kernel
             found.append((out.logits, out.loss, [p.grad for p in each.parameters() if p.grad is not None]))
         assert_close(*found, atol=1e-4, rtol=1e-3)
     if HOME == "cpu":
-        assert 2 <= graphs.frame_count <= 2 + (kernel == "banded"), "one for rows of tokens, one for whole batches"
+        # one for rows of tokens, one for whole batches, and one where the compiler first takes a size for fixed
+        assert 2 <= graphs.frame_count <= 3
         x = next(node for node in graphs.graphs[0].graph.nodes if node.name == "l_x_")
         assert x.meta["example_value"].shape[0] == 1, "padding is gone before the graph begins"
 
