@@ -41,7 +41,7 @@ def family_of(
         raise ValueError(f"model_type={kind!r:.80} is of no family here. {hint}")
     return FAMILIES[kind]
 
-
+# %% ../../nbs/families/06_registry.ipynb #ff00000a
 def family_in(config: Any) -> str | None:
     "The model type that the names of its classes tell, where a `config.json` has none."
     names = config.get("architectures") if isinstance(config, dict) else None

@@ -9,7 +9,7 @@ __all__ = ['MIXERS', 'Layer', 'run_layers', 'compiled_run', 'compiles_layers', '
            'Encoder', 'init_weights']
 
 # %% ../../nbs/layers/07_encoder.ipynb #8d376118
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -80,7 +80,7 @@ def run_layers(
     encoder: nn.Module,  # an `Encoder`
     x: Tensor,  # `(B, T, D)`, or `(1, N, D)` when packed
     mask: Tensor | None,  # `(B, T)`, true at real tokens
-    head_masks: Sequence[Tensor | None],  # one `(kinds, H)` for each step
+    head_mask: Tensor | None,  # `(steps, kinds, H)`
     output_hidden_states: bool,
     output_attentions: bool,
     packed: Packed | GraphLayout | None,
@@ -93,6 +93,7 @@ def run_layers(
     recompute = encoder.gradient_checkpointing and encoder.training
     run = partial(checkpoint, call_in_float32, use_reentrant=False) if recompute else call_in_float32
     x, hidden = record(x, []) if output_hidden_states else (x, [])
+    head_masks = [None] * len(encoder.order) if head_mask is None else head_mask.to(x)
     for step, (number, heads) in enumerate(zip(encoder.order, head_masks, strict=True), 1):
         last = cls_only and step == len(encoder.order)
         x, seen = run(encoder.layers[number], words, x, mask, heads, output_attentions, packed, last)
@@ -196,11 +197,10 @@ class Encoder(nn.Module):
         if position_ids is None and not self.legacy_padding and (mask is not None or packed is not None):
             position_ids = token_positions(attention_mask)
         x = self.embeddings(*unpad_inputs(packed, input_ids, inputs_embeds, token_type_ids, position_ids))
-        masks = [None] * len(self.order) if head_mask is None else head_mask.to(x)
-        more = output_hidden_states or output_attentions or self.backend == "onnx"
-        alone, shown = cls_only and not more and self.order, (output_hidden_states, output_attentions)
+        shown = output_hidden_states, output_attentions
+        alone = cls_only and not (any(shown) or self.backend == "onnx" or not self.order)
         run = compiled_layers(self, x, packed) if compiles_layers(self) else run_layers
-        x, hidden, maps = run(self, x, mask, masks, *shown, packed, bool(alone), keep_padding)
+        x, hidden, maps = run(self, x, mask, head_mask, *shown, packed, alone, keep_padding)
         lead, kept = (None, None) if keep_padding else (attention_mask, mask)
         last = hidden[-1] if hidden else (unpack_first if alone else unpack)(x, kept, packed)
         last = first_tokens(last, 1, None, lead) if cls_only and not alone else last

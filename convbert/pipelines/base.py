@@ -122,8 +122,7 @@ class Pipeline(CallOptions, PicklesByReference):
         if not inputs:
             raise ValueError("the list of inputs is empty")
         for position, item in enumerate(inputs):
-            error = try_call(spec.parse, item)
-            if isinstance(error, Exception):
+            if isinstance(error := try_call(spec.parse, item), Exception):
                 raise_at(position, error)
         return ResultList(results(inputs, raise_error=raise_at, level=5))
 
