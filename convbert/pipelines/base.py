@@ -23,6 +23,7 @@ from .pickling import Reference, as_reference
 from .spec import RunOptions, TaskSpec, try_call
 from .streaming import ResultStream, iterate, normalize_inputs, stream_results
 from ..tokenizers.base import PreTrainedTokenizer
+from ..validation import is_whole
 
 # %% ../../nbs/pipelines/09_base.ipynb #565108c9
 def choose_device(
@@ -30,7 +31,7 @@ def choose_device(
 ) -> torch.device:  # raises `ValueError` when it does not work here
     "The device that was asked for, or the best one there is."
     if device is not None:
-        number = index(device) if hasattr(device, "__index__") and not isinstance(device, bool) else None
+        number = index(device) if is_whole(device) else None
         if number is None and not isinstance(device, str | torch.device):
             raise TypeError(f"device={device!r:.60} must be a name such as 'cuda:0', a GPU's number, or -1 for the CPU")
         try:

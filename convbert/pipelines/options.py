@@ -14,8 +14,7 @@ from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
 from ..compat import CALL_ARGUMENTS, INPUT_NAMES, rename, translate
-from .spec import check_counts
-from ..validation import suggest
+from ..validation import check_counts, suggest
 
 if TYPE_CHECKING:
     from convbert.pipelines.base import Pipeline

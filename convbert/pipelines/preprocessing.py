@@ -21,6 +21,7 @@ from .batches import EncodedInput
 from .spec import try_call
 from ..tokenizers.base import PreTrainedTokenizer
 from ..tokenizers.truncation import truncated_lengths
+from ..validation import is_whole
 
 # %% ../../nbs/pipelines/10_preprocessing.ipynb #fcee1397
 def is_missing(value: Any) -> bool:
@@ -126,7 +127,7 @@ def sliding_windows(
 # %% ../../nbs/pipelines/10_preprocessing.ipynb #3c8b335b
 def check_stride(stride: int | None, max_length: int) -> None:  # raises `ValueError` with value and rule
     "Refuse a stride that leaves no room for new tokens."
-    whole = hasattr(stride, "__index__") and not isinstance(stride, bool)
+    whole = is_whole(stride)
     if stride is not None and not (whole and 0 <= stride < max_length - 2):
         rule = f"a whole number from 0 to {max_length - 3}: rows have {max_length} tokens"
         raise ValueError(f"stride={stride!r} must be {rule}")

@@ -15,9 +15,9 @@ import numpy as np
 
 from .batches import EncodedInput
 from .preprocessing import pair_types
-from .spec import check_counts
 from ..tokenizers.base import PreTrainedTokenizer
 from ..tokenizers.inputs import is_list
+from ..validation import check_counts
 
 # %% ../../nbs/pipelines/17_qa_inputs.ipynb #5e0eb64e
 def parse_question(

@@ -6,8 +6,8 @@ Docs: https://convbert.github.io/convbert/visualize/ablation.html.md"""
 
 # %% auto #0
 __all__ = ['log_probabilities', 'AblationTarget', 'prediction_positions', 'infer_task', 'ablation_target', 'Change',
-           'top_changes', 'check_heads', 'num_head_kinds', 'head_mask_for', 'compare_predictions', 'knock_out',
-           'ablation_masks', 'batches_by_layer', 'KnockOuts', 'knock_outs', 'ablation_effects']
+           'top_changes', 'check_heads', 'compare_predictions', 'knock_out', 'ablation_masks', 'batches_by_layer',
+           'KnockOuts', 'knock_outs', 'ablation_effects']
 
 # %% ../../nbs/visualize/03_ablation.ipynb #00505c5a
 from collections.abc import Callable, Iterable, Iterator
@@ -27,8 +27,8 @@ from ..layers.encoder import Layer, pool
 from ..layers.feed_forward import untouched
 from ..masked_lm import MaskedLM
 from ..pipelines.fill_mask import mask_positions, parse_masked_text
-from ..pipelines.spec import check_counts
 from ..pipelines.text_classification import choose_score_function
+from ..validation import check_counts, is_whole
 from .encoded_text import EncodedText, encode_text, eval_mode, load_model
 
 # %% ../../nbs/visualize/03_ablation.ipynb #2089d69e
@@ -152,26 +152,10 @@ def check_heads(name: str, heads: Any) -> list[tuple[int, int]]:  # raises `Type
     "Refuse what is not a list of heads; `make_head_mask` checks whether they exist."
     found = list(heads) if isinstance(heads, Iterable) and not isinstance(heads, str) else [heads]
     for head in found:
-        whole = isinstance(head, tuple | list) and [hasattr(n, "__index__") and not isinstance(n, bool) for n in head]
+        whole = isinstance(head, tuple | list) and [is_whole(n) for n in head]
         if whole != [True, True]:
             raise TypeError(f"{name}={heads!r} must be a list of (layer, head), for example [(0, 1)]")
     return [(int(layer), int(head)) for layer, head in found]
-
-
-def num_head_kinds(model: nn.Module) -> int:
-    "2 with convolution heads, 1 without."
-    return 1 + hasattr(model.encoder.layers[0].mixer, "kernel_proj")
-
-
-def head_mask_for(
-    model: nn.Module,
-    attention: list[tuple[int, int]],  # (layer, head)
-    conv: list[tuple[int, int]],
-) -> Tensor:  # `(L, 2, H)`; raises `ValueError` for heads that do not exist
-    "`make_head_mask` for a model that may have no convolution."
-    if conv and num_head_kinds(model) == 1:
-        raise ValueError(f"conv={conv} cannot be switched off: this model has no convolution heads")
-    return make_head_mask(model.config, attention, conv)
 
 # %% ../../nbs/visualize/03_ablation.ipynb #d58d0e99
 def compare_predictions(
@@ -181,7 +165,7 @@ def compare_predictions(
     top_k: int,  # answers on either side
 ) -> list[list[Change]]:  # see `knock_out`
     "Predictions with all heads, and with some masked."
-    masks = head_mask_for(target.model, [], []), head_mask_for(target.model, attention, conv)
+    masks = make_head_mask(target.model.config, [], []), make_head_mask(target.model.config, attention, conv)
     before, after = (target.predict(mask[None])[0] for mask in masks)
     return [top_changes(*scores, target.label, top_k) for scores in zip(before, after, strict=True)]
 
@@ -253,7 +237,7 @@ def ablation_effects(target: AblationTarget, batch_tokens: int = 2048) -> KnockO
     "See `knock_outs`."
     from tqdm.auto import tqdm
 
-    config, kinds = target.model.config, num_head_kinds(target.model)
+    config, kinds = target.model.config, len(target.model.config.head_kinds)
     before = target.predict(make_head_mask(config)[None])[0]  # (M, V)
     best = before.argmax(-1, keepdim=True)
     masks = ablation_masks(config, kinds)

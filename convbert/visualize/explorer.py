@@ -17,11 +17,11 @@ import traitlets
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..ablation import make_head_mask
 from ..families.registry import wrong_head
 from ..masked_lm import MaskedLM
-from ..pipelines.spec import check_counts
 from ..tokenizers.base import PreTrainedTokenizer
-from .ablation import head_mask_for, num_head_kinds
+from ..validation import check_counts
 from .encoded_text import capture_warnings, check_text, encode_text, load_model, name_model
 from .knockout import heads_by_kind, sort_heads
 from convbert.visualize.mask_prediction import (
@@ -117,7 +117,7 @@ class ExplorerValidation(ExplorerQueries):
         "Refuse a token or a head that does not exist."
         value = proposal["value"]
         if proposal["trait"].name == "head":
-            head_mask_for(self.language_model, **heads_by_kind(sort_heads([value] if value else [])))
+            make_head_mask(self.language_model.config, **heads_by_kind(sort_heads([value] if value else [])))
         elif self.encoded is not None and value is not None:
             check_maskable(self.encoded, value)
         return value
@@ -132,7 +132,7 @@ class MaskExplorer(ExplorerValidation):
         "Encode and predict; a text or position that is wrong raises here, and only here."
         self.language_model, self.tokenizer, self.encoded, self.encoded_source = model, tokenizer, None, None
         L, H = len(model.config.layer_order), model.config.num_heads
-        super().__init__(layers=L, attention_heads=H, conv_heads=H * (num_head_kinds(model) - 1), **state)
+        super().__init__(layers=L, attention_heads=H, conv_heads=H * (len(model.config.head_kinds) - 1), **state)
         norms = torch.from_numpy(np.frombuffer(self.norms, "<f4").copy()).view(L, -1)
         self.head = state.get("head") or strongest_head(norms[:, :H], norms[:, H:])
 

@@ -16,9 +16,10 @@ import traitlets
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..ablation import make_head_mask
 from ..masked_lm import MaskedLM
-from ..pipelines.spec import check_counts
 from ..tokenizers.base import PreTrainedTokenizer
+from ..validation import check_counts, is_whole
 from convbert.visualize.ablation import (
     AblationTarget,
     Change,
@@ -26,7 +27,6 @@ from convbert.visualize.ablation import (
     ablation_effects,
     ablation_target,
     compare_predictions,
-    head_mask_for,
     infer_task,
 )
 from .ablation_figures import answer_label_width, draw_changes, draw_effect_grids, plot_knock_outs
@@ -45,7 +45,7 @@ def sort_heads(
     found = set()
     for head in silenced:
         kind, *index = head if isinstance(head, list | tuple) and head else [None]
-        whole = [hasattr(n, "__index__") and not isinstance(n, bool) for n in index]
+        whole = [is_whole(n) for n in index]
         if kind not in KINDS or whole != [True, True]:
             rule = '[kind, layer, head] with kind "attention" or "conv" and two whole numbers'
             raise ValueError(f"a head is {rule}, not {head!r}")
@@ -147,7 +147,7 @@ class KnockoutView(KnockoutTraits):
     def check_silenced(self, proposal: dict) -> list[list]:  # raises `ValueError` with value and rule
         "Refuse heads that do not exist."
         heads = sort_heads(proposal["value"])
-        head_mask_for(self.target.model, **heads_by_kind(heads))
+        make_head_mask(self.target.model.config, **heads_by_kind(heads))
         return heads
 
     def answer(self, silenced: list[list]) -> dict[str, Any]:
