@@ -146,6 +146,7 @@ def test_the_compiled_graph_computes_the_same(precision, kernel, words):
 )
 def test_compiled_layers_leave_padding_out_and_compute_the_same(training, kernel, backend):
     """One graph for all lengths, whatever is padded, and the same gradients."""
+    torch._dynamo.reset()  # or the sizes of earlier tests, remembered by file and line, decide which are dynamic here
     torch.manual_seed(0)
     plain = ConvBertForMaskedLM(small(conv_kernel_size=3)).to(HOME).train(training)
     use_backend(plain, kernel)
@@ -164,8 +165,7 @@ def test_compiled_layers_leave_padding_out_and_compute_the_same(training, kernel
             found.append((out.logits, out.loss, [p.grad for p in each.parameters() if p.grad is not None]))
         assert_close(*found, atol=1e-4, rtol=1e-3)
     if HOME == "cpu":
-        # one for rows of tokens, one for whole batches, and one where the compiler first takes a size for fixed
-        assert 2 <= graphs.frame_count <= 3
+        assert 2 <= graphs.frame_count <= 2 + (kernel == "banded"), "one for rows of tokens, one for whole batches"
         x = next(node for node in graphs.graphs[0].graph.nodes if node.name == "l_x_")
         assert x.meta["example_value"].shape[0] == 1, "padding is gone before the graph begins"
 
