@@ -134,3 +134,18 @@ def padded_masks(draw):
         row[min(a, b) : max(a, b)] = True
     mask[-1, 0] |= not mask.any()
     return mask
+
+
+@pytest.fixture(scope="module")
+def local_model():
+    """A small ConvBERT in which neighbours matter."""
+    from convbert import ConvBertConfig, ConvBertModel
+
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=48, vocab_size=50)
+    model = ConvBertModel(ConvBertConfig(**sizes)).eval()
+    with torch.no_grad():
+        for layer in model.encoder.layers:
+            layer.mixer.qkv_proj.weight *= 10
+            layer.mixer.output.weight *= 10
+    return model

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from convbert import ConvBertConfig, ConvBertModel
 from convbert.backends import banded, onnx, reference
 from convbert.backends.dispatch import use_backend
 from convbert.runtime.packing import pack
@@ -68,35 +67,24 @@ def test_onnx_convolves_every_text_alone(mask, window, hole):
 # -- inside a model
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    model = ConvBertModel(ConvBertConfig(**SIZES)).eval()
-    with torch.no_grad():
-        for layer in model.encoder.layers:
-            layer.mixer.qkv_proj.weight *= 10  # so that neighbours matter
-            layer.mixer.output.weight *= 10
-    return model
-
-
-def test_every_backend_computes_the_same_model(model):
+def test_every_backend_computes_the_same_model(local_model):
     ids, mask = torch.randint(1, 50, (2, 9)), torch.tensor([[1] * 9, [1] * 5 + [0] * 4])
     outs = []
     for name in ("auto", "reference", "banded"):  # test_triton.py has the one that needs Triton
-        use_backend(model, name)
-        outs.append(model(ids, mask).last_hidden_state)
-    use_backend(model, "auto")
+        use_backend(local_model, name)
+        outs.append(local_model(ids, mask).last_hidden_state)
+    use_backend(local_model, "auto")
     for out in outs[1:]:
         assert_close(out, outs[0], atol=1e-5, rtol=1e-4)
 
 
-def test_an_unknown_backend_is_refused(model):
+def test_an_unknown_backend_is_refused(local_model):
     with pytest.raises(ValueError, match="backend='fast' is none of auto, reference, banded, triton"):
-        use_backend(model, "fast")
+        use_backend(local_model, "fast")
 
 
 @pytest.mark.parametrize("backend", ["reference", "banded"])
-def test_an_empty_batch(model, backend):
-    use_backend(model, backend)
-    assert model(torch.zeros(0, 7, dtype=torch.long)).last_hidden_state.shape == (0, 7, 32)
-    use_backend(model, "auto")
+def test_an_empty_batch(local_model, backend):
+    use_backend(local_model, backend)
+    assert local_model(torch.zeros(0, 7, dtype=torch.long)).last_hidden_state.shape == (0, 7, 32)
+    use_backend(local_model, "auto")

@@ -141,7 +141,7 @@ def test_sentence_transformers(kind, tmp_path):
     assert loaded.encoder.layers[0].mixer.output.weight.equal(words.model.encoder.layers[0].mixer.output.weight)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["convbert", *KINDS])
 def test_padding_is_transformers_padding(kind, tmp_path):
     tokenizer = make_tokenizer(kind)
     tokenizer.save_pretrained(tmp_path)

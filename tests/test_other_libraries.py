@@ -2,7 +2,6 @@
 
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -78,17 +77,6 @@ def test_collators_of_transformers(tokenizer, tmp_path, head):
         collator = transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.5)
     run = trainer(small(head), tokenizer, tmp_path, rows, collator, save_strategy="no")
     assert run.train().training_loss > 0
-
-
-def test_padding_is_transformers_padding(tokenizer, tmp_path):
-    tokenizer.save_pretrained(tmp_path)
-    theirs = transformers.ConvBertTokenizerFast.from_pretrained(tmp_path)
-    rows = [dict(tokenizer(text, return_special_tokens_mask=True)) for text in TEXTS]
-    for how in ({}, {"pad_to_multiple_of": 8}, {"padding": "max_length", "max_length": 20}, {"padding_side": "left"}):
-        ours, expected = tokenizer.pad(rows, return_tensors="np", **how), theirs.pad(rows, return_tensors="np", **how)
-        assert ours.keys() == expected.keys()
-        for name in ours:
-            np.testing.assert_array_equal(ours[name], expected[name], err_msg=f"{how} {name}")
 
 
 # -- PEFT

@@ -124,63 +124,52 @@ def test_attention_on_a_gpu_keeps_shape_dtype_and_device(dtype, dropout):
     assert mixed.is_contiguous()
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    model = ConvBertModel(ConvBertConfig(**SIZES)).eval()
-    with torch.no_grad():
-        for layer in model.encoder.layers:
-            layer.mixer.qkv_proj.weight *= 10  # so that neighbours matter
-            layer.mixer.output.weight *= 10
-    return model
-
-
 @settings(deadline=None, max_examples=40)
 @given(mask=padded_masks())
-def test_a_batch_equals_its_texts(model, mask):
+def test_a_batch_equals_its_texts(local_model, mask):
     ids = torch.randint(1, 50, mask.shape, generator=torch.Generator().manual_seed(0))
-    out = model(ids, mask.long(), output_hidden_states=True)
+    out = local_model(ids, mask.long(), output_hidden_states=True)
     for name, states in (("last", out.last_hidden_state), ("embeddings", out.hidden_states[0])):
         assert torch.isfinite(states).all() and states[~mask].eq(0).all(), name
     for row in range(len(ids)):
         places = mask[row].nonzero()[:, 0]
         if len(places):
-            alone = model(ids[row : row + 1, places], position_ids=places[None] - places[0]).last_hidden_state
+            alone = local_model(ids[row : row + 1, places], position_ids=places[None] - places[0]).last_hidden_state
             assert_close(out.last_hidden_state[row, places], alone[0], atol=1e-5, rtol=1e-4)
 
 
-def test_gradients_of_a_batch_equal_those_of_its_texts(model):
+def test_gradients_of_a_batch_equal_those_of_its_texts(local_model):
     ids = torch.randint(1, 50, (2, 7), generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
 
     def gradients(*losses):
-        model.zero_grad()
+        local_model.zero_grad()
         sum(losses).backward()
-        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        return [p.grad.clone() for p in local_model.parameters() if p.grad is not None]
 
-    batched = gradients((model(ids, mask).last_hidden_state * mask[..., None]).square().sum())
-    alone = gradients(*(model(ids[i : i + 1, :n]).last_hidden_state.square().sum() for i, n in ((0, 7), (1, 4))))
+    batched = gradients((local_model(ids, mask).last_hidden_state * mask[..., None]).square().sum())
+    alone = gradients(*(local_model(ids[i : i + 1, :n]).last_hidden_state.square().sum() for i, n in ((0, 7), (1, 4))))
     assert_close(batched, alone, atol=1e-3, rtol=1e-3)
 
 
-def test_a_batch_of_padding_is_finite(model):
-    out = model(torch.ones(2, 3, dtype=torch.long), torch.zeros(2, 3)).last_hidden_state
+def test_a_batch_of_padding_is_finite(local_model):
+    out = local_model(torch.ones(2, 3, dtype=torch.long), torch.zeros(2, 3)).last_hidden_state
     assert out.shape == (2, 3, 32) and out.eq(0).all()
 
 
-def test_a_hole_keeps_its_position(model):
+def test_a_hole_keeps_its_position(local_model):
     ids, mask = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[1, 0, 1, 1]])
     assert pack(mask.bool(), 9) is None
-    holed, closed = model(ids, mask), model(ids[:, [0, 2, 3]], position_ids=torch.tensor([[0, 2, 3]]))
+    holed, closed = local_model(ids, mask), local_model(ids[:, [0, 2, 3]], position_ids=torch.tensor([[0, 2, 3]]))
     difference = (holed.last_hidden_state[:, [0, 2, 3]] - closed.last_hidden_state).abs().max()
     assert difference > 1e-4  # the neighbours of a hidden word are not neighbours of each other
 
 
 @settings(deadline=None, max_examples=40)
 @given(padded_masks(), st.booleans())
-def test_cls_only_equals_the_first_tokens(model, mask, masked):
+def test_cls_only_equals_the_first_tokens(local_model, mask, masked):
     ids = torch.randint(0, 50, mask.shape, generator=torch.Generator().manual_seed(0))
-    run = partial(model.encoder, ids, mask if masked else None)
+    run = partial(local_model.encoder, ids, mask if masked else None)
     first, every = run(cls_only=True).last_hidden_state, run().last_hidden_state
     assert first.shape[1] == 1
     assert_close(first, first_tokens(every, 1, None, mask if masked else None), atol=1e-5, rtol=1e-4)
