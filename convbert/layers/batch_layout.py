@@ -11,7 +11,6 @@ __all__ = ['unpad_inputs', 'token_positions', 'prepare_mask', 'unpack', 'record_
 import torch
 from torch import Tensor
 
-import convbert.runtime.threads  # noqa: F401  (what a forked process needs)
 from ..backends.onnx import GraphLayout, graph_layout
 from ..runtime.half_precision import restore_dtype
 from ..runtime.packing import Packed, first_position, pack
