@@ -6,8 +6,8 @@ Docs: https://convbert.github.io/convbert/files.html.md"""
 
 # %% auto #0
 __all__ = ['SMALL_FILES', 'WEIGHT_FILES', 'GRAPH', 'MAX_TEXT_BYTES', 'MAX_JSON_DEPTH', 'weight_files', 'model_files',
-           'check_file', 'read_text', 'json_depth', 'read_json', 'shorten_name', 'fsync', 'replace_file', 'try_lock',
-           'is_unlocked', 'lock_owner']
+           'check_file', 'read_text', 'unreadable', 'json_depth', 'read_json', 'shorten_name', 'fsync', 'replace_file',
+           'try_lock', 'is_unlocked', 'lock_owner']
 
 # %% ../nbs/01_files.ipynb #385a1bee
 import json
@@ -90,6 +90,24 @@ def read_text(
         return Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+# %% ../nbs/01_files.ipynb #85718a74
+def unreadable(path: Path, error: Exception) -> ValueError:
+    "The error for a file that cannot be read, with the likely cause."
+    with open(path, "rb") as file:
+        head = file.read(200)
+    if not head:
+        what = "it is empty"
+    elif head.startswith(b"version https://git-lfs"):
+        what = "it is a git-lfs pointer, not the file itself; run `git lfs pull`"
+    elif head.lstrip().startswith(b"<"):
+        what = "it is a web page saved under this name; download the file itself"
+    else:
+        text = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+        advice = not text or "weights_only" in text  # torch's, to switch the protection off
+        cause = type(error).__name__ if advice else re.split(r"[.\n]", text)[0]
+        what = f"it is cut short, damaged, or of another format ({path.stat().st_size} bytes; {cause})"
+    return ValueError(f"cannot read {path}: {what}")
 
 # %% ../nbs/01_files.ipynb #26c1e9b1
 def json_depth(

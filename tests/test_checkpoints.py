@@ -19,8 +19,8 @@ from convbert import modeling
 from convbert.checkpoints import LoadReport, from_disk, to_disk
 from convbert.families.convbert import CONVBERT_KEYS, ConvBertConfig
 from convbert.key_map import KeyMap
-from convbert.loading import choose_dtype
 from convbert.modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertModel
+from convbert.torch_loading import choose_dtype
 from convbert.weights import parse_size, plan_shards, read_state, write_state
 
 SMALL = dict(

@@ -25,9 +25,9 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from ..files import check_file, lock_owner, replace_file, try_lock
+from ..pickles import check_archive
 from .distributed import ProcessGroup
 from .optim import Recipe
-from ..weights import check_archive
 
 # %% ../../nbs/training/16_runs.ipynb #940b46af
 @dataclass
