@@ -1,4 +1,4 @@
-"""ConvBERT, ELECTRA, ALBERT and DistilBERT in PyTorch, and their pipelines; each name is loaded when first used."""
+"""ConvBERT, ELECTRA, ALBERT and DistilBERT in PyTorch, Keras and Flax, and their pipelines; each name is loaded on first use."""
 
 __version__ = "0.1.0"
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:  # what `__getattr__` hands out, spelled out for editors and t
     from .families.convbert import ConvBertConfig
     from .families.distilbert import DistilBertConfig
     from .families.electra import ElectraConfig
+    from .flax.modeling import *  # noqa: F403
     from .hub import bundled
+    from .keras.modeling import *  # noqa: F403
     from .modeling import (
         AlbertForMaskedLM,
         AlbertForMultipleChoice,
@@ -189,16 +191,24 @@ __all__ = [
     "undo_speed_up",
 ]
 
+_models = [name for name, home in _homes.items() if home == "modeling" and not name.endswith("PreTrainedModel")]
+_extra_homes = {  # what needs an extra, and so is no part of `from convbert import *`
+    **{f"TF{name}": "keras.modeling" for name in [*_models, "AlbertForPreTrainingOutput"]},
+    **{f"Flax{name}": "flax.modeling" for name in _models},
+}
+
 
 def __getattr__(name: str):
     """Import the module that defines a public name when the name is first used."""
-    if name not in _homes:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}. Public names: {', '.join(__all__)}")
-    value = getattr(import_module(f".{_homes[name]}", __name__), name)
+    home = _homes.get(name) or _extra_homes.get(name)
+    if home is None:
+        names = ", ".join([*__all__, *_extra_homes])
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}. Public names: {names}")
+    value = getattr(import_module(f".{home}", __name__), name)
     globals()[name] = value  # later uses skip this function
     return value
 
 
 def __dir__() -> list[str]:
     """List the public names whether or not their modules are loaded yet."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_extra_homes})
