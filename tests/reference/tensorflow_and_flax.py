@@ -100,7 +100,7 @@ def tensorflow_model(transformers, name, config, folder, inputs, **saving):
 
     model, draw = getattr(transformers, name)(config), np.random.RandomState(1)
     text, labels = arguments_of(name, inputs)
-    model.build()
+    model.build_in_name_scope()  # as from_pretrained does: names begin with that of the model
     for weight in model.weights:
         weight.assign(drawn(weight.shape, weight.name, draw))
     model.save_pretrained(folder, **saving)
