@@ -3,10 +3,10 @@
     python -m venv tf4 && tf4/bin/pip install "transformers==4.57.6" tensorflow-cpu tf-keras "flax<0.13" torch
     TF_USE_LEGACY_KERAS=1 tf4/bin/python tests/reference/tensorflow_and_flax.py
 
-writes `tensorflow_and_flax.zip` beside this file: a folder per model, as `save_pretrained` leaves it. `outputs.npz` in it
-has the inputs (`inputs/NAME`), the outputs in evaluation mode (`FOLDER/FIELD`) and the versions that made them
-(`versions`). All numbers come from seeds of NumPy's frozen generator. Weights are multiples of 1/64, so that the archive
-is small.
+writes `tensorflow_and_flax.zip` beside this file: a folder per model, as `save_pretrained` leaves it. `outputs.npz` in
+it has the inputs (`inputs/NAME`), the outputs in evaluation mode (`FOLDER/FIELD`) and the versions that made them
+(`versions`). All numbers come from seeds of NumPy's frozen generator. Weights are multiples of 1/64, so that the
+archive is small. `tests/reference_models.py` reads it.
 """
 
 import json
