@@ -53,7 +53,7 @@ def attend(
     dropout: keras.layers.Dropout | None = None,  # of the attention weights
 ) -> tuple[Any, Any]:  # mixed values `(B, H, T, d)`, attention map `(B, H, T, T)`
     "Scaled dot-product attention with its map: equation 1."
-    scores = ops.matmul(query * query.shape[-1] ** -0.5, ops.swapaxes(key, -1, -2))
+    scores = ops.matmul(query, ops.swapaxes(key, -1, -2)) * query.shape[-1] ** -0.5
     if bias is not None:
         scores = scores + bias
     weights = ops.cast(ops.softmax(ops.cast(scores, "float32")), value.dtype)
