@@ -86,7 +86,7 @@ def choose_config(
                 f"{folder} has no config.json, and weights alone do not tell the number of heads. Write it where the "
                 "model was made, model.config.save_pretrained(folder), or pass config=..."
             )
-        disk = read_state(folder, framework=model_class.framework)
+        disk = model_class.read_weights(folder)
         sizes = model_class.sizes_of(as_saved(model_class.key_map, disk))
         told = ", ".join(f"{name}={size}" for name, size in sizes.items())
         warnings.warn(
@@ -108,7 +108,7 @@ def read_model(
     hub: Mapping[str, Any],  # the same
 ) -> tuple[Any, dict[str, Array]]:
     "The configuration and the tensors of a model."
-    return choose_config(model_class, given, folder, hub), read_state(folder, framework=model_class.framework)
+    return choose_config(model_class, given, folder, hub), model_class.read_weights(folder)
 
 # %% ../nbs/15_loading.ipynb #f0000004
 def as_config(
@@ -127,6 +127,11 @@ class FrameworkHooks:
     "What a framework says about its models."
 
     framework = "np"  # what a checkpoint is read as, see `read_state`
+
+    @classmethod
+    def read_weights(cls, folder: Path) -> dict[str, Array]:
+        "The tensors of a folder, under torch's names on disk; a framework may know formats of its own."
+        return read_state(folder, framework=cls.framework)
 
     @classmethod
     def from_state(cls, config: Any, disk: Mapping[str, Array], **options: Any):

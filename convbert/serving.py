@@ -24,8 +24,7 @@ from .families.family import COMMON_HEADS
 from .families.registry import FAMILIES, split_name
 from .files import GRAPH, weight_files
 from .input_checks import check_inputs
-from .outputs import EncoderOutput, ModelOutput, QuestionAnsweringOutput, TaskOutput
-from .pretrained_model import as_dictionary_or_tuple
+from .outputs import EncoderOutput, ModelOutput, QuestionAnsweringOutput, TaskOutput, as_dictionary_or_tuple
 from .snapshots import file_fingerprint, locate_snapshot, read_snapshot
 
 # %% ../nbs/25_serving.ipynb #1d460a09
