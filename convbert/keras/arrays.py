@@ -19,11 +19,11 @@ from ..outputs import OUTPUTS, ModelOutput
 
 # %% ../../nbs/keras/01_arrays.ipynb #a1000007
 def as_array(
-    x: Any,  # an array or tensor of any library, a list of numbers, or None
+    x: Any,  # an array or tensor of any library, nested lists, or None
     name: str,  # of the argument
 ) -> Any:  # what Keras takes; raises `ValueError` for rows of several lengths
     "An argument as an array."
-    if not isinstance(x, list | tuple | int | float):
+    if not isinstance(x, list | tuple):
         return x
     try:
         return np.asarray(x)
