@@ -34,7 +34,7 @@ def cross_entropy(
 ) -> Any:  # scalar; raises `ValueError` for a label that is no class, where labels can be looked at
     "Cross entropy where something is asked."
     C, given = logits.shape[-1], numbers(labels)
-    check_ids("label", None if given is None else given[given != IGNORED], C, "the number of classes,")
+    check_ids("label", None if given is None else given[given != IGNORED], C, "the number of classes")
     labels = ops.cast(labels, "int32")
     asked = ops.not_equal(labels, IGNORED)
     logits = ops.cast(logits, "float32")

@@ -22,7 +22,7 @@ from .arrays import as_array, numbers
 from .config_layer import PartsMixin
 from .encoder import Encoder, first_tokens
 from .loading import KerasMixin
-from .training import CheckedTrainingMixin
+from .training import CheckedTrainingMixin, choose_jit
 from ..loading import as_config
 from ..outputs import EncoderOutput, ModelOutput, TaskOutput, optional_outputs
 
@@ -68,7 +68,7 @@ class EncodingMixin:
         given = {name: x for name, x in inputs.items() if x is not None}
         if len(getattr(given.get("head_mask"), "shape", ())) == 2:
             given["head_mask"] = given["head_mask"][:, None]  # `(steps, H)`, where there is one kind of heads
-        self.check(given)
+        self.check(given)  # again, for JAX traces what is inside
         for name in ("output_hidden_states", "output_attentions"):
             given[name] = bool(given.get(name, self.config.extra.get(name)))
         return self.encoder(**given, training=training)
@@ -93,7 +93,9 @@ class AnsweringMixin(EncodingMixin):
             inputs, input_ids = {**input_ids, **inputs}, None
         names = inspect.signature(self.call).parameters
         inputs |= {name: x for name, x in zip(names, (input_ids, *args), strict=False) if x is not None}
-        return super().__call__(**{name: as_array(x, name) for name, x in inputs.items()})
+        inputs = {name: as_array(x, name) for name, x in inputs.items()}
+        self.check_arrays(inputs)  # here, for errors from inside Keras come with a page around them
+        return super().__call__(**inputs)
 
     @take_dictionary
     def call(
@@ -184,6 +186,8 @@ class TFPreTrainedModel(AnsweringMixin, FilesMixin, CheckedTrainingMixin, KerasM
     def __init__(self, config: EncoderConfig, **options: Any):
         "Make a model with fresh weights; `options` are those of any Keras layer: `name`, `dtype`, `trainable`."
         super().__init__(autocast=False, **options)  # labels keep their numbers; layers cast for themselves
+        if not choose_jit("auto"):
+            self.jit_compile = False
         self.config = config = as_config(self.config_class, config)
         pooler = self.family.has_pooler and self.reads_pooler
         self.encoder = Encoder(config, pooler, name="encoder", dtype=self.dtype_policy)
