@@ -89,9 +89,10 @@ def read_shards(index: Path, read: Callable[[Path], dict[str, Array]]) -> dict[s
             raise FileNotFoundError(f"{index.parent / shard} is missing; {index.name} names it")
         tensors = read(index.parent / shard)
         for name in (name for name, place in shards.items() if place == shard):
-            if name not in tensors:
+            stored = name if name in tensors else name.partition("/")[2]  # TensorFlow's index has the model's name too
+            if stored not in tensors:
                 raise ValueError(f"{index.parent / shard} lacks {name!r}, which {index.name} says it holds")
-            state[name] = tensors[name]
+            state[stored] = tensors[stored]
     return state
 
 # %% ../nbs/13_weights.ipynb #55a2938d
