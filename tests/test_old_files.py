@@ -12,7 +12,7 @@ import convbert
 from convbert.checkpoints import LoadReport, from_disk
 
 h5py = pytest.importorskip("h5py")
-from convbert.keras.old_files import read_h5, torch_name  # noqa: E402
+from convbert.h5_files import read_h5, torch_name  # noqa: E402
 
 FOLDERS = reference.folders(".h5")
 
