@@ -20,6 +20,7 @@ from .config import EncoderConfig, read_config_file
 from .families.family import Family
 from .families.registry import FAMILIES, TASK_HEADS, family_of
 from .files import read_json
+from .frameworks import find_framework
 from .hub import ModelNotFoundError, resolve
 from .snapshots import read_snapshot
 from .validation import suggest
@@ -28,23 +29,26 @@ from .validation import suggest
 def model_class(
     family: Family,
     head: str,  # ending of the class's name: "ForMaskedLM"
+    framework: str = "pt",  # a key of `FRAMEWORKS`
 ) -> type:  # raises `ValueError` with the heads that the family has
     "The class of a family's head."
+    library = find_framework(framework)
     if head not in family.heads:
         raise ValueError(f"there is no {family.prefix}{head}; there are {', '.join(family.class_names)}")
-    return getattr(import_module("convbert.modeling"), family.prefix + head)
+    return getattr(import_module(library.modeling), library.prefix + family.prefix + head)
 
 
 def model_for(
     task: str,  # one of `TASK_HEADS`
     config: Any,  # anything that `family_of` takes
+    framework: str = "pt",  # a key of `FRAMEWORKS`
 ) -> type:
     "The class that answers a task in the family of a configuration."
     if task not in TASK_HEADS:
         raise ValueError(f"no task {task!r:.80}. {suggest(str(task), TASK_HEADS)}")
-    return model_class(family_of(config), TASK_HEADS[task])
+    return model_class(family_of(config), TASK_HEADS[task], framework)
 
-
+# %% ../nbs/24_auto.ipynb #ed000020
 def tokenizer_class(
     config: Any,  # anything that `family_of` takes
 ) -> type:
@@ -70,7 +74,7 @@ def read_raw_config(
     "What the `config.json` of a model says, whichever family it is of."
     return read_snapshot(resolve(name, weights=weights, **hub_options(options)), read_config_file)
 
-
+# %% ../nbs/24_auto.ipynb #ed000021
 def family_at(
     name: str | os.PathLike,  # bundled name, folder or hub id
     options: dict[str, Any],  # arguments of `from_pretrained`; those about the hub are used
@@ -87,10 +91,12 @@ def family_at(
 def load_head(
     head: str,  # ending of the class's name: "ForMaskedLM"
     name: str | os.PathLike,
+    *,
+    framework: str = "pt",  # a key of `FRAMEWORKS`
     **options: Any,  # as of the models' `from_pretrained`
 ):
     "Load a model with a head, in the family that it is of."
-    return model_class(family_at(name, options), head).from_pretrained(name, **options)
+    return model_class(family_at(name, options), head, framework).from_pretrained(name, **options)
 
 # %% ../nbs/27_auto.ipynb #ed000010
 def tokenizer_at(
