@@ -8,7 +8,6 @@ Docs: https://convbert.github.io/convbert/keras/arrays.html.md"""
 __all__ = ['as_array', 'numbers', 'flatten', 'register_output']
 
 # %% ../../nbs/keras/01_arrays.ipynb #a1000004
-from collections.abc import Mapping
 from typing import Any
 
 import keras

@@ -8,7 +8,6 @@ Docs: https://convbert.github.io/convbert/keras/masked_lm.html.md"""
 __all__ = ['MaskedLMHead', 'masked_lm_head', 'score_words', 'MaskedLM']
 
 # %% ../../nbs/keras/14_masked_lm.ipynb #ae000004
-from collections.abc import Mapping
 from typing import Any
 
 from keras import ops

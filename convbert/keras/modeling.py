@@ -31,7 +31,6 @@ from convbert.keras.heads import (
 from .masked_lm import MaskedLM
 from .pretrained_model import TFPreTrainedModel
 from .pretraining_heads import ReplacedTokenDetection, SentenceOrderPreTraining
-from ..outputs import AlbertForPreTrainingOutput as TFAlbertForPreTrainingOutput
 
 # %% ../../nbs/keras/16_modeling.ipynb #b0000007
 class TFConvBertPreTrainedModel(TFPreTrainedModel):
