@@ -129,6 +129,7 @@ class FrameworkHooks:
     "What a framework says about its models."
 
     framework = "np"  # what a checkpoint is read as, see `read_state`
+    class_prefix = ""  # of the classes' names; files name PyTorch's, as in transformers
 
     @classmethod
     def read_weights(cls, folder: Path) -> dict[str, Array]:
@@ -168,7 +169,8 @@ class SavingMixin(FrameworkHooks):
         state = to_disk(self.key_map.for_config(self.config), state)
         limit = parse_size(max_shard_size)
         kinds = [str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if is_floating(tensor)]
-        config = {**self.config.to_dict(), "architectures": [type(self).__name__], "dtype": kinds[0]}
+        config = {**self.config.to_dict(), "dtype": kinds[0]}
+        config["architectures"] = [type(self).__name__.removeprefix(self.class_prefix)]
         config.pop("torch_dtype", None)  # the older name of "dtype", which would now contradict it
         text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
         with atomic_folder(folder, replaces=WEIGHT_PATTERNS) as staged:

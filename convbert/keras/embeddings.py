@@ -77,9 +77,13 @@ class Embeddings(ConfigLayer):
         inputs_embeds: Any = None,  # `(B, T, E)`, instead of ids
         token_type_ids: Any = None,  # `(B, T)`, zeros when absent
         position_ids: Any = None,  # `(B, T)`, 0 to T-1 when absent
+        training: bool = False,  # whether dropout is on
     ) -> Any:  # `(B, T, D)`
-        "Embed a batch of tokens."
+        "Embed a batch of tokens; the row of padding is not trained, as in PyTorch."
         words = self.word(input_ids) if inputs_embeds is None else inputs_embeds
+        if training and inputs_embeds is None and self.config.pad_token_id is not None:
+            pad = ops.equal(input_ids, self.config.pad_token_id)[..., None]
+            words = ops.where(pad, ops.stop_gradient(words), words)
         if position_ids is None:
             position_ids = ops.arange(ops.shape(words)[1])[None]
         x = words + self.position(position_ids)

@@ -87,6 +87,11 @@ class CheckedTrainingMixin(TrainingMixin):
         "Choose optimizer, loss and metrics, see `keras.Model.compile`."
         super().compile(*args, jit_compile=choose_jit(jit_compile), **options)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        "Compile as a `.keras` file says."
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def fit(self, x: Any = None, *args: Any, **options: Any):
         "Train, see `keras.Model.fit`."
         self.check_arrays(x)
