@@ -1,4 +1,4 @@
-"""ConvBERT, ELECTRA, ALBERT and DistilBERT in PyTorch, Keras and Flax, and their pipelines; each name is loaded on first use."""
+"""ConvBERT, ELECTRA, ALBERT and DistilBERT in PyTorch, Keras and Flax, and pipelines; each name is loaded when used."""
 
 __version__ = "0.1.0"
 

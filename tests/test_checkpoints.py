@@ -20,8 +20,9 @@ from convbert.checkpoints import LoadReport, from_disk, to_disk
 from convbert.families.convbert import CONVBERT_KEYS, ConvBertConfig
 from convbert.key_map import KeyMap
 from convbert.modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertModel
+from convbert.shards import parse_size, plan_shards
 from convbert.torch_loading import choose_dtype
-from convbert.weights import parse_size, plan_shards, read_state, write_state
+from convbert.weights import read_state, write_state
 
 SMALL = dict(
     vocab_size=61,

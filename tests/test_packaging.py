@@ -22,12 +22,16 @@ EXTRAS = (
     "anywidget",
     "datasets",
     "fastapi",
+    "flax",
     "ipywidgets",
+    "jax",
+    "keras",
     "matplotlib",
     "onnx",
     "pandas",
     "ray",
     "sentencepiece",
+    "tensorflow",
     "torchmetrics",
     "triton",
 )
@@ -86,7 +90,7 @@ def test_import_loads_no_heavy_package():
     assert not loaded("import convbert") & {"torch", "numpy", "tokenizers", "huggingface_hub", "transformers", *EXTRAS}
 
 
-@pytest.mark.parametrize("module", ["hub", "config", "tokenizers.classes"])
+@pytest.mark.parametrize("module", ["hub", "config", "loading", "outputs", "families.registry", "tokenizers.classes"])
 def test_text_side_needs_no_torch(module):
     assert not loaded(f"import convbert.{module}") & {"torch", "transformers", *EXTRAS}
 
@@ -151,7 +155,7 @@ def test_wheel_says_what_it_needs(built):
     needed = re.findall(r"^Requires-Dist: ([\w.-]+)[^;\n]*$", built["METADATA"], re.M)
     assert set(needed) == {"torch", "tokenizers", "safetensors", "huggingface_hub", "numpy", "tqdm"}
     extras = {line.partition(": ")[2] for line in lines if line.startswith("Provides-Extra")}
-    assert extras == {"albert", "widgets", "train", "onnx", "serve", "docs", "dev"}
+    assert extras == {"albert", "dev", "docs", "flax", "onnx", "serve", "tf", "train", "widgets"}
 
 
 def test_command_is_there():
