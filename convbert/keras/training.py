@@ -38,7 +38,22 @@ def named_targets(
 
 # %% ../../nbs/keras/11_training.ipynb #ab000009
 class TrainingMixin:
-    "What `fit`, `evaluate` and `predict` make of a model's output; it needs `targets`, `task_loss` and `check`."
+    "What `fit`, `evaluate` and `predict` make of a model's output; it needs `targets` and `check`."
+
+    def train_step(self, *data: Any) -> Any:
+        "A step of training; JAX gives its state first."
+        return super().train_step(*data[:-1], self.with_labels(data[-1]))
+
+    def test_step(self, *data: Any) -> Any:
+        "A step of evaluation."
+        return super().test_step(*data[:-1], self.with_labels(data[-1]))
+
+    def with_labels(self, batch: Any) -> tuple:
+        "A batch with `y` among the inputs too, where the model's own loss is wanted."
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        if self._compile_loss is None and y is not None:
+            x = {**(x if isinstance(x, Mapping) else {"input_ids": x}), **named_targets(self.targets, y)}
+        return x, y, sample_weight
 
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training=True):
         "The loss that `compile` was given, or else the model's own."
@@ -46,9 +61,7 @@ class TrainingMixin:
             return super().compute_loss(x, self.expected(x, y), scores(y_pred), sample_weight, training)
         if sample_weight is not None:
             raise ValueError("sample weights need a loss that knows them: compile(loss=...)")
-        asked = named_targets(self.targets, y)
-        loss = self.task_loss(y_pred, x, **asked) if asked else y_pred.get("loss")
-        if loss is None:
+        if (loss := y_pred.get("loss")) is None:
             wanted = " and ".join(self.targets) or "no labels at all"
             raise ValueError(f"there is no loss: {type(self).__name__} takes {wanted}; or compile(loss=...)")
         return sum(self.losses, loss)
