@@ -372,7 +372,9 @@ def test_bad_data(classifier):
     with pytest.raises(ValueError, match="takes labels"):
         classifier.fit({"input_ids": np.ones((2, 3), dtype="int32")}, verbose=0)
     with pytest.raises(ValueError, match="sample weights need a loss"):
-        classifier.fit({"input_ids": np.ones((2, 3), dtype="int32")}, np.ones(2), sample_weight=np.ones(2), verbose=0)
+        classifier.fit(
+            {"input_ids": np.ones((2, 3), dtype="int32")}, np.ones(2, "int32"), sample_weight=np.ones(2), verbose=0
+        )
 
 
 def test_bad_folders(tmp_path):
@@ -407,20 +409,18 @@ class NoTorch:
             raise ModuleNotFoundError("no torch here", name="torch")
 
 sys.meta_path.insert(0, NoTorch())
+import keras
 import numpy as np
 from convbert.keras import TFConvBertForMaskedLM
 
 model = TFConvBertForMaskedLM.from_pretrained(sys.argv[1])
-np.save(sys.argv[2] + "/logits.npy", model(np.load(sys.argv[1] + "/ids.npy")).logits)
+ids = np.load(sys.argv[1] + "/ids.npy")
+np.save(sys.argv[2] + "/logits.npy", model.predict({"input_ids": ids, "labels": ids}, verbose=0).logits)
 model.save_pretrained(sys.argv[2])
-import keras
 if keras.backend.backend() == "jax":
-    ids = np.load(sys.argv[1] + "/ids.npy")
     model.compile(keras.optimizers.Adam(0.01))
     losses = model.fit({"input_ids": ids}, ids, epochs=10, verbose=0).history["loss"]
     assert losses[-1] < losses[0], losses
-    predicted = model.predict({"input_ids": ids, "labels": ids}, verbose=0)
-    np.testing.assert_allclose(predicted.logits, model(ids).logits, atol=1e-4)
 """
 
 
@@ -436,9 +436,7 @@ def test_without_torch(backend, tmp_path):
     command = [sys.executable, "-c", WITHOUT_TORCH, str(tmp_path / "before"), str(tmp_path / "after")]
     (tmp_path / "after").mkdir()
     subprocess.run(command, check=True, env={**os.environ, "KERAS_BACKEND": backend})
-    np.testing.assert_allclose(
-        np.load(tmp_path / "after" / "logits.npy"), theirs(torch.tensor(ids)).logits.detach(), atol=2e-5
-    )
+    compare({"logits": np.load(tmp_path / "after" / "logits.npy")}, {"logits": theirs(torch.tensor(ids)).logits})
     again = modeling.ConvBertForMaskedLM.from_pretrained(tmp_path / "after")
     for name, x in theirs.state_dict().items():
         assert torch.equal(x, again.state_dict()[name]), name
