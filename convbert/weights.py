@@ -80,7 +80,7 @@ def read_bin(
     state = read_pickle(path)
     return state if framework == "pt" else {name: as_array(tensor) for name, tensor in state.items()}
 
-
+# %% ../nbs/16_weights.ipynb #20aa4133
 def read_foreign(
     path: Path,  # of TensorFlow or Flax, a file or an index
     framework: str = "pt",
@@ -96,7 +96,6 @@ def read_foreign(
         raise ImportError(f"{path} is read with {needed}") from error
     state = {name: np.array(array, order="C") for name, array in read(path).items()}
     return state if framework == "np" else {name: as_tensor(array) for name, array in state.items()}
-
 
 # %% ../nbs/16_weights.ipynb #55a2938d
 def read_state(
