@@ -1,5 +1,8 @@
 """Keras models against PyTorch's, from the same folders; and what users of Keras do with a model."""
 
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
