@@ -22,11 +22,11 @@ import numpy as np
 from .atomic import atomic_folder
 from .checkpoints import Array, LoadReport, compact, is_floating, to_disk
 from .compat import MODEL_ARGUMENTS, SAVE_ARGUMENTS, refuse_others, translate
+from .files import weight_files
 from .hub import Origin, resolve, trace
 from .key_map import KeyMap
-from .snapshots import read_snapshot
-from .files import weight_files
 from .shards import parse_size
+from .snapshots import read_snapshot
 from .weights import WEIGHT_PATTERNS, read_state, write_weights
 
 # %% ../nbs/18_loading.ipynb #7a8b9c0d

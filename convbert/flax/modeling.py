@@ -22,7 +22,13 @@ from ..families.albert import ALBERT
 from ..families.convbert import CONVBERT
 from ..families.distilbert import DISTILBERT
 from ..families.electra import ELECTRA
-from .heads import BaseModel, MultipleChoice, QuestionAnswering, SequenceClassification, TokenClassification
+from convbert.flax.heads import (
+    BaseModel,
+    MultipleChoice,
+    QuestionAnswering,
+    SequenceClassification,
+    TokenClassification,
+)
 from .masked_lm import MaskedLM
 from .pretrained_model import FlaxPreTrainedModel
 from .pretraining_heads import ReplacedTokenDetection, SentenceOrderPreTraining
