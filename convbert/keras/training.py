@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 
+from .arrays import on_tensorflow_cpu
 from ..outputs import ModelOutput
 
 # %% ../../nbs/keras/11_training.ipynb #ab000006
@@ -91,11 +92,7 @@ class TrainingMixin(LabelsMixin):
 # %% ../../nbs/keras/11_training.ipynb #ab00000b
 def choose_jit(jit_compile: bool | str) -> bool | str:
     "What 'auto' means: XLA, but not for TensorFlow on a CPU."
-    if jit_compile != "auto" or keras.backend.backend() != "tensorflow":
-        return jit_compile
-    import tensorflow as tf
-
-    return "auto" if tf.config.list_physical_devices("GPU") else False
+    return False if jit_compile == "auto" and on_tensorflow_cpu() else jit_compile
 
 
 class CompileMixin:
