@@ -63,6 +63,9 @@ SHAPES = {
 }
 CLASSES = [(kind, head) for kind, family in FAMILIES.items() for head in family.heads]
 CASES = [(kind, head, shape) for kind, head in CLASSES for shape in SHAPES[kind]]
+QUICK = [
+    (kind, head, shape) for kind, head, shape in CASES if shape == "plain" or (kind, head) == ("convbert", "Model")
+]
 PADDINGS = "right", "left", "holes", "none"
 NO_DROPOUT = "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "qa_dropout"
 NO_DROPOUT += "seq_classif_dropout", "summary_last_dropout"
@@ -108,7 +111,12 @@ def compare(ours, theirs, mask):
             close(a, b, f"{name}[{i}]")
 
 
-@pytest.mark.parametrize(("kind", "head", "shape"), CASES)
+def slow_unless(quick, cases):
+    """All cases, those that need not run each time marked."""
+    return [pytest.param(*case, marks=[] if case in quick else [pytest.mark.slow]) for case in cases]
+
+
+@pytest.mark.parametrize(("kind", "head", "shape"), slow_unless(QUICK, CASES))
 def test_outputs(kind, head, shape, generator):
     theirs, ours = make_pair(kind, head, **SHAPES[kind][shape])
     padding = PADDINGS[CASES.index((kind, head, shape)) % len(PADDINGS)]
@@ -150,7 +158,7 @@ def gradients_of(model, inputs):
     return jnp.square(output.last_hidden_state * mask).mean() + (0 if pooled is None else jnp.square(pooled).mean())
 
 
-@pytest.mark.parametrize(("kind", "head"), CLASSES)
+@pytest.mark.parametrize(("kind", "head"), slow_unless([case for case in CLASSES if case[0] == "convbert"], CLASSES))
 def test_gradients(kind, head, generator):
     shapes = list(SHAPES[kind])
     theirs, ours = make_pair(kind, head, **SHAPES[kind][shapes[len(head) % len(shapes)]])
@@ -424,7 +432,7 @@ def test_dropout_by_rngs():
     np.testing.assert_array_equal(run(model), run(model))
 
 
-@pytest.mark.parametrize("kept", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kept", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_bfloat16(tagger, kept):
     model, inputs = tagger
     half = type(model)(model.config, dtype=jnp.bfloat16, param_dtype=kept)
@@ -482,6 +490,7 @@ np.savez(sys.argv[3], loss=loss, logits=logits, up=up)
 """
 
 
+@pytest.mark.slow
 def test_four_devices(tagger, tmp_path):
     """Rows of the batch over one axis of a mesh, features of the layers over the other."""
     model, inputs = tagger
