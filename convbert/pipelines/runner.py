@@ -21,7 +21,7 @@ import numpy as np
 from ..auto import load_head, model_class
 from ..families.family import Family
 from ..families.registry import TASK_HEADS
-from ..frameworks import FRAMEWORKS, Framework, find_framework, framework_of
+from ..frameworks import FRAMEWORKS, Framework, find_framework, framework_of, import_library
 from .batches import plan_batches
 
 # %% ../../nbs/pipelines/05_runner.ipynb #c5b00007
@@ -145,8 +145,9 @@ MODULES = {"pt": "torch_runner", "tf": "keras_runner", "flax": "flax_runner"}
 @cache
 def find_runner(
     name: str,  # a key of `FRAMEWORKS`
-) -> ModelRunner:
+) -> ModelRunner:  # raises `ImportError` with the command that installs what is missing
     "The runner of a framework."
+    import_library(FRAMEWORKS[name].base[0])
     return import_module(f"convbert.pipelines.{MODULES[name]}").RUNNER
 
 
