@@ -32,7 +32,7 @@ from convbert.visualize.ablation import (
     top_changes,
 )
 from .ablation_figures import answer_label_width, draw_changes, draw_effect_grids, plot_knock_outs
-from .encoded_text import capture_warnings, load_model, name_model
+from .encoded_text import capture_warnings, check_text, load_model, name_model
 from .style import LIGHT, new_figure
 from .widgets import TextView, as_key, as_utf8, pack_numbers
 
@@ -261,6 +261,7 @@ def knockout_view(
 ) -> KnockoutView:
     "Switch heads off and watch the prediction change."
     check_counts(top_k=top_k)
+    check_text(text, "text")
     title = f"The heads of {name_model(model)}, switched off one by one"
     model, tokenizer = load_model(model, tokenizer, infer_task(model))
     return KnockoutView(model, tokenizer, (text, text_pair), title=title, silenced=list(silenced), top_k=top_k)

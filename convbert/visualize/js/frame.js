@@ -16,6 +16,10 @@ function keepKeys(root) {
   root.addEventListener("focusin", (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true"));
   const stop = (event) => event.stopPropagation();
   for (const type of ["keydown", "keypress", "keyup"]) root.addEventListener(type, stop);
+  const leave = ({ target }) => !root.contains(target) && root.contains(document.activeElement) && unfocus();
+  const unfocus = () => document.activeElement.blur(); // JupyterLab leaves the focus where it is in a notebook
+  document.addEventListener("pointerdown", leave, true);
+  return () => document.removeEventListener("pointerdown", leave, true);
 }
 
 /**
@@ -92,6 +96,7 @@ function makeKeys(keys) {
   const list = make("dl", { class: "cv-keylist", id, hidden: true }, ...rows);
   const toggle = () => {
     list.hidden = !list.hidden;
+    if (!list.hidden) list.scrollIntoView({ block: "nearest" });
     button.setAttribute("aria-expanded", String(!list.hidden));
   };
   const state = { "aria-expanded": "false", "aria-controls": id };
@@ -127,7 +132,7 @@ function makeTools(model, root, { picture, numbers, keys }) {
   model.on("msg:custom", arrived);
   const help = makeKeys(keys);
   const row = make("div", { class: "cv-tools", role: "group", "aria-label": "save, copy, keys" });
-  row.append(said, ...tools.filter(Boolean), help.button);
+  row.append(...tools.filter(Boolean), help.button, said);
   return { row, help, stop: () => model.off("msg:custom", arrived) };
 }
 
@@ -141,13 +146,12 @@ export function showView(model, el, { look = "", asks, parts, picture, numbers, 
   const gone = make("p", { class: "cv-note cv-gone", role: "status" }, GONE);
   const { row, help, stop } = makeTools(model, root, { picture, numbers, keys });
   if (model.get("still")) root.append(make("style", {}, hide(model.get("still"))));
-  root.append(...[titleOf(model), gone, row, help.list, late, ...parts].filter(Boolean));
+  root.append(...[titleOf(model), gone, late, ...parts, row, help.list].filter(Boolean));
   root.addEventListener("keydown", (event) => {
     if (event.key === "?" && !event.target.matches("input[type=text]:not([readonly])")) help.toggle();
   });
-  keepKeys(root);
   el.append(root);
-  const forget = keepUp(model, asks, root, late);
-  return () => [...stops, stop, forget].forEach((end) => end());
+  const ends = [...stops, stop, keepKeys(root), keepUp(model, asks, root, late)];
+  return () => ends.forEach((end) => end());
 }
 
