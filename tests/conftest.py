@@ -11,11 +11,7 @@ from hypothesis import strategies as st
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton looks once, when something first imports it
 with suppress(ImportError):
-<<<<<<< HEAD
     import triton  # noqa: F401  (after TensorFlow, which some tests need, its import would crash)
-=======
-    import triton.runtime  # noqa: F401  # after TensorFlow, Triton crashes: each brings an LLVM of its own
->>>>>>> 5e598c95f99d481bb4b125198d72409ea20b6e91
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL = "file:", "data:", "blob:"
