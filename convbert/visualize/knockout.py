@@ -25,7 +25,6 @@ from convbert.visualize.ablation import (
     Ablations,
     Change,
     KnockOuts,
-    ablation_effects,
     ablation_target,
     compare_predictions,
     infer_task,
