@@ -38,13 +38,14 @@ class LayerNorm(keras.layers.LayerNormalization):
             return super().call(x)
         import tensorflow as tf
 
-        rows = tf.reshape(x, (-1, x.shape[-1]))
+        rows, none = tf.reshape(x, (-1, x.shape[-1])), tf.constant([])
         count = tf.shape(rows)[0]
-        images = tf.reshape(rows, (1, count, x.shape[-1], 1))
-        ones, zeros = tf.ones([count]), tf.zeros([count])
-        options = {"epsilon": self.epsilon, "data_format": "NCHW", "is_training": True}
-        normal = tf.raw_ops.FusedBatchNormV3(x=images, scale=ones, offset=zeros, mean=[], variance=[], **options)
-        return tf.reshape(normal.y, tf.shape(x)) * self.gamma + self.beta
+        images = tf.reshape(rows, tf.stack([1, count, x.shape[-1], 1]))
+        scale = {"scale": tf.fill([count], 1.0), "offset": tf.fill([count], 0.0), "mean": none, "variance": none}
+        how = {"epsilon": self.epsilon, "data_format": "NCHW", "is_training": True}
+        normal = tf.reshape(tf.raw_ops.FusedBatchNormV3(x=images, **scale, **how).y, tf.shape(rows))
+        gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
+        return tf.reshape(normal * gamma + beta, tf.shape(x))
 
 # %% ../../nbs/keras/02_config_layer.ipynb #a200000a
 class PartsMixin:
