@@ -152,7 +152,6 @@ TOKENIZER_ARGUMENTS = FILE_ARGUMENTS | {
 # %% ../nbs/05_compat.ipynb #c0000012
 PROCESSORS = "feature_extractor", "image_processor", "video_processor", "processor"
 PIPELINE_ARGUMENTS = MODEL_ARGUMENTS | {
-    "framework": refuse("pipelines run in PyTorch, or an exported graph in ONNX Runtime", "pt"),
     "use_fast": IGNORED,
     **{name: refuse("this model reads text only: pass tokenizer=...") for name in PROCESSORS},
     "pipeline_class": refuse("make it yourself: TheClass(model, tokenizer)"),

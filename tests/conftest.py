@@ -1,6 +1,7 @@
 """What all tests share: the data folder and seeded random numbers."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton looks once, when something first imports it
+with suppress(ImportError):
+    import triton  # noqa: F401  (after TensorFlow, which some tests need, its import would crash)
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL = "file:", "data:", "blob:"

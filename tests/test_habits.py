@@ -376,7 +376,6 @@ def test_options_when_a_pipeline_is_made(fill):
         ("fill-mask", {"topk": 2, "top_q": 1}, "fill-mask has no option 'top_q'. Did you mean 'top_k'"),
         ("fill-mask", {"aggregation_strategy": "simple"}, "fill-mask has no option 'aggregation_strategy'"),
         ("text-classification", {"truncation": False}, "always cut"),
-        ("text-classification", {"framework": "tf"}, "PyTorch"),
     ],
 )
 def test_options_that_are_answered(task, options, words):

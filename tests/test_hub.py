@@ -170,8 +170,8 @@ def test_sharded(served, tmp_path, stem, ending):
 
 
 def test_no_weights_that_we_read(served, tmp_path):
-    served.repos["who/tf"] = {"main": make(tmp_path / "tf", {"config.json": CONFIG, "tf_model.h5": "t"})}
-    with pytest.raises(FileNotFoundError, match=r"'who/tf' has no weights that we read.*tf_model\.h5"):
+    served.repos["who/tf"] = {"main": make(tmp_path / "tf", {"config.json": CONFIG, "rust_model.ot": "t"})}
+    with pytest.raises(FileNotFoundError, match=r"'who/tf' has no weights that we read.*rust_model\.ot"):
         resolve("who/tf")
     assert listing(resolve("who/tf", weights=False)) == ["config.json"]
 

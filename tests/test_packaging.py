@@ -155,7 +155,7 @@ def test_wheel_says_what_it_needs(built):
     needed = re.findall(r"^Requires-Dist: ([\w.-]+)[^;\n]*$", built["METADATA"], re.M)
     assert set(needed) == {"torch", "tokenizers", "safetensors", "huggingface_hub", "numpy", "tqdm"}
     extras = {line.partition(": ")[2] for line in lines if line.startswith("Provides-Extra")}
-    assert extras == {"albert", "dev", "docs", "flax", "onnx", "serve", "tf", "train", "widgets"}
+    assert extras == {"albert", "dev", "docs", "flax", "notebook", "onnx", "serve", "tf", "train", "widgets"}
 
 
 def test_command_is_there():

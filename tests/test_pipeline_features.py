@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -92,9 +93,8 @@ def test_no_vector_holds_the_padded_batch_in_memory(features):
     for pooling in (None, "cls", "mean"):
         for tensor in features(TEXTS, pooling=pooling, return_tensors=True):
             assert tensor.untyped_storage().nbytes() == tensor.numel() * 4
-        batch, row = torch.rand(64, 300, 8), EncodedInput([2, 7, 3], metadata=slice(0, 3))
-        kept = pool_window(batch[5], row, pooling)
-        assert kept.untyped_storage().nbytes() == kept.numel() * 4
+        batch, row = np.ones((64, 300, 8)), EncodedInput([2, 7, 3], metadata=slice(0, 3))
+        assert pool_window(batch[5], row, pooling).base is None
 
 
 def test_a_pair_is_read_as_a_pair(features):

@@ -66,7 +66,8 @@ def rows_of(qa, item, top_k, max_seq_len=384, doc_stride=None, max_answer_len=15
         with torch.inference_mode():
             output = qa.model(torch.tensor([row.input_ids]), token_type_ids=torch.tensor([row.token_type_ids]))
         count = 2 * top_k + 10 if align_to_words else top_k
-        kept.append(best_spans(stack_logits(output)[0], row, count, max_answer_len))
+        logits = stack_logits(output.start_logits.numpy(), output.end_logits.numpy())
+        kept.append(best_spans(logits[0], row, count, max_answer_len))
     return rows, kept
 
 
@@ -76,7 +77,7 @@ def their_rule(item, rows, kept, top_k, align_to_words=True, handle_impossible_a
     for row, spans in zip(rows, kept, strict=True):
         total = 1.0
         for side in (spans.start, spans.end):
-            total *= 1 + side.exp().sum().item()
+            total *= 1 + np.exp(side).sum()
         least = min(least, 1 / total)
         for score, *place in spans.candidates:
             start, end = row.metadata.char_span(*place, align_to_words)
@@ -275,7 +276,7 @@ def in_rows(start, end, longest, parts, shifts):
     rows = [EncodedInput([], metadata=ContextWindow(context, a, b, 3)) for a, b in parts]
     kept = []
     for (a, b), row, shift in zip(parts, rows, shifts, strict=True):
-        logits = torch.tensor([[0.0, 9, 9, *start[a:b]], [0.0, 9, 9, *end[a:b]]], dtype=torch.float64) + shift
+        logits = np.array([[0.0, 9, 9, *start[a:b]], [0.0, 9, 9, *end[a:b]]]) + shift
         kept.append(best_spans(logits, row, None, longest))
     return (None, text), rows, kept
 

@@ -580,7 +580,7 @@ def test_training_that_cannot_be(iterator, size, message):
         (("ship",), {"padding": "longst"}, "padding='longst'.*Did you mean 'longest'"),
         (("ship",), {"padding": 1}, "padding=1 must be one of"),
         (("ship",), {"truncation": "only_frist"}, "Did you mean 'only_first'"),
-        (("ship",), {"return_tensors": "tf"}, "return_tensors='tf' must be one of"),
+        (("ship",), {"return_tensors": "torch"}, "return_tensors='torch' must be one of"),
         (("ship",), {"max_lenght": 9}, "unknown option max_lenght=9.*Did you mean 'max_length'"),
         (("ship",), {"truncation": True, "max_length": 2}, "max_length=2 leaves 0 tokens of text"),
         (("ship",), {"truncation": True, "max_length": 0}, "max_length=0 must be at least 1"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from convbert import ConvBertTokenizerFast
-from convbert.pipelines.tasks import TASKS
+from convbert.auto import model_for
 
 MODELS = Path(__file__).parent.parent / "convbert" / "models"
 
@@ -161,7 +161,7 @@ def bundle(name: str, runs: Path) -> None:
     source, target = runs / f"{name}-pretrained", MODELS / name
     training = json.loads((source / "training.json").read_text())
     scores = json.loads((runs / f"{name}.json").read_text())
-    model = TASKS[training["facts"]["task"]].model_class.from_pretrained(source, dtype=torch.float16)
+    model = model_for(training["facts"]["task"], "convbert").from_pretrained(source, dtype=torch.float16)
     model.save_pretrained(target)
     ConvBertTokenizerFast.from_pretrained(source).save_pretrained(target)
     (target / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from convbert import ConvBertConfig, ConvBertTokenizerFast
-from convbert.pipelines.tasks import TASKS
+from convbert.auto import model_for
 from convbert.training.data import Masking
 from convbert.training.evaluation import evaluate_model
 from convbert.training.examples import Preprocessing
@@ -185,7 +185,7 @@ def fresh(task: str, work, seed: int = 0):
     names = {"id2label": dict(enumerate(work.labels.names))} if work.labels.names else {}
     torch.manual_seed(seed)
     config = ConvBertConfig.from_pretrained("convbert-tiny", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
-    return TASKS[task].model_class(config.replace(**names))
+    return model_for(task, config)(config.replace(**names))
 
 
 def take_lessons(lessons: list[tuple], task: str, rows: list[dict], start, folder: Path, **how) -> object:
@@ -230,8 +230,8 @@ def train(name: str, start: str, data: Path, runs: Path) -> dict:
         for seed, way in enumerate(ways):
             finetune(deepcopy(model), files, task, way, labels=labels, device="cpu", seed=seed, **how, **plan)
         if seeds > 1:
-            average(ways, TASKS[task].model_class, folder)
-    network = TASKS[task].model_class.from_pretrained(folder)
+            average(ways, model_for(task, "convbert"), folder)
+    network = model_for(task, "convbert").from_pretrained(folder)
     reading = Preprocessing(tokenizer, work.labels, plan.get("max_length", 128), plan.get("stride", 64))
     found = evaluate_model(network, tokenizer, work.evaluation, work.train, task, reading)
     return {"dev": dev.parent.name, "rows": len(work.evaluation), start: found.scores, found.rule: found.baseline}

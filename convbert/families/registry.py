@@ -63,9 +63,10 @@ def split_name(
 def wrong_head(
     needed: str,  # ending of the class that is needed: "ForMaskedLM"
     found: type,  # class of the model that was given, perhaps of another library
+    prefix: str = "",  # of the framework's classes: "TF"
 ) -> str:  # "a ConvBertForMaskedLM, got a ConvBertModel"
     "The end of a message about a model with another head."
     family = getattr(found, "family", None)
-    wanted = f"{family.prefix}{needed}" if isinstance(family, Family) else f"model with the head {needed}"
+    wanted = f"{prefix}{family.prefix}{needed}" if isinstance(family, Family) else f"model with the head {needed}"
     named = [f"{'an' if name[0] in 'AEIOU' else 'a'} {name}" for name in (wanted, found.__name__)]
     return ", got ".join(named)

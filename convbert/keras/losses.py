@@ -12,7 +12,7 @@ from typing import Any
 
 from keras import backend, ops
 
-from ..input_checks import check_ids
+from ..input_checks import check_ids, fits_shape
 from .arrays import numbers
 
 # %% ../../nbs/keras/10_losses.ipynb #aa000006
@@ -67,7 +67,7 @@ def classification_loss(
         return cross_entropy(logits, ops.reshape(labels, (-1,)))
     if len(labels.shape) == 1 and logits.shape[-1] == 1:
         labels = labels[:, None]
-    if None not in (*labels.shape, *logits.shape) and tuple(labels.shape) != tuple(logits.shape):
+    if not fits_shape(labels.shape, logits.shape):
         raise ValueError(f"{problem_type} needs labels of shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
     if problem_type == "multi_label_classification":
         return binary_cross_entropy(logits, labels)

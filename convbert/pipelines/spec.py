@@ -11,10 +11,9 @@ __all__ = ['TaskSpec', 'RunOptions', 'check_top_k', 'try_call', 'RunStats']
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
-from torch import Tensor, nn
+import numpy as np
 
 from .batches import EncodedInput
 from ..validation import check_counts
@@ -27,9 +26,10 @@ class TaskSpec:
     parse: Callable[[Any], Any]  # an input in the form that the task works with; raises what is wrong with it
     preprocess: Callable[[list], list[list[EncodedInput] | Exception]]  # rows of each input, or what is wrong with it
     postprocess: Callable[[Any, list[EncodedInput], list], Any]  # the result, from an input, its rows and their outputs
-    forward: Callable[[nn.Module, dict[str, Tensor]], Any] = lambda model, batch: model(**batch, return_dict=True)
-    scores: Callable[[Any], Tensor] = attrgetter("logits")  # `(B, …)`, from what the model returns
-    reduce: Callable[[Tensor, EncodedInput], Any] = lambda scores, row: scores  # what is kept of a row's scores
+    arrange: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda batch: batch  # as the model takes it
+    outputs: tuple[str, ...] = ("logits",)  # of the model, that are of interest
+    scores: Callable[..., np.ndarray] = lambda logits: logits  # `(B, …)`, from these outputs
+    reduce: Callable[[np.ndarray, EncodedInput], Any] = lambda scores, row: scores  # what is kept of a row's scores
     advice: str = ""  # what a caller can do about a text that is too long
 
 

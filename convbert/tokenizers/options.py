@@ -86,7 +86,7 @@ CHOICES = {
     "padding": (*PADDING_STRATEGIES, False, None, "do_not_pad"),
     "truncation": (*TRUNCATION_STRATEGIES, False, None, "do_not_truncate"),
     "padding_side": (None, "right", "left"),
-    "return_tensors": (None, "pt", "np"),
+    "return_tensors": (None, "pt", "np", "tf", "jax"),
 }
 
 # %% ../../nbs/tokenizers/01_options.ipynb #ad17080e
@@ -102,7 +102,7 @@ class CallOptions:
     is_split_into_words: bool = False  # the texts are lists of words
     pad_to_multiple_of: int | None = None  # round the padded length up
     padding_side: str | None = None  # None: the tokenizer's
-    return_tensors: str | None = None  # "pt", "np", or None for lists
+    return_tensors: str | None = None  # "pt", "np", "tf", "jax", or None for lists
     return_token_type_ids: bool | None = None  # None: if the model takes them
     return_attention_mask: bool | None = None  # None: yes
     return_overflowing_tokens: bool = False  # what was cut off comes back as further rows

@@ -11,7 +11,7 @@ __all__ = ['padding_settings', 'as_lists', 'as_rows', 'pad_row', 'PaddingMixin']
 from collections.abc import Mapping
 from typing import Any
 
-from .batch_encoding import BatchEncoding, to_tensor
+from .batch_encoding import BatchEncoding
 from .inputs import is_list
 from .options import NO_LIMIT, CallOptions
 
@@ -89,7 +89,7 @@ class PaddingMixin:
         pad_to_multiple_of: int | None = None,  # round the length up
         padding_side: str | None = None,  # None: the tokenizer's
         return_attention_mask: bool | None = None,  # None: yes
-        return_tensors: str | None = None,  # "pt", "np", or None for lists
+        return_tensors: str | None = None,  # "pt", "np", "tf", "jax", or None for lists
         verbose: bool = True,  # unused: nothing is said
     ) -> BatchEncoding:
         "Fill the rows up to one length."
@@ -106,5 +106,5 @@ class PaddingMixin:
         names = [name for name in rows[0] if name != "attention_mask" or return_attention_mask is not False]
         columns = {name: [row[name] for row in rows] for name in names}
         if return_tensors:
-            return BatchEncoding({name: to_tensor(name, each, return_tensors) for name, each in columns.items()})
+            return BatchEncoding(columns).convert_to_tensors(return_tensors)
         return BatchEncoding(columns if batched else {name: each[0] for name, each in columns.items()})

@@ -214,7 +214,7 @@ def collate(
     for name, values in {**columns, "attention_mask": ones}.items():
         nested = choices and isinstance(values[0], list)
         rows = list(chain.from_iterable(values)) if nested else values
-        tensor = pad_sequences(rows, fills.get(name, 0)) if isinstance(rows[0], list) else torch.tensor(rows)
+        tensor = torch.tensor(pad_sequences(rows, fills.get(name, 0)) if isinstance(rows[0], list) else rows)
         batch[name] = tensor.unflatten(0, (len(values), -1)) if nested else tensor
     return batch
 

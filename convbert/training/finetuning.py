@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from ..auto import AutoTokenizer
-from ..pipelines.base import choose_device
+from ..pipelines.torch_models import choose_device
 from ..tokenizers.base import PreTrainedTokenizer
 from ..tokenizers.options import make_options, takes
 from .data import MaskedBatches, Masking, encode_documents

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..auto import load_head
 from ..families.registry import TASK_HEADS, wrong_head
-from ..pipelines.tasks import TASKS
+from ..pipelines.torch_models import HEADS
 from ..tokenizers.base import PreTrainedTokenizer
 from .labels import Labels
 
@@ -54,8 +54,7 @@ def load_initial_model(
 # %% ../../nbs/training/22_initial_model.ipynb #c69ab9de
 def check_initial_model(network: nn.Module, task: str, labels: Labels) -> nn.Module:
     "Check a model that the caller has made, and set the names of these labels."
-    kind = TASKS[task].model_class
-    if not isinstance(network, kind):
+    if not isinstance(network, HEADS[TASK_HEADS[task]]):
         raise TypeError(f"{task} needs {wrong_head(TASK_HEADS[task], type(network))}")
     wanted = 1 if labels.problem_type == "regression" else len(labels.names) or network.config.num_labels
     if network.config.num_labels != wanted:

@@ -24,8 +24,9 @@ from ..auto import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, model_for, t
 from ..config import EncoderConfig
 from ..families.convbert import ConvBertConfig
 from ..masked_lm import MaskedLM
-from ..pipelines.base import choose_device, refuse_untrained
+from ..pipelines.base import refuse_untrained
 from ..pipelines.outputs import escape_markdown
+from ..pipelines.torch_models import choose_device
 from ..tokenizers.base import PreTrainedTokenizer
 from .data import MaskedBatches, Masking, check_files, encode_documents, hold_out, load_documents
 from .distributed import join_process_group, log_once

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..auto import tokenizer_class
+from ..frameworks import framework_of
 from ..pipelines.base import Pipeline
 from ..pipelines.tasks import pipeline
 from ..tokenizers.base import PreTrainedTokenizer
@@ -33,7 +34,13 @@ def load_model(
     if isinstance(model, str | Path):
         model = pipeline(task, model, tokenizer=tokenizer)
     if isinstance(model, Pipeline):
-        return model.model, model.tokenizer
+        model, tokenizer = model.model, model.tokenizer
+    found = framework_of(model)
+    if found and found.name != "pt":
+        raise TypeError(
+            f"views read PyTorch models, and this {type(model).__name__} is of {found.title}: save it with "
+            "save_pretrained, and name its folder"
+        )
     if not isinstance(model, nn.Module) or not hasattr(model, "encoder"):
         raise TypeError(f"model must be a name, a folder, a pipeline or a convbert model, got {type(model).__name__}")
     if tokenizer is None:
