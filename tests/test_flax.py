@@ -201,7 +201,6 @@ def test_folders_go_both_ways(kind, head, tmp_path):
     for name, x in theirs.state_dict().items():
         assert torch.equal(again.state_dict()[name], x), name
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("torch", "flax")]
-    assert configs[1].pop("architectures") == [type(ours).__name__] and configs[0].pop("architectures")
     assert configs[0] == configs[1]
 
 
