@@ -201,7 +201,6 @@ def test_folders_go_both_ways(kind, head, tmp_path):
     for name, x in theirs.state_dict().items():
         assert torch.equal(again.state_dict()[name], x), name
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("torch", "flax")]
-    assert configs[1].pop("architectures") == [type(ours).__name__] and configs[0].pop("architectures")
     assert configs[0] == configs[1]
 
 
@@ -326,7 +325,7 @@ def test_bad_folders(tmp_path):
     with pytest.raises(ValueError, match="cannot read"):
         flax_side.FlaxDistilBertModel.from_pretrained(folder)
     (folder / "model.safetensors").rename(folder / "flax_model.msgpack")
-    with pytest.raises(ValueError, match="no msgpack of Flax"):
+    with pytest.raises(ValueError, match="flax_model.msgpack: it is cut short, damaged"):
         flax_side.FlaxDistilBertModel.from_pretrained(folder)
     (folder / "flax_model.msgpack").unlink()
     with pytest.raises(FileNotFoundError, match="has no weights"):
@@ -366,7 +365,7 @@ def test_a_pickle_without_torch(tmp_path):
 @pytest.fixture(scope="module")
 def tagger():
     """A small model and a batch for it."""
-    _, model = make_pair("convbert", "ForTokenClassification", embedding_size=8)
+    _, model = make_pair("convbert", "ForTokenClassification", embedding_size=8, num_hidden_layers=1)
     inputs = make_inputs("convbert", "ForTokenClassification", model.config, torch.Generator().manual_seed(0))
     return model, numpy(inputs)
 
