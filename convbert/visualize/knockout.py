@@ -80,7 +80,7 @@ class KnockoutTraits(TextView):
     first = traitlets.List(help="per mask: the first answer and its probability").tag(sync=True)
     computed = traitlets.Int(help="ablations that have been run, of `total`").tag(sync=True)
     total = traitlets.Int().tag(sync=True)
-    effects = traitlets.Bytes(help="of each head, `(L, 2, H)`; NaN where it has not been computed").tag(sync=True, size=4)
+    effects = traitlets.Bytes(help="of each head, `(L, 2, H)`; NaN before it is computed").tag(sync=True, size=4)
     layer_effects = traitlets.Bytes(help="of each layer and kind, `(L, 2)`").tag(sync=True, size=4)
     kind_effects = traitlets.Bytes(help="of each kind, `(2,)`").tag(sync=True, size=4)
     changes = traitlets.List(help="per mask: rows of `[answer, before, after]`").tag(sync=True)
