@@ -242,7 +242,7 @@ def test_keys_of_a_view(open_book):
     book.expect(1, "1 1 0 1")
 
 
-# -- texts of all kinds, and what is taken out of a view ------------------------------------------------------------------
+# -- texts of all kinds, and what is taken out of a view ---------------------------------------------------------------
 
 PAIR = "The old man sat by the sea.", "Was his ship coming home?"
 CHINESE = "船驶过大海 🚢 to the old harbour 👩‍🚀."

@@ -16,6 +16,7 @@ from conftest import ROOT
 from pages import write_pages
 
 from convbert.tokenizers.classes import ConvBertTokenizerFast
+from convbert.visualize import packing
 from convbert.visualize.encoded_text import load_model
 from convbert.visualize.head_contributions import head_split
 
@@ -165,14 +166,14 @@ def test_page_holds_every_answer_once(split):
     packed = data["answers"]["[1]"]["conv_kernel"]
     planes = np.frombuffer(zlib.decompress(base64.b85decode(packed["packed"].replace(".", "<"))), np.uint8)
     kernels = torch.cat([split.conv_kernel[1], split.conv_kernel[1].mean(0, keepdim=True)])
-    assert planes.reshape(2, -1).T.tobytes() == widgets.pack_weights(kernels)
+    assert planes.reshape(2, -1).T.tobytes() == packing.pack_weights(kernels)
 
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_packed_numbers_arrive(size, open_page, tmp_path):
     """All byte values and every length of the last group: what Python packs, the script of a page reads."""
     rows = [bytes((i * 37 + n) % 256 for i in range(size * n)) for n in range(1, 12)]
-    checks = json.dumps([[widgets.compress_numbers(row, size), list(row)] for row in rows])
+    checks = json.dumps([[packing.compress_numbers(row, size), list(row)] for row in rows])
     check = f"""
       const seen = [];
       for (const [packed, bytes] of {checks}) {{

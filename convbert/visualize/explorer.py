@@ -32,7 +32,8 @@ from convbert.visualize.mask_prediction import (
     predict_mask,
     strongest_head,
 )
-from .widgets import TextView, as_utf8, pack_numbers, pack_weights
+from .packing import pack_numbers, pack_weights
+from .widgets import TextView, as_utf8
 
 # %% ../../nbs/visualize/11_explorer.ipynb #69d6fbea
 class ExplorerTraits(TextView):

@@ -32,8 +32,9 @@ from convbert.visualize.ablation import (
 )
 from .ablation_figures import answer_label_width, draw_changes, draw_effect_grids, plot_knock_outs
 from .encoded_text import capture_warnings, check_text, load_model, name_model
+from .packing import pack_numbers
 from .style import LIGHT, new_figure
-from .widgets import TextView, as_key, as_utf8, pack_numbers
+from .widgets import TextView, as_key, as_utf8
 
 # %% ../../nbs/visualize/10_knockout.ipynb #f4587b91
 KINDS = ("attention", "conv")
@@ -79,7 +80,7 @@ class KnockoutTraits(TextView):
     first = traitlets.List(help="per mask: the first answer and its probability").tag(sync=True)
     computed = traitlets.Int(help="ablations that have been run, of `total`").tag(sync=True)
     total = traitlets.Int().tag(sync=True)
-    effects = traitlets.Bytes(help="of each head, see `KnockOuts`, `(L, 2, H)`; NaN for what has not been run").tag(sync=True, size=4)
+    effects = traitlets.Bytes(help="of each head, `(L, 2, H)`; NaN before it is computed").tag(sync=True, size=4)
     layer_effects = traitlets.Bytes(help="of each layer and kind, `(L, 2)`").tag(sync=True, size=4)
     kind_effects = traitlets.Bytes(help="of each kind, `(2,)`").tag(sync=True, size=4)
     changes = traitlets.List(help="per mask: rows of `[answer, before, after]`").tag(sync=True)

@@ -19,7 +19,8 @@ from ..validation import suggest
 from .encoded_text import capture_warnings, name_model
 from .figures import plot_share, plot_token
 from .head_contributions import HeadSplit, head_split
-from .widgets import View, as_utf8, pack_numbers, pack_weights
+from .packing import pack_numbers, pack_weights
+from .widgets import View, as_utf8
 
 # %% ../../nbs/visualize/09_views.ipynb #0fdadff8
 def with_mean(
