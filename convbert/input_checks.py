@@ -71,7 +71,8 @@ def check_ids(
         return
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= size:
-        grown = ": is this the model's own tokenizer? After add_tokens: model.resize_token_embeddings(len(tokenizer))"
+        grown = ": is this the model's own tokenizer? After add_tokens, in PyTorch: "
+        grown += "model.resize_token_embeddings(len(tokenizer))"
         bad, hint = (low if low < 0 else high), grown if name == "token id" else ""
         raise ValueError(f"{name} {bad} is outside {table}={size}{hint}")
 

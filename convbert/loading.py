@@ -54,7 +54,8 @@ def check_report(report: LoadReport, loaded: Mapping[str, Array], base: str, ign
         sizes = "; ".join(map(str, some)) + (f"; and {more} more" if more > 0 else "")
         way = "Change the config, or pass ignore_mismatched_sizes=True to start these afresh."
         if any(item.name.endswith("embeddings.word.weight") for item in report.mismatched):
-            way += " For a vocabulary that has grown: load, then model.resize_token_embeddings(len(tokenizer))."
+            way += " For a vocabulary that has grown: load, then, in PyTorch, "
+            way += "model.resize_token_embeddings(len(tokenizer))."
         raise ValueError(f"{sizes}. {way}")
     if not any(name.startswith(base) for name in loaded):
         raise ValueError(f"no parameter of the encoder is in it; it holds {compact(report.unexpected) or 'nothing'}")

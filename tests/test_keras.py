@@ -126,6 +126,8 @@ def test_other_inputs_equal_pytorch(kind, generator, tmp_path):
     with torch.no_grad():
         for given in ({"input_ids": ids}, {"inputs_embeds": words}, {"input_ids": ids, "position_ids": places}):
             compare(ours(as_numpy({**given, "head_mask": heads})), theirs(**given, head_mask=heads))
+        if len(config.head_kinds) == 1:
+            compare(ours(ids.numpy(), head_mask=heads[:, 0].numpy()), theirs(ids, head_mask=heads[:, 0]))
     as_tuple = ours(ids.tolist(), return_dict=False)
     np.testing.assert_array_equal(as_tuple[0], ours(tf.constant(ids.numpy())).last_hidden_state)
 
@@ -269,6 +271,13 @@ def test_a_keras_file_keeps_everything(texts, tmp_path):
     np.testing.assert_allclose(again.evaluate(x, y, verbose=0), model.evaluate(x, y, verbose=0), atol=1e-6)
 
 
+def test_a_keras_file_in_a_new_process(tmp_path):
+    """The package alone is imported, and none of its classes."""
+    small().save(tmp_path / "model.keras")
+    load = "import sys, keras, convbert.keras; keras.saving.load_model(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", load, str(tmp_path / "model.keras")], check=True)
+
+
 def test_a_saved_model_serves_any_size(texts, tmp_path):
     x, model = texts[0], small("TFElectraForMultipleChoice")
     model.export(tmp_path / "choices", verbose=False)
@@ -290,11 +299,15 @@ def test_part_of_a_functional_model(texts, tmp_path):
 
 
 def test_any_mask_and_any_array(texts):
-    x, model = texts[0], small()
+    x, model = {name: value.copy() for name, value in texts[0].items()}, small()
     expected = model(x).logits
     for kind in ("bool", "int8", "uint8", "int32", "float32"):
         given = dict(input_ids=x["input_ids"].tolist(), attention_mask=tf.constant(x["attention_mask"].astype(kind)))
         np.testing.assert_array_equal(model(**given).logits, expected)
+    x["attention_mask"][:, 0] = 0  # padding comes first
+    expected = model(x).logits
+    for other in (0.5, 1 + np.arange(6) % 2):  # whatever is not zero is a real token
+        np.testing.assert_array_equal(model(x["input_ids"], x["attention_mask"] * other).logits, expected)
     in_graph = tf.function(lambda ids, mask: model(ids, mask, output_attentions=True))(*x.values())
     assert type(in_graph) is type(model(x)) and len(in_graph.attentions) == 1
     np.testing.assert_allclose(in_graph.logits, expected, atol=1e-5)

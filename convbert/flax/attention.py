@@ -59,10 +59,10 @@ def attend(
 
 # %% ../../nbs/flax/03_attention.ipynb #f103000c
 def first_position(
-    mask: jax.Array,  # `(B, T)`, true at real tokens
+    mask: jax.Array,  # `(B, T)`, nonzero at real tokens
 ) -> jax.Array:  # `(B,)`, 0 where there is none
     "Position of the first real token of each text, whichever side its padding is on."
-    return mask.argmax(1)
+    return (mask != 0).argmax(1)
 
 
 def first_tokens(

@@ -1,4 +1,4 @@
-"""The models for Keras 3, on TensorFlow or JAX; each name is loaded on first use."""
+"""The models for Keras 3, on TensorFlow or JAX."""
 
 import sys
 from importlib import import_module
@@ -21,13 +21,16 @@ __all__ = ["TFPreTrainedModel", "TFAlbertForPreTrainingOutput"] + [
 ]
 
 
+modeling = import_module(".modeling", __name__)  # at once: `keras.saving.load_model` finds only classes that are loaded
+
+
 def __getattr__(name: str):
-    """Import the models when the first of them is used."""
+    """Give a public name, or say which there are."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}. Public names: {', '.join(__all__)}")
-    return getattr(import_module(".modeling", __name__), name)
+    return getattr(modeling, name)
 
 
 def __dir__() -> list[str]:
-    """List the public names whether or not their module is loaded yet."""
+    """List the public names as well."""
     return sorted({*globals(), *__all__})

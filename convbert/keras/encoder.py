@@ -60,7 +60,7 @@ def first_position(
     mask: Any,  # `(B, T)`, nonzero at real tokens
 ) -> Any:  # `(B,)`, 0 where there is none
     "Position of the first real token of each text."
-    return ops.argmax(ops.cast(mask, "int32"), axis=1)
+    return ops.argmax(ops.cast(ops.cast(mask, "bool"), "int32"), axis=1)
 
 
 def token_positions(
