@@ -54,8 +54,10 @@ def attend(
     scores = jnp.matmul(query * query.shape[-1] ** -0.5, key.mT, preferred_element_type=exact)
     if mask is not None:
         scores = scores + attention_bias(mask, exact)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return dropout(weights) @ value, weights
+    parts = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    total = parts.sum(-1, keepdims=True)
+    mixed = dropout(parts.astype(value.dtype)) @ value / total
+    return mixed.astype(value.dtype), (parts / total).astype(value.dtype)
 
 # %% ../../nbs/flax/03_attention.ipynb #f103000c
 def first_position(
