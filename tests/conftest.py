@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton looks once, when something first imports it
 with suppress(ImportError):
-    import triton.runtime  # noqa: F401  # after TensorFlow, Triton crashes: each brings an LLVM of its own
+    import triton  # noqa: F401  (after TensorFlow, which some tests need, its import would crash)
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL = "file:", "data:", "blob:"

@@ -9,6 +9,7 @@ import textwrap
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ import nbformat
 import psutil
 from playwright.sync_api import expect
 
-DEADLINE = 120  # seconds: for a machine with much else to do
+DEADLINE = int(os.environ.get("DL", 120))  # seconds: for a machine with much else to do
 OFF = {"fetchNews": "false", "checkForUpdates": False}
 OVERRIDES = {
     "@jupyterlab/apputils-extension:notification": {**OFF, "doNotDisturbMode": True},
@@ -206,16 +207,21 @@ class Desk:
         expect(self.page.locator("#jupyterlab-splash")).to_have_count(0)
 
 
+def write_notebook(path: Path, cells: Iterable[str]) -> None:
+    """A notebook of these cells, for the kernel of the lab."""
+    sources = [textwrap.dedent(cell).strip() for cell in cells]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    notebook.metadata.kernelspec = {"name": "here", "display_name": "here", "language": "python"}
+    nbformat.write(notebook, path)
+
+
 class Book:
     """A notebook that is open on a desk. All of them share one kernel, which has torch in it after the first."""
 
     def __init__(self, desk: Desk, name: str, cells: tuple[str, ...]):
         self.desk, self.page, self.last = desk, desk.page, len(cells)
         end = "import ipywidgets\nipywidgets.Widget.close_all()"
-        sources = [textwrap.dedent(cell).strip() for cell in (*cells, end)]
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-        notebook.metadata.kernelspec = {"name": "here", "display_name": "here", "language": "python"}
-        nbformat.write(notebook, desk.lab.root / f"{name}.ipynb")
+        write_notebook(desk.lab.root / f"{name}.ipynb", (*cells, end))
         self.page.evaluate(OPEN, [f"{name}.ipynb", desk.kernel])
         self.page.wait_for_function(READY, arg=f"{name}.ipynb")
         desk.kernel = self.page.evaluate(KERNEL)

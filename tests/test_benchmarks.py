@@ -33,6 +33,18 @@ def test_a_quick_run_writes_its_numbers(tmp_path):
     assert sorted(path.stem for path in (tmp_path / "plots").iterdir()) == pictures
 
 
+@pytest.mark.slow
+def test_frameworks_do_the_same_work(tmp_path):
+    for module in ("tensorflow", "keras", "jax", "flax"):
+        pytest.importorskip(module)
+    out = tmp_path / "numbers.json"
+    command = [sys.executable, ROOT / "benchmarks" / "frameworks.py", "DistilBert", "--quick", "--out", out]
+    subprocess.run(command, check=True, capture_output=True)
+    found = json.loads(out.read_text())["DistilBert"]
+    assert [*found["seconds"]] == ["ours, Keras", "ours, Flax", "our PyTorch"]
+    assert all(0 < found["ratios"][ours]["our PyTorch"]["faster"] for ours in ("ours, Keras", "ours, Flax"))
+
+
 def test_starting_is_measured_beside_what_cannot_be_saved():
     pytest.importorskip("matplotlib", reason="figures need matplotlib")
     startup = runpy.run_path(str(ROOT / "benchmarks" / "startup.py"))

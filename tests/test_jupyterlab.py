@@ -1,6 +1,11 @@
 """The live views in a real JupyterLab: they draw, a change in Python moves them, and a click comes back to Python."""
 
+import os
 import re
+import shutil
+import string
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
@@ -11,7 +16,7 @@ pytest.importorskip("nbformat", reason="the notebooks of these tests are written
 expect = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser of these tests").expect
 pytest.importorskip("psutil", reason="the kernels are found with it when they must end (accelerate brings it)")
 
-from lab import DEADLINE, Book, Desk, Lab  # noqa: E402
+from lab import DEADLINE, Book, Desk, Lab, write_notebook  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +69,7 @@ COLOURS = """(view) => {
 CHANGE_THEME = "(theme) => jupyterapp.commands.execute('apputils:change-theme', { theme })"
 TEXT = "The ship sailed across the sea to the old harbour."
 TOKENS = 15  # of it, with [CLS] and [SEP]; 2 is "ship", 7 is "sea"
+SHOWN = ".jp-NotebookPanel:not(.lm-mod-hidden)"
 MASKED = "He opened the [MASK] and read the letter twice."
 
 
@@ -183,20 +189,211 @@ def test_mask_explorer(open_book):
     assert book.count_cells() == 6
 
 
-def test_keys_belong_to_the_view(open_book):
-    """In a notebook `a` makes a new cell, and arrows go to another one: not so while a token has the focus."""
+# -- keys -------------------------------------------------------------------------------------------------------------
+
+NAMED = """ArrowLeft ArrowRight ArrowUp ArrowDown Home End PageUp PageDown Enter Space Delete Backspace F1 F2
+    Shift+ArrowDown Shift+Enter Control+Enter Alt+Enter Control+b Escape"""
+KEYS = [*string.ascii_letters, *string.digits, *string.punctuation, *NAMED.split()]
+DRAWN = ".cv-column", ".cv-cell", ".cv-head"
+PLACES = *DRAWN, ".cv-tool", ".cv-chip[role]", ".cv-choices input", ".cv-field", ".cv-action"
+RECORD = """() => {
+  window.executed ??= [];
+  window.recorder ??= (_, { id }) => executed.push(id);
+  jupyterapp.commands.commandExecuted.connect(recorder);
+  executed.length = 0;
+}"""
+
+
+@pytest.mark.parametrize("view", ["head_view", "split_view", "knockout_view", "mask_explorer"])
+def test_no_key_in_a_view_is_a_command(open_book, view):
+    """In a notebook `b` makes a new cell and `d d` deletes one: not so while anything in a view has the focus."""
+    book = open_book(show(view, MASKED))
+    book.run(0)
+    expect(book.view.locator(", ".join(DRAWN)).first).to_be_visible()
+    presses = {place: book.view.locator(place).first.focus for place in PLACES if book.view.locator(place).count()}
+    presses["words"] = book.view.locator("p:visible").first.click  # what is not a control
+    assert len(presses) >= 3
+    for place, focus in presses.items():
+        focus()
+        book.page.evaluate(RECORD)
+        for key in KEYS:
+            if not (place == ".cv-tool" and key in ("Enter", "Space")):  # a download
+                book.page.keyboard.press(key)
+        assert book.page.evaluate("executed") == [], f"at {place}"
+        assert book.view.evaluate("view => view.contains(document.activeElement)"), f"at {place}"
+    book.page.locator(".jp-Notebook .jp-InputPrompt").first.click()
+    book.page.keyboard.press("j")
+    assert book.page.evaluate("executed") == ["notebook:move-cursor-down"], "a click elsewhere gives keys back to it"
+    assert book.count_cells() == 2
+
+
+def test_keys_of_a_view(open_book):
     state = "print(view.layer, view.token, view.attention_head, view.conv_head)"
     book = open_book(show("head_view"), state)
     book.run(0)
     tokens = book.view.get_by_role("option")
     tokens.first.press("ArrowRight")
     expect(tokens.first).to_have_attribute("aria-selected", "true")
-    for key in ("ArrowRight", "ArrowDown", "a", "c", "c"):
+    for key in ("ArrowRight", "ArrowDown", "a", "c", "c", "?"):
         book.page.keyboard.press(key)
     expect(tokens.nth(1)).to_be_focused()
     expect(book.view.locator(".cv-far")).to_contain_text("layer 1")
-    assert book.count_cells() == 3
+    expect(book.view.locator(".cv-keylist")).to_contain_text("another attention head")
     book.expect(1, "1 1 0 1")
+
+
+# -- texts of all kinds, and what is taken out of a view ------------------------------------------------------------------
+
+PAIR = "The old man sat by the sea.", "Was his ship coming home?"
+CHINESE = "船驶过大海 🚢 to the old harbour 👩‍🚀."
+
+
+@pytest.mark.parametrize("view", ["head_view", "split_view"])
+@pytest.mark.parametrize("texts", [PAIR, (CHINESE,)], ids=["pair", "chinese"])
+def test_other_texts(open_book, view, texts):
+    arguments = ", ".join(repr(text) for text in texts)
+    code = f"from convbert.visualize import {view}\nview = {view}('convbert-tiny', {arguments}, layer=1)\nview"
+    book = open_book(
+        code, "print([s or t for s, t in zip(view.sources, view.tokens)] if '[UNK]' in view.tokens else [])"
+    )
+    book.run(0)
+    expect(book.view.locator(".cv-arc[d^=M]").first).to_be_attached()
+    words = book.view.get_by_role("option")
+    words.nth(2).click()
+    expect(book.view.locator(".cv-pointed").last).to_contain_text("Token 2")
+    if len(texts) > 1:
+        book.view.get_by_role("group", name="Sentences").get_by_text("A → B", exact=True).click()
+        expect(book.view.locator(".cv-second")).to_have_count(1)
+    else:
+        assert "船" in words.all_inner_texts() and "🚢" in words.all_inner_texts()
+
+
+def test_texts_typed_in_other_scripts(open_book):
+    text = f"{CHINESE.removesuffix('.')} [MASK]."
+    book = open_book(show("knockout_view", MASKED), "print(view.texts)", show("mask_explorer"), "print(view.text)")
+    for cell in (0, 2):
+        book.run(cell)
+        view = book.page.locator(f"{SHOWN} .cv").last
+        field = view.get_by_role("textbox")
+        field.fill(text)
+        field.press("Enter")
+        expect(view.locator(".cv-answers caption")).to_contain_text("mask")
+        expect(view.locator(".cv-sentence, .cv-chips")).to_contain_text("船")
+        expect(view.locator(".cv-progress:visible, [aria-busy=true]")).to_have_count(0)
+        book.expect(cell + 1, str([text]) if cell == 0 else text)
+
+
+def test_a_page_is_saved(open_book, chromium, tmp_path):
+    book = open_book(show("knockout_view", MASKED))
+    book.run(0)
+    with book.page.expect_download() as download:
+        book.view.get_by_role("button", name="HTML").click()
+    download.value.save_as(tmp_path / "saved.html")
+    context = chromium.new_context(offline=True)
+    page = context.new_page()
+    page.goto((tmp_path / "saved.html").as_uri())
+    page.get_by_role("button", name="silence attention head 0 of layer 3:").click()
+    expect(page.locator(".cv-said")).to_contain_text("Without attention head 0 of layer 3")
+    context.close()
+
+
+# -- what a slow tab, another kernel or none makes of a view ----------------------------------------------------------
+
+SLOW = """(() => {
+  const make = URL.createObjectURL;
+  const wait = "await new Promise((done) => setTimeout(done, 2500));";
+  URL.createObjectURL = (blob) => make(blob.type === "text/javascript" ? new Blob([wait, blob], blob) : blob);
+})()"""
+ROWS = {"knockout_view": 5, "mask_explorer": 8}
+CHANGES = {
+    "knockout_view": ("view.silenced = [('conv', 2, 2)]", "Without convolution head 2 of layer 2"),
+    "mask_explorer": ("view.place = 2", "In place of “opened”"),
+}
+
+
+def test_a_module_that_loads_late(lab, chromium):
+    """anywidget drops what Python says to a model whose module takes over two seconds; a view hears it all the same."""
+    desk = Desk(lab, chromium)
+    desk.page.add_init_script(SLOW)
+    desk.open("light")
+    for view, rows in ROWS.items():
+        change, changed = CHANGES[view]
+        book = Book(desk, f"late-{view}", (show(view, MASKED), change))
+        book.run(0)
+        expect(book.view.locator(".cv-answers tbody tr")).to_have_count(rows)
+        book.run(1)
+        expect(book.view).to_contain_text(changed)
+        book.close()
+    desk.context.close()
+
+
+def test_throttled_openings(lab, chromium):
+    """A tab whose processor is shared by many: `CONVBERT_OPENINGS=200` for a long look."""
+    desk = Desk(lab, chromium)
+    desk.open("light")
+    throttle = desk.context.new_cdp_session(desk.page)
+    throttle.send("Emulation.setCPUThrottlingRate", {"rate": 8})
+    for i in range(int(os.environ.get("CONVBERT_OPENINGS", 4))):
+        view = list(ROWS)[i % 2]
+        book = Book(desk, f"opening-{i}", (show(view, MASKED),))
+        book.run(0)
+        expect(book.view.locator(".cv-answers tbody tr")).to_have_count(ROWS[view])
+        expect(book.view.locator(".cv-progress:visible, [aria-busy=true]")).to_have_count(0)
+        book.close()
+    desk.context.close()
+
+
+def test_a_restarted_kernel_is_said(open_book):
+    book = open_book(show("head_view"))
+    book.run(0)
+    gone, still = book.view.locator(".cv-gone"), book.page.locator(f"{SHOWN} figure[class^=cv-still]")
+    expect(book.view.locator(".cv-arc[d^=M]").first).to_be_attached()
+    expect(gone).to_be_hidden()
+    expect(still).to_have_count(1)
+    expect(still).to_be_hidden()
+    book.page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    expect(gone).to_contain_text("run the cell again")
+    book.run(0)
+    expect(gone).to_be_hidden()
+
+
+def test_a_notebook_opened_again_shows_pictures(open_book):
+    book = open_book(show("split_view"), show("knockout_view", MASKED))
+    book.run(0)
+    book.run(1)
+    book.page.evaluate("jupyterapp.shell.currentWidget.context.save()")
+    page, root = book.page, book.desk.lab.root
+    path = root / page.evaluate("jupyterapp.shell.currentWidget.context.path")
+    shutil.copy(path, root / "again.ipynb")  # under another name: this one has a kernel
+    book.desk.open("light")
+    page.evaluate("jupyterapp.commands.execute('docmanager:open', { path: 'again.ipynb' })")
+    stills = page.locator("figure[class^=cv-still]")
+    expect(stills).to_have_count(2)
+    for still in stills.all():
+        expect(still).to_contain_text("To bring it to life, run the cell.")
+        expect(still).to_be_visible()
+        assert still.locator("img").evaluate("image => image.naturalWidth") > 300
+    expect(page.locator(":text('model not found'):visible")).to_have_count(0)
+    page.screenshot(path=book.desk.lab.folder / "opened-again.png")
+    book.desk.wrong = [wrong for wrong in book.desk.wrong if "model not found" not in wrong]  # JupyterLab says so, too
+
+
+def test_nbconvert_shows_pictures(lab, chromium):
+    """`jupyter nbconvert --execute --to html`, opened where there is no network."""
+    cells = [show("head_view"), show("split_view"), show("knockout_view", MASKED), show("mask_explorer")]
+    path = lab.folder / "converted.ipynb"
+    write_notebook(path, cells)
+    command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "html", "--log-level", "ERROR", str(path)]
+    subprocess.run(command, env=lab.environment(), check=True, timeout=DEADLINE)
+    context = chromium.new_context(offline=True)
+    page = context.new_page()
+    page.goto(path.with_suffix(".html").as_uri())
+    expect(page.locator("figure[class^=cv-still] img")).to_have_count(len(cells))
+    for image in page.locator("figure[class^=cv-still] img").all():
+        expect(image).to_be_visible()
+        assert image.evaluate("image => image.complete && image.naturalWidth") > 300
+    page.screenshot(path=lab.folder / "converted.png", full_page=True)
+    context.close()
 
 
 def palette(theme: str) -> list[str]:

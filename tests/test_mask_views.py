@@ -3,8 +3,13 @@
 import base64
 import json
 
+import comm
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 from torch.testing import assert_close
 
 pytest.importorskip("anywidget", reason='the views need pip install "convbert[widgets]"')
@@ -19,7 +24,7 @@ from convbert.visualize.knockout import knockout_view, page_queries
 from convbert.visualize.mask_prediction import plot_mask_prediction, predict_mask
 from convbert.visualize.style import contrast
 from convbert.visualize.views import head_view
-from convbert.visualize.widgets import join_modules, read_asset
+from convbert.visualize.widgets import drawn_traits, read_asset
 
 TEXT = "He opened the [MASK] and read the letter twice."
 SEA = "The ship sailed across the sea to the old harbour."
@@ -97,10 +102,6 @@ CONTRAST = """(least) => {
   for (const input of document.querySelectorAll(".cv input")) {
     check(input, getComputedStyle(input).color, paper(input), 4.5, "field");
   }
-  for (const chip of document.querySelectorAll(".cv-masked")) {
-    const tag = getComputedStyle(chip, "::after");
-    check(chip, tag.color, parse(tag.backgroundColor).slice(0, 3), 4.5, "[MASK]");
-  }
   for (const bar of document.querySelectorAll("[class^=cv-bar-]")) {
     check(bar, getComputedStyle(bar).backgroundColor, paper(bar.parentElement), 3, "bar");
   }
@@ -130,7 +131,7 @@ def assert_contrast(page):
 def test_silenced_is_kept_in_one_order(small):
     view = knockout_view(text=TEXT, silenced=[("conv", 2, 1), ("attention", 1, 3), ("conv", 2, 1)], **small)
     assert view.silenced == [["attention", 1, 3], ["conv", 2, 1]]
-    assert view.answered == [view.silenced]
+    assert view.answered == [[TEXT], view.silenced]
     (rows,) = knock_out(text=TEXT, attention=[(1, 3)], conv=[(2, 1)], **small)
     assert view.changes == [[[row.answer, row.before, row.after] for row in rows]]
 
@@ -160,12 +161,15 @@ def test_a_message_from_the_browser_is_answered(small):
     view = knockout_view(text=TEXT, **small)
     view.set_state({"silenced": [["attention", 0, 0], ["conv", 0, 0]]})
     (rows,) = knock_out(text=TEXT, attention=[(0, 0)], conv=[(0, 0)], **small)
-    assert view.answered == [[["attention", 0, 0], ["conv", 0, 0]]]
+    assert view.answered == [[TEXT], [["attention", 0, 0], ["conv", 0, 0]]]
     assert view.changes[0][0] == [rows[0].answer, rows[0].before, rows[0].after]
 
 
 def test_effects_are_those_of_knock_outs(small):
     view, outs = knockout_view(text=TEXT, **small), knock_outs(text=TEXT, **small)
+    assert (view.computed, view.total) == (0, H * 2 * L + 2 * L + 2)
+    view.finish()
+    assert view.computed == view.total
     for name, expected in (("effects", outs.heads), ("layer_effects", outs.layers), ("kind_effects", outs.kinds)):
         packed = torch.frombuffer(bytearray(getattr(view, name)), dtype=torch.float32)
         assert torch.equal(packed.view_as(expected), expected)
@@ -215,12 +219,93 @@ def test_questions_of_an_exported_page():
     assert all(silenced == sorted(silenced) for silenced in asked)
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")  # a random model answers in all scripts
 @pytest.mark.parametrize("silenced", [(), [("attention", 0, 0)], [("attention", 0, 0), ("conv", 1, 1)]])
 def test_a_still_picture_comes_along(small, silenced):
-    bundle, _ = knockout_view(text=TEXT, silenced=silenced, **small)._repr_mimebundle_()
-    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
-    assert "application/vnd.jupyter.widget-view+json" in bundle
+    view = knockout_view(text=TEXT, silenced=silenced, **small)
+    widget, picture = displayed(view)
+    assert widget["application/vnd.jupyter.widget-view+json"]["model_id"] == view.model_id
+    assert base64.b64decode(picture["image/png"]).startswith(b"\x89PNG")
+    assert f'class="{view.still}"' in picture["text/html"] and picture["image/png"] in picture["text/html"]
+    assert view.computed == view.total
+
+
+def displayed(view) -> list[dict]:
+    """What a notebook shows for a view."""
+    InteractiveShell.instance()
+    with capture_output() as captured:
+        view._ipython_display_()
+    return [output.data for output in captured.outputs]
+
+
+def test_a_page_answers_for_single_heads_from_the_ablations(small):
+    """Each ablation of the overview is one query of the page: no forward pass is left for the page."""
+    view = knockout_view(text=TEXT, **small)
+    view.finish()
+    passes = []
+    hook = small["model"].encoder.layers[0].register_forward_hook(lambda *_: passes.append(1))
+    page = view.to_html()
+    hook.remove()
+    assert not passes and page.count('"changes"') >= view.total
+    for heads in page_queries(L, {"attention": H, "conv": H})[1:]:
+        chosen = {kind: [(layer, head) for k, layer, head in heads if k == kind] for kind in ("attention", "conv")}
+        (rows,) = knock_out(text=TEXT, **chosen, **small)
+        after = [row[2] for row in view.answer([TEXT], heads)["changes"][0]]
+        assert_close(torch.tensor(after), torch.tensor([row.after for row in rows]), atol=1e-5, rtol=1e-4)
+
+
+def test_texts_follow_python_and_browser(small):
+    view = knockout_view(text=TEXT, silenced=[("conv", 0, 0)], **small)
+    view.set_state({"texts": ["The [MASK] sailed."]})
+    assert view.answered == [["The [MASK] sailed."], [["conv", 0, 0]]]
+    assert (view.computed, view.pieces[1]) == (0, ["[MASK]", True])
+    (rows,) = knock_out(text="The [MASK] sailed.", conv=[(0, 0)], **small)
+    assert view.changes[0][0] == [rows[0].answer, rows[0].before, rows[0].after]
+    view.set_state({"texts": ["no mask"]})
+    assert "write [MASK] where" in view.problem and view.changes[0][0][0] == rows[0].answer
+    with pytest.raises(ValueError, match="cannot be exported"):
+        view.to_html()
+    with pytest.raises(ValueError, match="must be a list of 1"):
+        view.texts = ["one", "two"]
+    view.texts = [TEXT]
+    assert not view.problem
+
+
+@pytest.mark.parametrize("make_view", [knockout_view, mask_explorer, head_view])
+def test_a_view_opens_with_its_answer(small, make_view, monkeypatch):
+    """Whoever is sent the state, at whatever moment, can draw it."""
+    opened = []
+    real = comm.create_comm
+    monkeypatch.setattr(
+        comm, "create_comm", lambda **options: opened.append(options["data"]["state"]) or real(**options)
+    )
+    view = make_view(text=TEXT, **small)
+    (state,) = (state for state in opened if "answered" in state)
+    assert state["answered"] == view.query() and None not in state["answered"]
+    assert all(
+        state[name] == getattr(view, name) for name in state if name in drawn_traits(view) and name != "answered"
+    )
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_view_that_shows_another_answer_is_sent_the_state(small, known, monkeypatch):
+    view, sent = mask_explorer(text=SEA, **small), []
+    monkeypatch.setattr(view, "send_state", sent.append)
+    view._handle_custom_msg({"ask": "state", "answered": view.answered if known else [SEA, None]}, [])
+    assert sent == ([] if known else [list(drawn_traits(view))])
+
+
+def test_a_browser_asks_for_ablations_and_for_a_page(small, monkeypatch):
+    view, sent = knockout_view(text=TEXT, **small), []
+    monkeypatch.setattr(view, "send", sent.append)
+    steps = 0
+    while view.computed < view.total:
+        before = view.computed
+        view._handle_custom_msg({"ask": "more"}, [])
+        steps += 1
+        assert view.computed > before
+    assert steps == L
+    view._handle_custom_msg({"ask": "page"}, [])
+    assert sent == [{"page": view.to_html()}]
 
 
 # -- mask_explorer: the traits
@@ -738,13 +823,15 @@ for (const [name, value] of Object.entries(traits)) {{
 }}
 const heard = new Map();
 window.sent = [];
+window.asked = [];
 window.heard = heard;
 let changed = {{}};
 const fire = (names) => names.forEach((name) => [...(heard.get(`change:${{name}}`) ?? [])].forEach((f) => f()));
 const model = {{
   get: (name) => traits[name],
-  set: (name, value) => {{ traits[name] = changed[name] = value; fire([name]); }},
+  set: (name, value) => {{ if (typeof name === "object") return; traits[name] = changed[name] = value; fire([name]); }},
   save_changes: () => {{ window.sent.push(changed); changed = {{}}; }},
+  send: (message) => window.asked.push(message),
   on: (event, f) => heard.set(event, [...(heard.get(event) ?? []), f]),
   off: (event, f) => heard.set(event, (heard.get(event) ?? []).filter((g) => g !== f)),
 }};
@@ -754,12 +841,16 @@ document.body.dataset.ready = "true";
 </script>"""
 
 
+def json_state(view, names):
+    """Traits of a view as JSON."""
+    values = {name: getattr(view, name) for name in names}
+    return {k: {"bytes": base64.b64encode(v).decode()} if isinstance(v, bytes) else v for k, v in values.items()}
+
+
 def live_page(view, path):
-    """A page in which the script of a view runs as in a notebook, with its messages kept in `sent`."""
-    names = [name for name in view.get_state() if not name.startswith("_") and name not in ("layout", "comm")]
-    values = {name: getattr(view, name) for name in names if name not in ("tabbable", "tooltip")}
-    state = {k: {"bytes": base64.b64encode(v).decode()} if isinstance(v, bytes) else v for k, v in values.items()}
-    script = join_modules("common", *view.parts)
+    """A page in which the script of a view runs as in a notebook, with its messages kept in `sent` and `asked`."""
+    state = json_state(view, list(drawn_traits(view)))
+    script = view._esm
     path.write_text(
         LIVE.format(style=read_asset("style.css"), script=script, state=json.dumps(state)), encoding="utf-8"
     )
@@ -785,6 +876,86 @@ def test_live_switches_ask_and_wait(open_page, small, tmp_path):
     assert head(page, "attention 0 0").get_attribute("aria-pressed") == "true"
     page.evaluate("stop()")
     assert page.evaluate("[...heard.values()].flat().length") == 0
+
+
+@given(order=st.lists(st.sampled_from(["empty", "first", "second"]), max_size=6))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_state_a_view_is_sent_it_draws_the_last(explorer_states, order):
+    """Old and incomplete states come in any order; then the present one."""
+    page, states = explorer_states
+    for name in [*order, "second"]:
+        page.evaluate(RECEIVE, states[name])
+    words = states["second"]["words"]
+    assert page.locator(".cv-answers tbody th").all_inner_texts()[: len(words)] == words
+    assert page.locator(".cv-chip").count() == len(states["second"]["tokens"])
+    assert page.locator("[aria-busy]").count() == 0
+
+
+RECEIVE = """(state) => {
+  const bytes = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+  for (const [name, value] of Object.entries(state)) if (value?.bytes !== undefined) state[name] = bytes(value.bytes);
+  receive(state);
+}"""
+
+
+@pytest.fixture
+def explorer_states(open_page, small, tmp_path):
+    """A live page of `mask_explorer`, and states of it: of before there is an answer, and of two texts."""
+    view = mask_explorer(text=SEA, place=3, **small)
+    page = open_page(live_page(view, tmp_path / "live.html"))
+    names = list(drawn_traits(view))
+    states = {"first": json_state(view, names)}
+    view.set_state({"text": "Two words", "place": 2})
+    states["second"] = json_state(view, names)
+    lists = {name: [] for name in ("answered", "tokens", "sources", "special", "words", "scores", "truth")}
+    blank = dict.fromkeys(("norms", "attention", "conv_kernel"), {"bytes": ""})
+    states["empty"] = {**states["first"], **lists, **blank, "place": None}
+    return page, states
+
+
+def test_a_view_tells_python_what_it_shows(open_page, small, tmp_path):
+    view = mask_explorer(text=SEA, place=3, **small)
+    page = open_page(live_page(view, tmp_path / "live.html"))
+    assert page.evaluate("asked") == [{"ask": "state", "answered": [SEA, 3]}]
+    view.place = 5
+    page.evaluate(RECEIVE, json_state(view, list(drawn_traits(view))))
+    page.wait_for_function("asked.length === 2")
+    assert page.evaluate("asked[1]") == {"ask": "state", "answered": [SEA, 5]}
+
+
+def test_a_view_asks_for_ablations_and_shows_how_far_they_are(open_page, small, tmp_path):
+    view = knockout_view(text=TEXT, **small)
+    page = open_page(live_page(view, tmp_path / "live.html"))
+    more = "asked.filter(({ ask }) => ask === 'more').length"
+    names = "computed", "effects", "layer_effects", "kind_effects"
+    bar = page.get_by_role("progressbar")
+    for step in range(L):
+        assert page.evaluate(more) == step + 1
+        assert bar.evaluate("bar => bar.value") == view.computed
+        unknown = page.locator(".cv-unknown-effect")
+        assert unknown.count() == view.total - view.computed
+        assert "not computed yet" in unknown.first.get_attribute("aria-label")
+        view.step()
+        page.evaluate(RECEIVE, json_state(view, names))
+    assert page.locator(".cv-unknown-effect").count() == 0 and not bar.is_visible()
+    assert page.evaluate(more) == L
+
+
+def test_live_knockout_takes_another_text(open_page, small, tmp_path):
+    view = knockout_view(text=TEXT, **small)
+    page = open_page(live_page(view, tmp_path / "live.html"))
+    field = page.get_by_label("Text", exact=True)
+    assert field.input_value() == TEXT
+    for text in ("no mask", "The [MASK] sailed."):
+        field.fill(text)
+        field.press("Enter")
+        assert page.evaluate("sent.at(-1)") == {"texts": [text]}
+        view.set_state({"texts": [text]})
+        page.evaluate(RECEIVE, json_state(view, list(drawn_traits(view))))
+        assert ("write [MASK] where" in page.get_by_role("alert").inner_text()) == (text == "no mask")
+        assert_contrast(page)
+    assert page.locator(".cv-sentence").inner_text() == "The [MASK] sailed."
+    assert answers(page)[0] == [row[0] for row in view.changes[0]]
 
 
 def test_live_field_sends_and_shows_what_is_wrong(open_page, small, tmp_path):
@@ -820,5 +991,5 @@ def test_live_field_sends_and_shows_what_is_wrong(open_page, small, tmp_path):
     )
     assert alert.inner_text() == ""
     assert page.locator(".cv-chip-text").all_inner_texts() == ["[CLS]", "Two", "words", "[SEP]"]
-    assert page.locator(".cv-masked").inner_text().startswith("words")
+    assert page.locator(".cv-masked .cv-chip-text").inner_text() == "words"
     assert numbers(page, ".cv-answers td.cv-figure")[:8] == shown(view.scores)

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import reference_models as reference
 import torch
+from safetensors.numpy import save_file
 
 import convbert
 from convbert.checkpoints import LoadReport, from_disk
 
 h5py = pytest.importorskip("h5py")
-from convbert.h5_files import read_h5, torch_name  # noqa: E402
+from convbert.foreign_names import torch_name  # noqa: E402
+from convbert.h5_files import read_h5  # noqa: E402
 
 FOLDERS = reference.folders(".h5")
 
@@ -48,6 +50,30 @@ def test_shards_hold_what_one_file_holds(tmp_path):
     assert len(list(parts.glob("tf_model-*.h5"))) == 2
     one, other = (read_h5(weights_of(folder)) for folder in (whole, parts))
     assert one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", reference.folders(".safetensors"))
+def test_safetensors_of_tensorflow(tmp_path, name):
+    kind = getattr(convbert, reference.class_name(name).removeprefix("TF"))
+    model = kind.from_pretrained(reference.unpack(name, tmp_path), conv_padding="legacy")
+    assert model.load_report == LoadReport()
+    text, labels = reference.arguments(name)
+    with torch.inference_mode():
+        batch = {key: torch.tensor(value).long() for key, value in {**text, **labels}.items()}
+        reference.compare(model(**batch, output_hidden_states=True, output_attentions=True), name)
+
+
+def test_safetensors_of_flax(tmp_path):
+    pytest.importorskip("flax", reason='msgpack files need pip install "convbert[flax]"')
+    from convbert.msgpack_files import read_tree
+
+    folder = reference.unpack("FlaxDistilBertForMaskedLM", tmp_path)
+    before = convbert.DistilBertForMaskedLM.from_pretrained(folder)
+    tree = {key.replace("/", "."): np.array(x) for key, x in read_tree(folder / "flax_model.msgpack").items()}
+    save_file(tree, folder / "model.safetensors", metadata={"format": "flax"})
+    after = convbert.DistilBertForMaskedLM.from_pretrained(folder)
+    assert before.load_report == after.load_report == LoadReport()
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
 
 
 def test_names_of_every_kind():

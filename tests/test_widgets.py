@@ -6,6 +6,7 @@ import re
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from browser import random_view
 from conftest import ROOT
 from pages import write_pages
 
-from convbert import visualize
 from convbert.tokenizers.classes import ConvBertTokenizerFast
 from convbert.visualize.encoded_text import load_model
 from convbert.visualize.head_contributions import head_split
@@ -615,12 +615,92 @@ def test_an_exported_page_is_small(heads, sharpness, open_page, tmp_path):
     expect(open_page(path).locator(".cv-arc[d^=M]").first).to_be_attached()
 
 
-@pytest.mark.parametrize("name", ["head_view", "split_view", "knockout_view", "mask_explorer"])
-def test_a_view_brings_a_still_picture_of_itself(name):
-    view = getattr(visualize, name)("convbert-tiny", "The old man sat by the [MASK].")
-    bundle, _ = view._repr_mimebundle_()
-    assert "image/png" in bundle
-    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == view.model_id
+# -- what stands around a view
+
+
+def long_text(words: int) -> str:
+    return " ".join((TEXT.removesuffix(".").split() * 9)[:words])
+
+
+@pytest.mark.parametrize("kind", [head_view, split_view])
+@pytest.mark.parametrize(("words", "fits"), [(20, True), (42, True), (150, False)])
+def test_a_text_is_fitted_to_the_width(kind, words, fits, open_view):
+    page = open_view(kind("convbert-tiny", long_text(words)))
+    row = page.locator(".cv-scroll").first
+    expect(row).to_be_visible()
+    expect(page.locator(".cv-arc[d^=M], .cv-cell").first).to_be_attached()
+    assert row.evaluate("row => row.scrollWidth <= row.clientWidth") == fits
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("kind", [HeadView, SplitView])
+@pytest.mark.parametrize("token", [-1, 4])
+def test_a_picture_is_saved(kind, token, split, open_view, chromium, tmp_path):
+    """Everything that the view draws and says is in the file, which is plain SVG."""
+    view = kind(split, layer=1, token=token)
+    page = open_view(view)
+    expect(page.locator(".cv-far")).to_contain_text("layer 1")
+    for name in ("SVG", "PNG"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=name, exact=True).click()
+        download.value.save_as(tmp_path / f"view.{name.lower()}")
+    svg = ElementTree.parse(tmp_path / "view.svg")
+    used = {element.tag.removeprefix("{http://www.w3.org/2000/svg}") for element in svg.iter()}
+    assert used <= {"svg", "g", "rect", "line", "path", "text"}
+    text = " ".join("".join(element.itertext()) for element in svg.iter("{http://www.w3.org/2000/svg}text"))
+    assert all(piece in text for piece in view.tokens)
+    assert all(number in text for number in svg_numbers(page, "cv-arcs") + svg_numbers(page, "cv-bars"))
+    colours = {element.get(name) for element in svg.iter() for name in ("fill", "stroke")} - {None, "none"}
+    assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours)
+    png = (tmp_path / "view.png").read_bytes()
+    width, height = (round(2 * float(svg.getroot().get(side))) for side in ("width", "height"))
+    assert (int.from_bytes(png[16:20]), int.from_bytes(png[20:24])) == (width, height)
+
+
+def copied(page) -> list[list[str]]:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy numbers").click()
+    expect(page.locator(".cv-tool-said")).to_have_text("Copied")
+    return [line.split("\t") for line in page.evaluate("navigator.clipboard.readText()").split("\n")]
+
+
+def test_numbers_are_copied(split, open_view):
+    T, token = len(split.tokens), 4
+    rows = copied(open_view(HeadView(split, layer=1, attention_head=2, token=token)))
+    assert [row[1] for row in rows[1:]] == split.tokens
+    assert np.allclose([float(row[3]) for row in rows[1:]], split.attention[1][2, token], atol=5.1e-5)
+    kernel = split.conv_kernel[1].mean(0)[token]
+    half = len(kernel) // 2
+    inside = [kernel[k] for k in range(len(kernel)) if 0 <= token + k - half < T]
+    assert np.allclose([float(row[4]) for row in rows[1:] if row[4]], inside, atol=5.1e-5)
+    rows = copied(open_view(HeadView(split, layer=1, attention_head=2)))
+    assert np.allclose(
+        [[float(cell) for cell in row[1:]] for row in rows[1 : T + 1]], split.attention[1][2], atol=5.1e-5
+    )
+    rows = copied(open_view(SplitView(split)))
+    assert np.allclose([[float(cell) for cell in row[1:]] for row in rows[1:]], split.attention_share, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [HeadView, SplitView])
+def test_keys_stay_in_a_view_and_are_listed(kind, split, open_view):
+    """VS Code listens for keys on the window of its outputs, JupyterLab looks for a mark on the element in focus."""
+    page = open_view(kind(split, layer=1))
+    page.evaluate("() => { window.heard = []; window.addEventListener('keydown', ({ key }) => heard.push(key)); }")
+    for control in page.locator(".cv [tabindex='0'], .cv button, .cv input").all():
+        control.focus()
+        page.keyboard.press("b")
+        assert page.evaluate("document.activeElement.dataset.lmSuppressShortcuts") == "true"
+    assert page.evaluate("heard") == []
+    keys, button = page.locator(".cv-keylist"), page.get_by_role("button", name="Keys")
+    expect(keys).to_be_hidden()
+    page.keyboard.press("?")
+    expect(keys).to_contain_text("another layer")
+    button.click()
+    expect(keys).to_be_hidden()
+    expect(button).to_have_attribute("aria-expanded", "false")
+    page.locator("body").click(position={"x": 500, "y": 5})
+    page.keyboard.press("b")
+    assert page.evaluate("heard") == ["b"], "outside of it a key is another's"
 
 
 # -- the pages of the site

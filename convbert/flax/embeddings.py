@@ -33,15 +33,22 @@ class Embeddings(nnx.Module):
     def __init__(self, factory: LayerFactory):
         "Make the tables that the family has, and the projection from E to D."
         config = factory.config
-        E, D, S, places = config.embedding_size, config.hidden_size, config.type_vocab_size, config.max_position_embeddings
+        E, D, S = config.embedding_size, config.hidden_size, config.type_vocab_size
+        places = config.max_position_embeddings
         self.word, self.position = factory.embed(config.vocab_size, E), factory.embed(places, E)
         self.token_type = factory.embed(S, E) if S else None
         self.norm, self.dropout = factory.norm(E), factory.dropout(config.hidden_dropout_prob)
+        self.pad_token_id = -1 if config.pad_token_id is None else config.pad_token_id
         self.project = factory.linear(E, D) if config.projects_embeddings else None
         if config.pad_token_id is not None:
             self.word.embedding[...] = self.word.embedding.at[config.pad_token_id].set(0)
         if config.sinusoidal_pos_embds:
             self.position.embedding[...] = jnp.asarray(sinusoidal_positions(places, E), factory.param_dtype)
+
+    def look_up(self, input_ids: jax.Array) -> jax.Array:
+        "The rows of words; of the padding token's no gradient knows."
+        words = self.word(input_ids)
+        return jnp.where(input_ids[..., None] == self.pad_token_id, jax.lax.stop_gradient(words), words)
 
     def __call__(
         self,
@@ -51,7 +58,7 @@ class Embeddings(nnx.Module):
         position_ids: jax.Array | None = None,  # `(B, T)`, 0 to T-1 when absent
     ) -> jax.Array:  # `(B, T, D)`
         "Embed a batch of tokens."
-        words = self.word(input_ids) if inputs_embeds is None else inputs_embeds
+        words = self.look_up(input_ids) if inputs_embeds is None else inputs_embeds
         position_ids = jnp.arange(words.shape[1])[None] if position_ids is None else position_ids
         x = words + self.position(position_ids)
         if self.token_type is not None:

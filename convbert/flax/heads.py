@@ -90,7 +90,9 @@ class SequenceClassification(FlaxPreTrainedModel):
         "Make the classifier."
         self.classifier = text_head(self, factory, factory.config.num_labels)
 
-    def __call__(self, input_ids=None, attention_mask=None, token_type_ids=None, *, labels=None, **inputs) -> TaskOutput:
+    def __call__(
+        self, input_ids=None, attention_mask=None, token_type_ids=None, *, labels=None, **inputs
+    ) -> TaskOutput:
         "Logits `(B, num_labels)`; see `encode` for the other inputs."
         encoded = self.encode(input_ids, attention_mask, token_type_ids, cls_only=True, **inputs)
         logits = self.classifier(first_or_pooled(encoded))
@@ -107,7 +109,9 @@ class TokenClassification(FlaxPreTrainedModel):
         self.dropout = factory.dropout(config.token_dropout)
         self.classifier = factory.linear(config.hidden_size, config.num_labels)
 
-    def __call__(self, input_ids=None, attention_mask=None, token_type_ids=None, *, labels=None, **inputs) -> TaskOutput:
+    def __call__(
+        self, input_ids=None, attention_mask=None, token_type_ids=None, *, labels=None, **inputs
+    ) -> TaskOutput:
         "Logits `(B, T, num_labels)`; labels `(B, T)` with -100 where nothing is asked."
         encoded = self.encode(input_ids, attention_mask, token_type_ids, **inputs)
         logits = self.classifier(self.dropout(encoded.last_hidden_state))
@@ -203,7 +207,9 @@ class MultipleChoice(FlaxPreTrainedModel):
         D = factory.config.hidden_size
         self.classifier = factory.linear(D, 1) if self.summary else text_head(self, factory, 1)
 
-    def __call__(self, input_ids=None, attention_mask=None, token_type_ids=None, *, labels=None, **inputs) -> TaskOutput:
+    def __call__(
+        self, input_ids=None, attention_mask=None, token_type_ids=None, *, labels=None, **inputs
+    ) -> TaskOutput:
         "Logits `(B, C)` from inputs `(B, C, T)`; labels `(B,)`."
         given = dict(inputs, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
         given |= {name: as_array(name, given.get(name)) for name in CHOICE_INPUTS}

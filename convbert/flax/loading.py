@@ -82,6 +82,8 @@ def build(
 class FlaxMixin(PretrainedMixin):
     "`from_pretrained` and `save_pretrained` for modules of nnx."
 
+    class_prefix = "Flax"
+
     @classmethod
     def from_state(cls, config: Any, disk: Mapping[str, np.ndarray], **options: Any) -> nnx.Module:
         "See `build` for the options."

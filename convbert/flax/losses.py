@@ -54,7 +54,8 @@ def classification_loss(
     "Squared error, cross entropy or one binary cross entropy per label."
     labels = as_array("labels", labels)
     if problem_type is None:
-        several = "multi_label_classification" if jnp.issubdtype(labels.dtype, jnp.floating) else "single_label_classification"
+        whole = jnp.issubdtype(labels.dtype, jnp.integer)
+        several = "single_label_classification" if whole else "multi_label_classification"
         problem_type = "regression" if logits.shape[-1] == 1 else several
     if problem_type == "single_label_classification":
         return cross_entropy(logits, labels)

@@ -53,7 +53,7 @@ class MixedAttention(nnx.Module):
         "Make the parameters; the configuration names every size."
         config = factory.config
         D, H, K, W = config.hidden_size, config.num_heads, config.conv_kernel_size, config.num_heads * config.head_size
-        self.num_heads, self.reach = H, K // 2 + 1
+        self.num_heads, self.receptive_field = H, K // 2 + 1
         self.legacy_padding = config.conv_padding == "legacy"
         self.qkv_proj = factory.linear(D, 4 * W)
         self.span_depthwise = factory.normal((D, 1, K), 1 / K if config.depthwise_init == "original" else None)
@@ -74,12 +74,13 @@ class MixedAttention(nnx.Module):
             x, conv_value = x * mask[..., None], conv_value * mask[..., None]
         if cls_only:
             lead = None if self.legacy_padding else mask
-            x, query, conv_value = (first_tokens(part, self.reach, lead) for part in (x, query, conv_value))
+            x, query, conv_value = (first_tokens(part, self.receptive_field, lead) for part in (x, query, conv_value))
         kernels = span_kernels(self, x, query)
         conv_out = span_conv(split_heads(conv_value, self.num_heads), kernels)
         query, conv_out = (query[:, :1], conv_out[:, :, :1]) if cls_only else (query, conv_out)
         heads = (split_heads(part, self.num_heads) for part in (query, key, value))
         attention_out, attention = attend(*heads, mask, self.dropout)
         if head_mask is not None:
-            attention_out, conv_out = (out * f[:, None, None] for out, f in zip((attention_out, conv_out), head_mask))
+            attention_out = attention_out * head_mask[0, :, None, None]
+            conv_out = conv_out * head_mask[1, :, None, None]
         return self.output(merge_heads(jnp.concatenate([attention_out, conv_out], 1))), (attention, kernels)

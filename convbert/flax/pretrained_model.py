@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ..config import EncoderConfig
+from ..config_checks import check_memory
 from ..families.family import Family
 from .arrays import EncoderOutput, as_array, numbers
 from .encoder import Encoder
@@ -98,6 +99,8 @@ class FlaxPreTrainedModel(EncodingMixin, FlaxMixin, nnx.Module):
     ):
         "Make a model with fresh weights, in training mode."
         self.config = config = as_config(self.config_class, config)
+        if jax.default_backend() == "cpu":
+            check_memory(config)
         factory = LayerFactory(config, nnx.Rngs(0) if rngs is None else rngs, dtype, param_dtype)
         self.encoder = Encoder(factory, pooler=self.family.has_pooler and self.reads_pooler)
         self.add_head(factory)

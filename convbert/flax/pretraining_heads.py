@@ -43,7 +43,9 @@ class ReplacedTokenDetection(FlaxPreTrainedModel):
         "Make the discriminator's head."
         self.discriminator = DiscriminatorHead(factory)
 
-    def __call__(self, input_ids=None, attention_mask=None, token_type_ids=None, *, labels=None, **inputs) -> TaskOutput:
+    def __call__(
+        self, input_ids=None, attention_mask=None, token_type_ids=None, *, labels=None, **inputs
+    ) -> TaskOutput:
         "Logits `(B, T)`, positive where a token seems replaced; labels `(B, T)`: 1, 0, or -100 for not asked."
         encoded = self.encode(input_ids, attention_mask, token_type_ids, **inputs)
         logits, loss = self.discriminator(encoded.last_hidden_state), None

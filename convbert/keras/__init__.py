@@ -1,8 +1,13 @@
 """The models for Keras 3, on TensorFlow or JAX; each name is loaded on first use."""
 
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 
 from ..families.registry import FAMILIES
+
+if "tensorflow" not in sys.modules and find_spec("triton"):
+    import_module("triton")  # it and TensorFlow both carry LLVM: Triton crashes when it comes second
 
 try:
     import keras  # noqa: F401

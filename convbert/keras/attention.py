@@ -19,19 +19,20 @@ from .config_layer import ConfigLayer
 
 # %% ../../nbs/keras/03_attention.ipynb #a3000006
 def split_heads(
-    x: Any,  # `(B, T, H*d)`
+    x: Any,  # `(B, T, P*H*d)`: P projections of all tokens, side by side
+    parts: int,  # P
     num_heads: int,  # H
-) -> Any:  # `(B, H, T, d)`
-    "Rows of features as heads."
+) -> list[Any]:  # P of `(B, H, T, d)`
+    "Rows of features as heads, all projections at once."
     B, T, width = ops.shape(x)
-    x = ops.reshape(x, (B, T, num_heads, width // num_heads))
-    return ops.transpose(x, (0, 2, 1, 3))
+    x = ops.reshape(x, (B, T, parts, num_heads, width // (parts * num_heads)))
+    return ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), parts)
 
 
 def merge_heads(
     x: Any,  # `(B, H, T, d)`
 ) -> Any:  # `(B, T, H*d)`
-    "The inverse of `split_heads`."
+    "The inverse of `split_heads` for one projection."
     B, H, T, d = ops.shape(x)
     return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (B, T, H * d))
 
@@ -85,7 +86,7 @@ class SelfAttention(ConfigLayer):
         head_mask: Any = None,  # `(1, H)`: factors for the heads
     ) -> tuple[Any, Any, None]:  # `(B, T, D)`, the attention map `(B, H, T, T)`, and no kernels
         "Equation 1 in a layer."
-        heads = [split_heads(part, self.config.num_heads) for part in ops.split(self.qkv_proj(x), 3, axis=-1)]
+        heads = split_heads(self.qkv_proj(x), 3, self.config.num_heads)
         bias = None if attention_mask is None else attention_bias(attention_mask, self.compute_dtype)
         mixed, attention = attend(*heads, bias, self.weights_dropout)
         if head_mask is not None:

@@ -41,6 +41,8 @@ def choose_policy(
 class KerasMixin(PretrainedMixin):
     "`from_pretrained` and `save_pretrained` for Keras models."
 
+    class_prefix = "TF"
+
     @classmethod
     def from_state(
         cls,

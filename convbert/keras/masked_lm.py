@@ -67,7 +67,7 @@ def score_words(
         x = ops.take_along_axis(x, ops.cast(predict_at, "int32")[..., None], axis=1)
     return model.predictions(x, ops.convert_to_tensor(model.encoder.embeddings.word.embeddings))
 
-
+# %% ../../nbs/keras/14_masked_lm.ipynb #ae000021
 class MaskedLM(TFPreTrainedModel):
     "Fill in masked tokens."
 

@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/visualize/ablation.html.md"""
 # %% auto #0
 __all__ = ['log_probabilities', 'AblationTarget', 'prediction_positions', 'infer_task', 'ablation_target', 'Change',
            'top_changes', 'check_heads', 'compare_predictions', 'knock_out', 'ablation_masks', 'batches_by_layer',
-           'KnockOuts', 'knock_outs', 'ablation_effects']
+           'KnockOuts', 'knock_outs', 'Ablations', 'ablation_effects']
 
 # %% ../../nbs/visualize/03_ablation.ipynb #00505c5a
 from collections.abc import Callable, Iterable, Iterator
@@ -230,24 +230,44 @@ def knock_outs(
 ) -> KnockOuts:  # its tensors have size 1 in the place of 2 for a model without convolution
     "Mask each head on its own, each layer of a kind, and each kind."
     check_counts(batch_tokens=batch_tokens)
-    return ablation_effects(ablation_target(model, text, text_pair, tokenizer), batch_tokens)
+    return ablation_effects(Ablations(ablation_target(model, text, text_pair, tokenizer), batch_tokens))
 
 # %% ../../nbs/visualize/03_ablation.ipynb #bb39cfa0
-def ablation_effects(target: AblationTarget, batch_tokens: int = 2048) -> KnockOuts:
-    "See `knock_outs`."
+class Ablations:
+    "The ablations of an overview, run batch by batch: those of the last layer, which are the cheapest, come first."
+
+    def __init__(self, target: AblationTarget, batch_tokens: int = 2048):
+        "Predict with all heads."
+        self.target, config = target, target.model.config
+        self.masks = ablation_masks(config, len(config.head_kinds))  # (N, L, 2, H)
+        self.before = target.predict(make_head_mask(config)[None])[0]  # (M, V)
+        self.first = self.before.max(-1)  # (M,): the first answers
+        self.change = torch.full((len(self.masks),), torch.nan)  # of their log-probability
+        self.batches = list(batches_by_layer(self.masks, max(1, batch_tokens // len(target.encoded.tokens))))
+
+    def step(self) -> tuple[Tensor, Tensor]:  # indices of masks `(n,)`, their log-probabilities `(n, M, V)`
+        "Run one batch."
+        rows = self.batches[-1]
+        after = self.target.predict(self.masks[rows])
+        firsts = self.first.indices.expand(len(rows), -1)[..., None]
+        self.change[rows] = (after.gather(2, firsts)[..., 0] - self.first.values).mean(1)
+        self.batches.pop()  # now that it is done: an interrupt before this line loses nothing
+        return rows, after
+
+    def effects(self) -> KnockOuts:  # NaN for what has not been run
+        "See `KnockOuts`."
+        config = self.target.model.config
+        L, kinds, H = len(config.layer_order), len(config.head_kinds), config.num_heads
+        heads, layers, whole = self.change.split([L * kinds * H, L * kinds, kinds])
+        answers = [self.target.label(i) for i in self.first.indices.tolist()]
+        probabilities = self.first.values.exp().tolist()
+        return KnockOuts(answers, probabilities, heads.view(L, kinds, H), layers.view(L, kinds), whole)
+
+# %% ../../nbs/visualize/03_ablation.ipynb #5e1f2a80
+def ablation_effects(ablations: Ablations) -> KnockOuts:
+    "Run all that remain."
     from tqdm.auto import tqdm
 
-    config, kinds = target.model.config, len(target.model.config.head_kinds)
-    before = target.predict(make_head_mask(config)[None])[0]  # (M, V)
-    best = before.argmax(-1, keepdim=True)
-    masks = ablation_masks(config, kinds)
-    after = torch.empty(len(masks), len(best))
-    batches = list(batches_by_layer(masks, max(1, batch_tokens // len(target.encoded.tokens))))
-    for rows in tqdm(batches, desc="knock_outs", delay=2, leave=False):
-        after[rows] = target.predict(masks[rows]).gather(2, best.expand(len(rows), -1, 1))[..., 0]
-    change = (after - before.gather(1, best)[:, 0]).mean(1)
-    L, H = len(config.layer_order), config.num_heads
-    heads, layers, whole = change.split([L * kinds * H, L * kinds, kinds])
-    answers = [target.label(i) for i in best[:, 0].tolist()]
-    probabilities = before.gather(1, best)[:, 0].exp().tolist()
-    return KnockOuts(answers, probabilities, heads.view(L, kinds, H), layers.view(L, kinds), whole)
+    for _ in tqdm(range(len(ablations.batches)), desc="knock_outs", delay=2, leave=False):
+        ablations.step()
+    return ablations.effects()

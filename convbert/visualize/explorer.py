@@ -32,14 +32,13 @@ from convbert.visualize.mask_prediction import (
     predict_mask,
     strongest_head,
 )
-from .widgets import View, as_utf8, pack_numbers, pack_weights
+from .widgets import TextView, as_utf8, pack_numbers, pack_weights
 
 # %% ../../nbs/visualize/11_explorer.ipynb #69d6fbea
-class ExplorerTraits(View):
+class ExplorerTraits(TextView):
     "What Python tells the browser about a text, and about one masked token of it."
 
     notes = traitlets.List(help="warnings from encoding the text").tag(sync=True)
-    problem = traitlets.Unicode(help="why the text cannot be shown").tag(sync=True)
     layers = traitlets.Int(help="L").tag(sync=True)
     attention_heads = traitlets.Int(help="H_a").tag(sync=True)
     conv_heads = traitlets.Int(help="H_c, 0 without convolution").tag(sync=True)
@@ -93,7 +92,7 @@ class ExplorerValidation(ExplorerQueries):
 
     head = traitlets.List(help="[kind, layer, head] of the selected head, or nothing").tag(sync=True)
 
-    def resolve_place(self) -> int:  # a token; raises `ValueError` for what cannot be shown
+    def resolve(self) -> None:  # raises `ValueError` for what cannot be shown
         "Encode the text if it is a new one, and choose a position if there is none."
         if self.text != self.encoded_source:
             max_length = min(self.language_model.config.max_position_embeddings, self.tokenizer.model_max_length)
@@ -105,7 +104,8 @@ class ExplorerValidation(ExplorerQueries):
             self.tokens, self.sources, self.special = encoded.tokens, encoded.sources, encoded.special
             self.encoded, self.encoded_source, self.notes = encoded, self.text, notes
         positions = maskable_positions(self.encoded)
-        return self.place if self.place in positions else choose_position(self.encoded, self.tokenizer.mask_token)
+        if self.place not in positions:
+            self.place = choose_position(self.encoded, self.tokenizer.mask_token)
 
     @traitlets.validate("text")
     def check_utf8(self, proposal: dict) -> str:
@@ -126,32 +126,22 @@ class ExplorerValidation(ExplorerQueries):
 class MaskExplorer(ExplorerValidation):
     "A text of which any word can be masked. Set `text`, `place` and `head` from Python, or type and click."
 
-    parts: ClassVar = ("board", "mask_explorer")
+    parts: ClassVar = ("board", "field", "mask_explorer")
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizer, **state):
         "Encode and predict; a text or position that is wrong raises here, and only here."
         self.language_model, self.tokenizer, self.encoded, self.encoded_source = model, tokenizer, None, None
         L, H = len(model.config.layer_order), model.config.num_heads
         super().__init__(layers=L, attention_heads=H, conv_heads=H * (len(model.config.head_kinds) - 1), **state)
-        norms = torch.from_numpy(np.frombuffer(self.norms, "<f4").copy()).view(L, -1)
-        self.head = state.get("head") or strongest_head(norms[:, :H], norms[:, H:])
 
-    def update_answer(self, change: Any = None) -> None:
-        "Encode the text, resolve the position, predict."
-        query = [self.text, self.place]
-        if query == self.answered:  # both traits changed at once, and the first of them has been handled with both
-            return
-        with self.hold_sync():
-            try:
-                place = self.resolve_place()
-            except ValueError as error:
-                if not self.answered:
-                    raise
-                self.problem, self.answered = str(error), query
-                return
-            self.problem, self.place = "", place  # a new position asks again
-            if self.answered != [self.text, place]:
-                super().update_answer(change)
+    def open(self) -> None:
+        "Select the head with the largest contribution, unless there is one."
+        self.update_answer()
+        if not self.head:
+            H, L = self.attention_heads, self.layers
+            norms = torch.from_numpy(np.frombuffer(self.norms, "<f4").copy()).view(L, -1)
+            self.head = strongest_head(norms[:, :H], norms[:, H:])
+        super().open()
 
 # %% ../../nbs/visualize/11_explorer.ipynb #f91be084
 def mask_explorer(

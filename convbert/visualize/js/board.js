@@ -1,5 +1,6 @@
 // Heads as a board of buttons: layers down, heads across, attention left of convolution. One Tab stop; arrows move.
 import { make } from "./common.js";
+import { drawing } from "./picture.js";
 
 /** The kinds of heads, as they are called. */
 export const KINDS = { attention: "attention", conv: "convolution" };
@@ -28,9 +29,16 @@ function makeButton(key, on) {
     onblur: () => on.leave(),
     onmouseleave: () => on.leave(),
   };
-  const inside = whole ? "all" : make("span", { class: "cv-fill", "aria-hidden": "true" });
+  const inside = whole ? ["all"] : [make("span", { class: "cv-fill", "aria-hidden": "true" }), makeCross()];
   const look = { class: `cv-head${whole ? " cv-whole" : ""}`, "data-key": key.join(" ") };
-  return make("button", { type: "button", tabindex: "-1", ...look, ...heard }, inside);
+  return make("button", { type: "button", tabindex: "-1", ...look, ...heard }, ...inside);
+}
+
+/** What crosses out a head that is off. */
+export function makeCross() {
+  const line = drawing("path", { d: "M0 0L10 10M10 0L0 10", "vector-effect": "non-scaling-stroke" });
+  const look = { class: "cv-cross", viewBox: "0 0 10 10", preserveAspectRatio: "none", "aria-hidden": "true" };
+  return drawing("svg", look, line);
 }
 
 /** The board of one kind, and its rows of buttons; the first row holds the button of the whole kind, or nothing. */
@@ -103,6 +111,15 @@ export function tint(button, strength, hinders = false) {
 /** The end of a scale on which probabilities are drawn as bars. */
 export function niceEnd(largest) {
   return [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1].find((end) => largest <= end) ?? 1;
+}
+
+/** Rows of a table to copy: `read(key)` is a number of the head at `[kind, layer, head]`. */
+export function headRows(sizes, title, read) {
+  const kinds = ["attention", "conv"].filter((kind) => sizes[kind]);
+  const heads = kinds.flatMap((kind) => [...Array(sizes[kind]).keys()].map((head) => [kind, head]));
+  const row = (layer) => [layer, ...heads.map(([kind, head]) => read([kind, layer, head]))];
+  const names = heads.map(([kind, head]) => `${KINDS[kind]} ${head}`);
+  return [[`layer \\ ${title}`, ...names], ...[...Array(sizes.L).keys()].map(row)];
 }
 
 /** A bar for a probability, on a scale that ends at `end`. */

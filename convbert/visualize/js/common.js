@@ -68,10 +68,22 @@ export function choices(label, options, chosen, choose) {
   return group;
 }
 
+/** Whether the answer that is known belongs to what is asked: the present values of some traits. */
+export function isAnswered(model, asks) {
+  return JSON.stringify(model.get("answered")) === JSON.stringify(asks.map((name) => model.get(name)));
+}
+
 /** Listen to several traits; returns how to stop. */
 export function listen(model, names, changed) {
   for (const name of names) model.on(`change:${name}`, changed);
   return () => names.forEach((name) => model.off(`change:${name}`, changed));
+}
+
+/** `action`, once for all traits that change with one message. */
+export function batched(action) {
+  let asked = false;
+  const act = () => ((asked = false), action());
+  return () => asked || ((asked = true), queueMicrotask(act));
 }
 
 /** Set traits and tell Python. */
@@ -124,6 +136,7 @@ export async function replay(element, data, view) {
     on: (event, changed) => listeners.set(event, [...(listeners.get(event) ?? []), changed]),
     off: (event, changed) => listeners.set(event, (listeners.get(event) ?? []).filter((other) => other !== changed)),
     save_changes: () => {},
+    send: () => {},
     set: (name, value) => {
       put(name, value);
       if (data.asks.includes(name)) answer();

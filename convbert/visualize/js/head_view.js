@@ -1,13 +1,14 @@
 // One layer of a model on one text: arcs for attention, bars for convolution.
-import { make, notesOf, titleOf } from "./common.js";
+import { notesOf } from "./common.js";
+import { showView } from "./frame.js";
 import { makeStage } from "./stage.js";
 
 const view = {
   render({ model, el }) {
     const stage = makeStage(model);
-    const parts = [titleOf(model), ...notesOf(model), stage.element];
-    el.append(make("div", { class: "cv", "data-lm-suppress-shortcuts": true }, ...parts));
-    return stage.stop;
+    const { picture, numbers, keys, stop } = stage;
+    const parts = [...notesOf(model), stage.element];
+    return showView(model, el, { asks: ["layer"], parts, picture, numbers, keys, stops: [stop] });
   },
 };
 export default view;

@@ -1,6 +1,9 @@
 // Heads as switches, and what the model answers without those that are off.
-import { listen, make, notesOf, numbersOf, show, tell, titleOf } from "./common.js";
-import { bar, columns, KINDS, makeBoard, nameHead, niceEnd, onEscape, signed, sizesOf, tint } from "./board.js";
+import { batched, isAnswered, listen, make, notesOf, numbersOf, show, tell } from "./common.js";
+import { bar, columns, headRows, KINDS, makeBoard, makeCross, nameHead } from "./board.js";
+import { niceEnd, onEscape, signed, sizesOf, tint } from "./board.js";
+import { makeFields } from "./field.js";
+import { showView } from "./frame.js";
 
 /** The order in which Python keeps heads, so that a question is always written in the same way. */
 const inOrder = (a, b) => (a[0] < b[0] ? -1 : a[0] > b[0] ? 1 : a[1] - b[1] || a[2] - b[2]);
@@ -49,7 +52,7 @@ export function nameKey([kind, layer, head]) {
 }
 
 /** The text with its masks marked. */
-function makeText(model) {
+function makeSentence(model) {
   const many = model.get("pieces").filter(([, mask]) => mask).length > 1;
   let count = 0;
   const mark = (text) => make("mark", { class: "cv-mask" }, text, many ? make("sub", {}, ++count) : null);
@@ -69,6 +72,7 @@ function effectOf(model, [kind, layer, head], sizes) {
 /** What a button's heads are worth by themselves, in words. */
 function worth(model, key, sizes) {
   const effect = effectOf(model, key, sizes);
+  if (Number.isNaN(effect)) return "not computed yet";
   const [[answer, sure], ...more] = model.get("first");
   if (more.length) return `log-probability of the first answers ${signed(effect)} (mean of the masks)`;
   return `log-probability of “${answer}” ${signed(effect)}, ${show(sure)} → ${show(sure * Math.exp(effect))}`;
@@ -124,7 +128,8 @@ function makeApology(model, sizes, last, choose) {
 function makeLegend() {
   const key = ([look, text]) => {
     const square = { class: `cv-head ${look}`, "aria-hidden": "true" };
-    return make("span", { class: "cv-sample" }, make("span", square, make("span", { class: "cv-fill" })), text);
+    const inside = [make("span", { class: "cv-fill" }), makeCross()];
+    return make("span", { class: "cv-sample" }, make("span", square, ...inside), text);
   };
   const keys = [["", "helps: the first answer needs it"], ["cv-hinders", "is in the way"], ["cv-off", "silenced"]];
   return make("p", { class: "cv-legend" }, ...keys.map(key));
@@ -133,24 +138,26 @@ function makeLegend() {
 /** Draw the state of the switches, which is known to Python and browser alike. */
 function drawSwitches(model, board, sizes) {
   const silenced = new Set(model.get("silenced").map((head) => head.join()));
-  const largest = Math.max(...numbersOf(model.get("effects")).map(Math.abs)) || 1;
+  const known = numbersOf(model.get("effects")).filter((effect) => !Number.isNaN(effect));
+  const largest = Math.max(0, ...known.map(Math.abs)) || 1;
   board.each((button, key) => {
     const off = headsOf(key, sizes).map((head) => silenced.has(head.join()));
     button.setAttribute("aria-pressed", off.every(Boolean) ? "true" : off.some(Boolean) ? "mixed" : "false");
     button.setAttribute("aria-label", `silence ${nameKey(key)}: ${worth(model, key, sizes)}`);
     const effect = effectOf(model, key, sizes);
-    if (!key.includes("all")) tint(button, Math.abs(effect) / largest, effect > 0);
+    if (!key.includes("all")) tint(button, Math.abs(effect || 0) / largest, effect > 0);
+    button.classList.toggle("cv-unknown-effect", Number.isNaN(effect));
   });
 }
 
 /** Draw the answers when they belong to what is silenced now; say so when a page has none. */
 function drawAnswers(model, sizes, { said, answers, clear }, apology) {
   const silenced = model.get("silenced");
-  const known = JSON.stringify(model.get("answered")) === JSON.stringify([silenced]);
-  const never = !known && model.exported && !model.answers(silenced);
+  const known = isAnswered(model, ASKS);
+  const never = !known && model.exported && !model.answers(model.get("texts"), silenced);
   answers.toggleAttribute("aria-busy", !known && !never);
   clear.disabled = !silenced.length;
-  if (!known && !never) return;
+  if ((!known && !never) || model.get("problem")) return;
   said.replaceChildren(never ? apology() : make("p", {}, summary(model, sizes)));
   const lists = model.get("changes");
   const one = model.get("task") === "fill-mask" ? "Answers for the mask" : "Labels";
@@ -159,6 +166,39 @@ function drawAnswers(model, sizes, { said, answers, clear }, apology) {
   answers.replaceChildren(...lists.map((rows, i) => makeAnswers(rows, top, title(i), known)));
 }
 
+/** How far the ablations are; the browser asks for each batch, unless a cell computes them. */
+function makeProgress(model) {
+  const line = make("progress", { max: 1, "aria-label": "ablations" });
+  const text = make("span");
+  const element = make("p", { class: "cv-progress" }, line, text);
+  const draw = () => {
+    const [done, total] = [model.get("computed"), model.get("total")];
+    element.hidden = done >= total;
+    [line.max, line.value] = [total, done];
+    text.textContent = `${done} of ${total} ablations`;
+    if (done < total && !model.exported) model.send({ ask: "more" });
+  };
+  return { element, draw };
+}
+
+/** Effects and answers, as a table to copy. */
+function rowsOf(model, sizes) {
+  const effects = headRows(sizes, "change of log-probability", (key) => effectOf(model, key, sizes));
+  const answers = model.get("changes").flatMap((rows, i) => rows.map((row) => [i + 1, ...row]));
+  const without = `without ${nameSilenced(model.get("silenced"), sizes)}`;
+  return [...effects, [], ["mask", "answer", "with all heads", without], ...answers];
+}
+
+const ASKS = ["texts", "silenced"];
+const KEYS = [
+  ["← → ↑ ↓", "another head"],
+  ["Home End", "the first head of a layer, the last"],
+  ["Space", "silence a head, or let it speak again"],
+  ["Esc", "all heads on"],
+  ["Enter", "in the text: apply it"],
+];
+const FREE = "Enter applies the text. A [MASK] is what the model fills.";
+const PLAIN = "Enter applies the text.";
 const HINT = "Point at a head, or move to it with the arrow keys, to read what it is worth.";
 
 /** The whole view; `draw` follows the traits. */
@@ -180,24 +220,43 @@ function build(model) {
     clear: make("button", { type: "button", class: "cv-action", onclick: () => choose([]) }, "All heads on"),
   };
   const reset = make("p", { class: "cv-reset" }, parts.clear);
-  const left = make("div", { class: "cv-left" }, board.element, makeLegend(), pointed, reset);
+  const progress = makeProgress(model);
+  const left = make("div", { class: "cv-left" }, progress.element, board.element, makeLegend(), pointed, reset);
   const right = make("div", { class: "cv-right" }, parts.said, parts.answers);
-  const element = make("div", { class: "cv-halves" }, left, right);
-  onEscape(element, () => choose([]));
+  const halves = make("div", { class: "cv-halves" }, left, right);
+  onEscape(halves, () => choose([]));
+  const [notes, text, field] = [make("div"), make("div"), makeText(model)];
   const draw = () => {
+    field.draw();
+    notes.replaceChildren(...notesOf(model));
+    text.replaceChildren(makeSentence(model));
     drawSwitches(model, board, sizes);
     drawAnswers(model, sizes, parts, () => makeApology(model, sizes, last, choose));
   };
-  return { element, draw };
+  draw();
+  progress.draw();
+  const picture = () => [text, board.element, parts.said, parts.answers];
+  return { elements: [field.element, notes, text, halves], draw, advance: progress.draw, picture };
+}
+
+/** The fields for the text, in a notebook. */
+function makeText(model) {
+  if (model.exported) return { element: null, draw: () => {} };
+  const texts = () => model.get("texts");
+  const labels = texts().length > 1 ? ["First text", "Second text"] : ["Text"];
+  const hint = model.get("task") === "fill-mask" ? FREE : PLAIN;
+  return makeFields(model, { labels, texts, hint, fixed: false, apply: (typed) => tell(model, { texts: typed }) });
 }
 
 const view = {
   render({ model, el }) {
-    const { element, draw } = build(model);
-    const parts = [titleOf(model), ...notesOf(model), makeText(model), element];
-    el.append(make("div", { class: "cv cv-knockout", "data-lm-suppress-shortcuts": true }, ...parts));
-    draw();
-    return listen(model, ["silenced", "changes", "answered"], draw);
+    const { elements, draw, advance, picture } = build(model);
+    const drawn = batched(draw);
+    const traits = ["texts", "silenced", "changes", "answered", "problem", "computed", "effects"];
+    const stops = [listen(model, traits, drawn), listen(model, ["computed"], advance)];
+    const numbers = () => rowsOf(model, sizesOf(model));
+    const parts = elements.filter(Boolean);
+    return showView(model, el, { look: "cv-knockout", asks: ASKS, parts, picture, numbers, keys: KEYS, stops });
   },
 };
 export default view;

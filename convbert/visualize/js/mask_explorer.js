@@ -1,6 +1,8 @@
 // A text of which any word can be masked: the predictions there, and the heads behind them.
-import { listen, make, notesOf, numbersOf, runsLeft, show, tell, titleOf, weightsOf } from "./common.js";
-import { bar, capital, columns, makeBoard, nameHead, niceEnd, onEscape, sizesOf, tint } from "./board.js";
+import { batched, isAnswered, listen, make, notesOf, numbersOf, runsLeft, show, tell, weightsOf } from "./common.js";
+import { bar, capital, columns, headRows, makeBoard, nameHead, niceEnd, onEscape, sizesOf, tint } from "./board.js";
+import { makeFields } from "./field.js";
+import { showView } from "./frame.js";
 
 /** What a token is called: what stood in the text, or its piece where nothing did. */
 export const wordOf = (model, i) => model.get("sources")[i] || model.get("tokens")[i];
@@ -33,9 +35,7 @@ function workOf(model, [kind, layer, head], sizes) {
 /** The strongest places of a row of weights, best first. */
 const strongest = (weights, count) => [...weights.keys()].sort((i, j) => weights[j] - weights[i]).slice(0, count);
 
-/** Whether the answer on screen belongs to what is asked. */
-const isAnswered = (model) =>
-  JSON.stringify(model.get("answered")) === JSON.stringify([model.get("text"), model.get("place")]);
+const ASKS = ["text", "place"];
 
 /** Whether an exported page has no answer for a token. */
 const isHeld = (model, i) => model.exported && !model.answers(model.get("text"), i);
@@ -49,7 +49,8 @@ function makeToken(model, i, mask) {
   const onclick = () => String(getSelection()) || mask(i); // who selects text does not want to mask it
   const role = special ? {} : { role: "button", tabindex: "-1", "aria-label": wordOf(model, i), onclick };
   const text = make("span", { class: "cv-chip-text", dir: "auto" }, wordOf(model, i));
-  return make("span", { class: look, "data-token": i, ...role }, text, make("span", { class: "cv-weight" }));
+  const masked = make("span", { class: "cv-mask-name", "aria-hidden": "true" }, "[MASK]");
+  return make("span", { class: look, "data-token": i, ...role }, masked, text, make("span", { class: "cv-weight" }));
 }
 
 /** Which way a key leads through a text that is written to the left or to the right. */
@@ -71,9 +72,11 @@ function makeTokens(model, mask) {
     for (const other of chips) if (other.hasAttribute("role")) other.tabIndex = other === chip ? 0 : -1;
   };
   const fill = () => {
+    const held = element.contains(document.activeElement);
     chips = model.get("tokens").map((_, i) => makeToken(model, i, mask));
     element.replaceChildren(...chips);
     element.dir = runsLeft(model.get("sources")) ? "rtl" : "ltr";
+    if (held) chips[model.get("place")].focus(); // or the next key would be the notebook's
   };
   element.addEventListener("focusin", (event) => settle(event.target));
   element.addEventListener("keydown", (event) => {
@@ -152,25 +155,12 @@ function describe(model, head, sizes) {
 const FREE = "Enter applies the text. A [MASK] in it is kept.";
 const FIXED = "This page was made beforehand, so its text stays as it is: mask_explorer in a notebook takes any other.";
 
-/** The field for the text, and what is wrong with what was typed. */
-function makeField(model) {
-  const id = `cv-${Math.random().toString(36).slice(2)}`;
+/** The field for the text. */
+function makeText(model) {
   const fixed = Boolean(model.exported);
-  const names = { type: "text", id, class: "cv-field", dir: "auto", "aria-describedby": `${id}-hint` };
-  const input = make("input", { ...names, spellcheck: "false", autocomplete: "off", readonly: fixed });
-  const hint = make("p", { class: "cv-hint", id: `${id}-hint` }, fixed ? FIXED : FREE);
-  const problem = make("p", { class: "cv-problem", role: "alert" });
-  input.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !fixed) tell(model, { text: input.value, place: null });
-  });
-  let last = null; // what is being typed stays until there is another text
-  const draw = () => {
-    if (last !== model.get("text")) input.value = last = model.get("text");
-    problem.textContent = model.get("problem") ? `Not shown: ${model.get("problem")}` : "";
-    input.setAttribute("aria-invalid", String(Boolean(model.get("problem"))));
-  };
-  const label = make("label", { for: id }, "Text");
-  return { element: make("div", { class: "cv-typing" }, label, input, hint, problem), draw };
+  const apply = ([text]) => tell(model, { text, place: null });
+  const texts = () => [model.get("text")];
+  return makeFields(model, { labels: ["Text"], texts, apply, hint: fixed ? FIXED : FREE, fixed });
 }
 
 /** The board of lengths. */
@@ -199,12 +189,31 @@ function makeMasking(model, refusal) {
 const LEGEND = "The stronger the colour of a square, the longer the vector that its head adds at the masked token. "
   + "Press one to keep it in view.";
 
+/** Predictions, lengths and where the chosen head looks, as a table to copy. */
+function rowsOf(model) {
+  const sizes = sizesOf(model);
+  const words = model.get("words").map((word, i) => [i + 1, word, model.get("scores")[i]]);
+  const lengths = headRows(sizes, "length added", (head) => workOf(model, head, sizes)[0]);
+  const head = model.get("head");
+  const table = [["rank", "word", "probability"], ...words, [], ...lengths];
+  if (!head.length) return table;
+  const weights = [...looksOf(model, head, sizes)[0]].map((weight, i) => [i, wordOf(model, i), weight / 10000]);
+  return [...table, [], ["token", "text", `weight, ${nameHead(...head)}`], ...weights];
+}
+
+const KEYS = [
+  ["← → ↑ ↓", "another token, or another head"],
+  ["Enter", "mask the token; keep the head in view; apply the text"],
+  ["Home End", "the first head of a layer, the last"],
+  ["Esc", "keep no head in view"],
+];
+
 /** The whole view; `draw` follows the traits. */
 function build(model) {
   const sizes = sizesOf(model);
   let under = null; // the head under the pointer or the focus
   const parts = {
-    field: makeField(model),
+    field: makeText(model),
     notes: make("div"),
     pointed: make("p", { class: "cv-pointed", "aria-live": "polite" }),
     refusal: make("p", { class: "cv-hint cv-refusal", role: "status" }),
@@ -226,7 +235,8 @@ function build(model) {
   const { field, notes, refusal, pointed } = parts;
   const element = make("div", {}, field.element, notes, how, tokens.element, refusal, pointed, halves);
   onEscape(element, () => ((under = null), tell(model, { head: [] })));
-  return { element, draw: makeDraw(model, sizes, { ...parts, tokens, board, halves, look }) };
+  const picture = () => [tokens.element, parts.pointed, parts.words, board.element];
+  return { element, picture, draw: makeDraw(model, sizes, { ...parts, tokens, board, halves, look }) };
 }
 
 /** How everything is drawn again: tokens only when they are others, answers only when they are those asked for. */
@@ -234,7 +244,7 @@ function makeDraw(model, sizes, { field, notes, words, tokens, board, halves, lo
   let drawn = null;
   return () => {
     field.draw();
-    const waiting = !isAnswered(model);
+    const waiting = !isAnswered(model, ASKS);
     halves.toggleAttribute("aria-busy", waiting);
     if (waiting || model.get("problem")) return;
     if (drawn !== model.get("text")) tokens.fill();
@@ -249,11 +259,13 @@ function makeDraw(model, sizes, { field, notes, words, tokens, board, halves, lo
 
 const view = {
   render({ model, el }) {
-    const { element, draw } = build(model);
-    const attributes = { class: "cv cv-explorer", "data-lm-suppress-shortcuts": true };
-    el.append(make("div", attributes, titleOf(model), element));
+    const { element, picture, draw } = build(model);
+    const numbers = () => rowsOf(model);
+    const stops = [listen(model, ["text", "place", "head", "problem", "answered"], batched(draw))];
+    const options = { look: "cv-explorer", asks: ASKS, parts: [element], picture, numbers, keys: KEYS, stops };
+    const stop = showView(model, el, options);
     draw();
-    return listen(model, ["text", "place", "head", "problem", "answered"], draw);
+    return stop;
   },
 };
 export default view;

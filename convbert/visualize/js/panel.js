@@ -166,3 +166,27 @@ export function splitTitle(s, i) {
   const share = shareOf(lengthsOf(s.norms, s.layer, s.H, s.T, i), s.Ha);
   return { share, title: `${nameOf(s, i)}: attention ${show(share)} of the work, convolution ${show(1 - share)}` };
 }
+
+/** A chosen token's row of weights and its kernel, as a table to copy. */
+export function tokenRows({ s, from, row, kernel }) {
+  const half = (s.K - 1) / 2;
+  const rows = s.tokens.map((_, j) => {
+    const near = kernel[j - from + half];
+    return [j, nameOf(s, j), j - from, row[j] / 10000, ...(s.Hc ? [near === undefined ? "" : near / 10000] : [])];
+  });
+  const attention = `attention of ${nameOf(s, from)}, layer ${s.layer}, ${headName(s.attention_head, s.Ha)}`;
+  const conv = s.Hc ? [`its kernel, ${headName(s.conv_head, s.Hc)}`] : [];
+  return [["token", "text", "distance", attention, ...conv], ...rows];
+}
+
+/** All tokens' weights, then all kernels, as a table to copy. */
+export function layerRows({ s, map, kernels }) {
+  const names = s.tokens.map((_, i) => nameOf(s, i));
+  const part = (weights, i, width) => [...weights.subarray(i * width, (i + 1) * width)].map((weight) => weight / 10000);
+  const rows = (weights, width) => names.map((name, i) => [name, ...part(weights, i, width)]);
+  const attention = `attention, layer ${s.layer}, ${headName(s.attention_head, s.Ha)}`;
+  if (!s.Hc) return [[attention, ...names], ...rows(map, s.T)];
+  const steps = [...Array(s.K).keys()].map((k) => k - (s.K - 1) / 2);
+  const conv = `kernels, layer ${s.layer}, ${headName(s.conv_head, s.Hc)}`;
+  return [[attention, ...names], ...rows(map, s.T), [], [conv, ...steps], ...rows(kernels, s.K)];
+}

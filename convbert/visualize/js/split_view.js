@@ -1,10 +1,16 @@
 // Who does the work: layers by tokens, from attention's blue to convolution's orange. A cell opens its layer below.
-import { listen, make, notesOf, runsLeft, show, tell, titleOf } from "./common.js";
+import { listen, make, notesOf, runsLeft, show, tell } from "./common.js";
+import { showView } from "./frame.js";
 import { lengthsOf, shareOf, sum } from "./marks.js";
 import { nameOf } from "./panel.js";
-import { makeStage, readText, reveal, soon } from "./stage.js";
+import { fit, makeStage, readText, reveal, soon } from "./stage.js";
 
-const HOW = "Choose a cell to open its layer. Keys: arrows move, Enter opens, Esc closes.";
+const HOW = "Choose a cell to open its layer.";
+const KEYS = [
+  ["← → ↑ ↓", "another cell"],
+  ["Home End", "the first token, the last"],
+  ["Enter", "open a cell's layer, or close it"],
+];
 
 /** The attention heads' part of the work, `(L, T)`, and how far the scale reaches to either side of one half. */
 function sharesOf(s) {
@@ -27,7 +33,11 @@ function cellText(s, layer, token) {
 /** From one end to the other: words, numbers and colours. */
 function scaleOf(s, reach) {
   const end = show(0.5 + reach, 2);
-  const ramp = make("span", { class: "cv-ramp" }, "even");
+  const steps = [...Array(16).keys()].map((i) => {
+    const kind = i < 8 ? "cv-attention" : "cv-conv";
+    return make("span", { class: `cv-step ${kind}`, style: `--deep: ${(100 * Math.abs(7.5 - i)) / 7.5}%` });
+  });
+  const ramp = make("span", { class: "cv-ramp" }, ...steps, make("span", { class: "cv-ramp-name" }, "even"));
   const words = [make("b", { class: "cv-attention" }, `attention ${end}`), ramp];
   const scale = make("div", { class: "cv-scale" }, ...words, make("b", { class: "cv-conv" }, `convolution ${end}`));
   return s.Hc ? scale : make("div", { class: "cv-scale" }, "This model has no convolution: all work is attention's.");
@@ -40,6 +50,12 @@ function makeCell(s, layer, token, share, reach) {
   const cell = make("div", { ...options, "data-at": layer * s.T + token, "aria-label": cellText(s, layer, token) });
   cell.style.setProperty("--deep", `${((100 * Math.abs(share - 0.5)) / reach).toFixed(1)}%`);
   return cell;
+}
+
+/** The attention heads' part of the work, layers by tokens, as a table to copy. */
+function shareRows(s, shares) {
+  const rows = [...Array(s.L).keys()].map((layer) => [layer, ...shares.subarray(layer * s.T, (layer + 1) * s.T)]);
+  return [["layer \\ attention's share", ...s.tokens.map((_, i) => nameOf(s, i))], ...rows];
 }
 
 /** The map: a row of names, then a row of cells per layer. */
@@ -115,8 +131,8 @@ const view = {
     const words = make("p", { class: "cv-caption cv-pointed", "aria-live": "polite" }, HOW);
     const close = make("button", { class: "cv-close", onclick: () => tell(model, { layer: -1, token: -1 }) });
     const below = make("div", { class: "cv-below" }, close, stage.element);
-    const parts = [titleOf(model), ...notesOf(model), scaleOf(s, scaled.reach), map, words, below];
-    const root = make("div", { class: "cv", "data-lm-suppress-shortcuts": true }, ...parts);
+    const scale = scaleOf(s, scaled.reach);
+    const root = make("div", {}, ...notesOf(model), scale, map, words, below);
     const mark = soon(() => {
       const [layer, token] = [model.get("layer"), model.get("token")];
       if (layer < 0 && below.contains(document.activeElement)) map.querySelector('.cv-cell[tabindex="0"]').focus();
@@ -136,8 +152,14 @@ const view = {
     });
     const forget = listen(model, ["layer", "token"], mark);
     mark();
-    el.append(root);
-    return () => (stage.stop(), mark.stop(), forget());
+    const seen = new ResizeObserver(() => map.offsetWidth && fit(map, map.firstChild));
+    seen.observe(map);
+    const picture = () => [scale, map.firstChild, ...(model.get("layer") < 0 ? [] : stage.picture())];
+    const numbers = () => [...shareRows(s, scaled.shares), ...(model.get("layer") < 0 ? [] : [[], ...stage.numbers()])];
+    const keys = [...KEYS, ...stage.keys.slice(0, -1).map(([key, does]) => [key, `${does}, in an open layer`])];
+    const stops = [stage.stop, mark.stop, forget, () => seen.disconnect()];
+    keys.push(["Esc", "choose no token; close the layer"]);
+    return showView(model, el, { asks: ["layer"], parts: [root], picture, numbers, keys, stops });
   },
 };
 export default view;

@@ -1,8 +1,9 @@
 // One layer on a text: arcs above the tokens for attention, bars below for convolution. Both views share it.
 import { listen, make, numbersOf, runsLeft, tell, weightsOf } from "./common.js";
 import { arcs, bar, headOf, sieve, smallKernels, strongest, windowOf } from "./marks.js";
-import { attentionCaption, convCaption, hiddenCaption, pointed, tables } from "./panel.js";
+import { attentionCaption, convCaption, hiddenCaption, pointed, tables, tokenRows, layerRows } from "./panel.js";
 import { makeSelectors, nameOf, splitTitle } from "./panel.js";
+import { drawing } from "./picture.js";
 
 const TOP = 168; // pixels above the tokens
 const BOTTOM = 108; // and below
@@ -24,14 +25,6 @@ export function readText(model) {
 /** What is chosen now. */
 const readState = (model) => Object.fromEntries(STATE.map((name) => [name, model.get(name)]));
 
-/** An SVG element. */
-function drawing(tag, attributes = {}, ...children) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
 /** Run `action` once before the next picture, however often it is asked for. */
 export function soon(action) {
   let asked = 0;
@@ -49,20 +42,27 @@ function legend(s) {
   return [look, mix, key("both", "strip: whose work it is")];
 }
 
-/** What keys do, in one line. */
-const KEYS = "Keys: ← → token, ↑ ↓ layer, a attention head, c convolution head, Shift ← → second token, Esc clears.";
-
-/** What is said when a question stays without an answer. */
-const LATE = "Python has not answered yet. Is its kernel busy, or gone?";
+/** What keys do. */
+const keysOf = (s) => [
+  ["← →", "choose a token"],
+  ["Home End", "the first token, the last"],
+  ["Shift ← →", "point at a second token"],
+  ["↑ ↓", "another layer"],
+  ["a", "another attention head"],
+  ...(s.Hc ? [["c", "another convolution head"]] : []),
+  ["Esc", "choose no token"],
+];
 
 /** The row of tokens with the drawings above and below it. */
 function makeLane(s) {
   const columns = s.tokens.map((token, i) => {
     const unknown = nameOf(s, i) !== token;
-    const text = make("span", { class: unknown ? "cv-token cv-unknown" : "cv-token", dir: "auto" }, nameOf(s, i));
+    const name = make("span", { class: "cv-token-name", dir: "auto" }, nameOf(s, i));
+    const text = make("span", { class: unknown ? "cv-token cv-unknown" : "cv-token" }, name);
     const spoken = { role: "option", "aria-label": `${nameOf(s, i)}, token ${i}`, "aria-selected": "false" };
     const options = { class: "cv-column", tabindex: i ? -1 : 0, "data-i": i, ...spoken };
-    const column = make("div", options, text, make("span", { class: "cv-strip" }));
+    const strip = make("span", { class: "cv-strip" }, make("span", { class: "cv-share" }));
+    const column = make("div", options, text, strip);
     column.classList.toggle("cv-special", s.special[i]);
     column.classList.toggle("cv-second", i > 0 && s.segments[i] !== s.segments[i - 1]);
     return column;
@@ -75,23 +75,39 @@ function makeLane(s) {
   return { element: make("div", { class: "cv-scroll", dir }, lane), lane, columns, above, below, sign };
 }
 
+/** Fit a text to the width there is: with less room around tokens, then with upright tokens; else it scrolls. */
+export function fit(scroller, content) {
+  for (const look of ["", "cv-snug", "cv-upright"]) {
+    scroller.classList.remove("cv-snug", "cv-upright");
+    if (look) scroller.classList.add(look);
+    if (content.offsetWidth <= scroller.clientWidth) return;
+  }
+}
+
 /** Where the tokens stand. Read all at once, before anything is drawn. */
 function measure(scene) {
+  fit(scene.lane.element, scene.lane.lane);
+  scene.upright = scene.lane.element.classList.contains("cv-upright");
   scene.centres = scene.lane.columns.map((column) => column.offsetLeft + column.offsetWidth / 2);
   scene.widths = scene.lane.columns.map((column) => column.offsetWidth);
 }
 
 /** The arcs and, when one token is looked from, the numbers above its targets. */
 function drawArcs(scene, pairs, from) {
-  const base = from < 0 ? TOP - 2 : TOP - 19;
+  const base = from < 0 ? TOP - 2 : TOP - (scene.upright ? 46 : 19);
   const draw = (d, level) => drawing("path", { d, class: `cv-arc cv-arc-${level}` });
   const paths = arcs(pairs, scene.centres, base).map(draw);
   const read = from < 0 ? [] : pairs.filter(([, , weight], rank) => rank < 60 && weight >= 50);
-  const numbers = read.map(([, j, weight]) => number(scene.centres[j], TOP - 7, weight));
+  const numbers = read.map(([, j, weight]) => number(scene, scene.centres[j], TOP - 7, weight, "start"));
   scene.lane.above.replaceChildren(...paths, ...numbers);
 }
 
-const number = (x, y, weight) => drawing("text", { x, y, class: "cv-number" }, (weight / 10000).toFixed(4));
+/** A weight at a place; upright where tokens are, from there up ("start") or down ("end"). */
+function number(scene, x, y, weight, anchor) {
+  const turned = { transform: `translate(${x + 4} ${y}) rotate(-90)`, style: `text-anchor: ${anchor}` };
+  const place = scene.upright ? turned : { x, y };
+  return drawing("text", { class: "cv-number", ...place }, (weight / 10000).toFixed(4));
+}
 
 /** The window of one token's kernel, or every token's kernel in small. */
 function drawBars(scene, s, kernels, from) {
@@ -101,8 +117,10 @@ function drawBars(scene, s, kernels, from) {
     return lane.below.replaceChildren(drawing("path", { d, class: "cv-bar" }));
   }
   const { inside } = windowOf(kernels.subarray(from * s.K, (from + 1) * s.K), from, s.T);
-  const height = (weight) => (weight / Math.max(1, ...kernels)) * (BOTTOM - 26);
-  const d = inside.map(([j, weight]) => bar(centres[j] - 11, 22, 5, Math.max(1, height(weight)))).join("");
+  const most = Math.max(1, ...kernels);
+  const height = (weight) => (weight / most) * (BOTTOM - (scene.upright ? 52 : 26));
+  const wide = Math.min(22, Math.min(...widths) - 6);
+  const d = inside.map(([j, weight]) => bar(centres[j] - wide / 2, wide, 5, Math.max(1, height(weight)))).join("");
   const ends = [inside[0][0], inside[inside.length - 1][0]];
   const [left, right] = lane.sign > 0 ? ends : ends.reverse();
   const x = centres[left] - widths[left] / 2 + 2;
@@ -110,7 +128,9 @@ function drawBars(scene, s, kernels, from) {
   const frame = { x, y: 1, width, height: BOTTOM - 3, rx: 6, class: "cv-window" };
   const even = 5 + height(10000 / s.K);
   const line = drawing("path", { d: `M${x} ${even}h${width}`, class: "cv-even" });
-  const numbers = inside.map(([j, weight]) => number(centres[j], 17 + Math.max(1, height(weight)), weight));
+  const below = scene.upright ? 9 : 17;
+  const at = (weight) => below + Math.max(1, height(weight));
+  const numbers = inside.map(([j, weight]) => number(scene, centres[j], at(weight), weight, "end"));
   lane.below.replaceChildren(drawing("rect", frame), drawing("path", { d, class: "cv-bar" }), line, ...numbers);
 }
 
@@ -160,21 +180,22 @@ function choose(scene, s) {
   const pairs = best.filter(([, , weight]) => weight >= best[0][2] / 50); // fainter ones would only blur the picture
   const row = map.subarray(from * s.T, (from + 1) * s.T);
   const kernel = s.Hc && from >= 0 ? kernels.subarray(from * s.K, (from + 1) * s.K) : [];
-  return { from, other, best, pairs, row, kernel, kernels };
+  return { from, other, best, pairs, map, row, kernel, kernels };
 }
 
 /** Draw what the traits say. While Python has not answered yet, the picture before stays, and is marked as such. */
 function drawStage(scene) {
   const { captions } = scene;
+  scene.shown = null;
   const s = { ...scene.text, ...readState(scene.model), ...scene.layer };
   if (s.layer < 0) return;
   scene.selectors.update(s);
   const waiting = s.answered[0] !== s.layer;
   scene.element.setAttribute("aria-busy", String(waiting));
-  clearTimeout(scene.late);
-  if (waiting) scene.late = setTimeout(() => captions.far.replaceChildren(`Layer ${s.layer}: ${LATE}`), 2000);
   if (waiting || !scene.centres.length) return;
-  const { from, other, best, pairs, row, kernel, kernels } = choose(scene, s);
+  const chosen = choose(scene, s);
+  const { from, other, best, pairs, row, kernel, kernels } = chosen;
+  scene.shown = { s, from, ...chosen };
   drawArcs(scene, pairs, from);
   if (s.Hc) drawBars(scene, s, kernels, from);
   markWork(scene, s);
@@ -253,14 +274,21 @@ export function makeStage(model) {
   const below = s.Hc ? [captions.near] : [];
   const how = make("p", { class: "cv-legend" }, ...legend(s));
   const words = [how, scene.selectors.element, captions.far, scene.lane.element];
-  const keys = make("p", { class: "cv-keys" }, s.Hc ? KEYS : KEYS.replace(" c convolution head,", ""));
-  const all = [...words, ...below, captions.pointed, captions.tables, keys];
+  const all = [...words, ...below, captions.pointed, captions.tables];
   scene.element = make("section", { class: "cv-stage", "aria-label": "heads of one layer" }, ...all);
   const draw = soon(() => drawStage(scene));
-  const stops = [follow(scene, draw), draw.stop, () => clearTimeout(scene.late)];
+  const stops = [follow(scene, draw), draw.stop];
   scene.element.addEventListener("keydown", (event) => onKey(event, scene, draw));
   listenToPointer(scene, draw);
-  return { element: scene.element, draw, stop: () => stops.forEach((stop) => stop()) };
+  const picture = () => [captions.far, scene.lane.lane, ...below];
+  const numbers = () => numbersShown(scene);
+  return { element: scene.element, picture, numbers, keys: keysOf(s), stop: () => stops.forEach((stop) => stop()) };
+}
+
+/** The numbers behind the picture: a token's weights, or those of all tokens. */
+function numbersShown({ shown }) {
+  if (!shown) return [];
+  return shown.from < 0 ? layerRows(shown) : tokenRows(shown);
 }
 
 /** Draw again when a trait changes or the place does. */
@@ -284,5 +312,6 @@ function follow(scene, draw) {
     if (!before) chosen();
   });
   seen.observe(scene.lane.lane);
+  seen.observe(scene.lane.element);
   return () => (stops.forEach((stop) => stop()), seen.disconnect());
 }

@@ -1,0 +1,15 @@
+"""nbdev-test, for notebooks of all frameworks in the same processes: python tools/test_notebooks.py [PATH].
+
+Triton and TensorFlow both carry LLVM. Triton crashes when it is imported after TensorFlow, so the process that the
+workers are forked from imports it first.
+"""
+
+from contextlib import suppress
+
+with suppress(ImportError):
+    import triton  # noqa: F401
+
+from nbdev.test import nbdev_test
+
+if __name__ == "__main__":
+    nbdev_test()
