@@ -60,21 +60,24 @@ def short(name, limit=48):
     return AutoTokenizer.from_pretrained(name, model_max_length=limit)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("task", CASES)
-def test_answers_are_those_of_torch(task, framework):
-    (inputs, options), name = CASES[task], DEFAULT_MODELS[task]
-    theirs, ours = (pipeline(task, name, tokenizer=short(name), framework=each) for each in ("pt", framework))
-    found, wanted = ours(inputs, **options), theirs(inputs, **options)
-    assert same(found, wanted)
-    assert [type(answer) for answer in (found, *found)] == [type(answer) for answer in (wanted, *wanted)]
-
-
 def saved(folder, config, task):
     """A folder with random weights."""
     torch.manual_seed(0)
     model_for(task, config)(config).save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("task", CASES)
+def test_answers_are_those_of_torch(task, framework, tmp_path):
+    (inputs, options), name = CASES[task], DEFAULT_MODELS[task]
+    if framework == "flax" and task not in ("fill-mask", "question-answering"):  # XLA compiles each for seconds
+        name = saved(tmp_path / "small", ConvBertConfig(**SIZES, embedding_size=32, num_labels=5), task)
+    tokenizer = short("convbert-tiny")
+    theirs, ours = (pipeline(task, name, tokenizer=tokenizer, framework=each) for each in ("pt", framework))
+    found, wanted = ours(inputs, **options), theirs(inputs, **options)
+    assert same(found, wanted)
+    assert [type(answer) for answer in (found, *found)] == [type(answer) for answer in (wanted, *wanted)]
 
 
 @pytest.fixture(scope="module")
