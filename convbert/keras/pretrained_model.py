@@ -47,15 +47,15 @@ def take_dictionary(
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
     return run
 
-# %% ../../nbs/keras/12_pretrained_model.ipynb #ac000009
-OTHERS = ("attention_mask", "token_type_ids", "position_ids", "head_mask")
-
-
+# %% ../../nbs/keras/12_pretrained_model.ipynb #ac0000f9
 def with_kinds(
     head_mask: Any,  # `(steps, kinds, H)`, or `(steps, H)` where there is one kind of heads; or None
 ) -> Any:  # `(steps, kinds, H)`
     "Factors for heads, with an axis for their kinds."
     return head_mask[:, None] if len(getattr(head_mask, "shape", ())) == 2 else head_mask
+
+# %% ../../nbs/keras/12_pretrained_model.ipynb #ac000009
+OTHERS = ("attention_mask", "token_type_ids", "position_ids", "head_mask")
 
 
 class EncodingMixin:
