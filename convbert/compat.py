@@ -120,7 +120,8 @@ MODEL_ARGUMENTS = FILE_ARGUMENTS | {
     "add_pooling_layer": refuse(POOLER, False),
     **{name: refuse(QUANTIZE, False) for name in ("quantization_config", "load_in_8bit", "load_in_4bit")},
     **{name: refuse(OFFLOAD, False) for name in (*SHARDING, "distributed_config")},
-    **{name: refuse(RESAVE, False) for name in ("from_tf", "from_flax")},
+    **dict.fromkeys(("from_pt", "from_tf", "from_flax"), IGNORED),  # a folder's files say what they are
+    "_do_init": refuse("nnx.split(model) gives the parameters apart from the module", True),
     "state_dict": refuse("make the model from its config, then model.load_state_dict(...)"),
     "variant": refuse("rename the files, or name a revision that holds the variant"),
     "torchscript": refuse("torch.jit.trace(model, inputs, strict=False) takes it as it is", False),

@@ -261,7 +261,7 @@ def test_arguments_under_the_names_of_transformers(folder):
         assert load(folder, device_map=where).device.type == "cpu"
     assert load(folder, device_map="auto").device.type in ("cpu", "cuda", "mps", "xpu")
     harmless = dict(low_cpu_mem_usage=True, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa")
-    assert load(folder, **harmless, from_tf=False, resume_download=None).num_parameters() > 0
+    assert load(folder, **harmless, from_tf=True, resume_download=None).num_parameters() > 0
     model, info = load(folder, output_loading_info=True)
     assert not any(info.values()) and isinstance(model, convbert.ConvBertForSequenceClassification)
     bare = convbert.ConvBertForTokenClassification.from_pretrained
@@ -286,7 +286,6 @@ def test_a_configuration_instead_of_the_folders(folder):
     ("arguments", "words"),
     [
         ({"load_in_8bit": True}, "--precision int8"),
-        ({"from_tf": True}, "save_pretrained"),
         ({"device_map": {"encoder": 0, "classifier": 1}}, "accelerate.dispatch_model"),
         ({"attn_implementation": "flash_attention_2"}, "by itself"),
         ({"torch_dtype": "float16", "dtype": "float32"}, "one option"),

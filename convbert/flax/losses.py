@@ -30,7 +30,6 @@ def cross_entropy(
     labels, seen = labels.reshape(logits.shape[:-1]), numbers(labels)
     if seen is not None:
         check_ids("label", seen[seen != IGNORED], logits.shape[-1], "the number of classes")
-    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int8))  # unsigned numbers know no -100
     asked = labels != IGNORED
     logits = logits.astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(asked, labels, 0))
