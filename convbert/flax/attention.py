@@ -8,8 +8,6 @@ Docs: https://convbert.github.io/convbert/flax/attention.html.md"""
 __all__ = ['split_heads', 'merge_heads', 'attention_bias', 'attend', 'first_position', 'first_tokens', 'SelfAttention']
 
 # %% ../../nbs/flax/03_attention.ipynb #f1030003
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -36,7 +34,7 @@ def merge_heads(
 # %% ../../nbs/flax/03_attention.ipynb #f1030006
 def attention_bias(
     mask: jax.Array,  # `(B, T)`, true at real tokens
-    dtype: Any,  # of the scores that it is added to
+    dtype: jnp.dtype,  # of the scores that it is added to
 ) -> jax.Array:  # `(B, 1, 1, T)`: 0 at real tokens, a hugely negative but finite number at padding
     "What is added to the scores, so that no token looks at padding."
     return jnp.where(mask, 0, jnp.finfo(dtype).min / 2).astype(dtype)[:, None, None, :]
