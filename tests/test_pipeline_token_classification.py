@@ -492,8 +492,7 @@ def test_a_notebook_shows_every_word_with_its_tag(words_of):
 def test_a_tag_has_one_colour_in_all_texts(words_of):
     rows = [words_of(text)._repr_html_() for text in ("zookeepers", "Straightforward zookeepers drove, home")]
     colours = [
-        {tag: style for style, tag in re.findall(r"<mark style='([^']*)'>.*?>(\w+)</small>", html)}
-        for html in rows
+        {tag: style for style, tag in re.findall(r"<mark style='([^']*)'>.*?>(\w+)</small>", html)} for html in rows
     ]
     assert all(colours[1].get(tag, style) == style for tag, style in colours[0].items())
     assert len(set(colours[1].values())) == len(colours[1]) > 1

@@ -12,7 +12,7 @@ __all__ = ['TINY_RECIPE', 'Plan', 'complete_plan', 'evaluate', 'prepare_text', '
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class Plan:
     tokenizer: str | None = None  # use this one (bundled name, folder, hub id) instead of training one
     model: str | None = None  # continue from these weights, with their config and tokenizer; from random ones when None
     hold_out_every: int = 200  # one document in so many is held out for evaluation
+    columns: Mapping[str, str] | None = None  # what rows call their column "text", see `load_documents`
 
     def __post_init__(self):
         "Complete and check the plan."
@@ -77,6 +78,7 @@ class Plan:
             tokenizer=self.tokenizer and str(self.tokenizer), vocab_size=self.vocab_size, lowercase=self.lowercase
         )
         rest |= dict(model=str(self.model)) if self.model else {}
+        rest |= dict(columns=dict(self.columns)) if self.columns else {}
         return {"files": data, "hold_out_every": self.hold_out_every, **rest, **recipe, **model}
 
 # %% ../../nbs/training/26_pretraining.ipynb #82effa41
@@ -96,12 +98,13 @@ def evaluate(
     model: str | Path = "convbert-tiny",  # bundled name, folder or hub id
     length: int = 128,  # tokens in a row
     device: str | torch.device = "cpu",
+    columns: Mapping[str, str] | None = None,  # what rows call their column "text", see `load_documents`
 ) -> dict[str, float]:  # top1, top5, perplexity, and the number of masked tokens
     "Score a model on text files: one pass over the text, with 15 % of the tokens masked."
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForMaskedLM.from_pretrained(model, device=choose_device(device))
     refuse_untrained(network, "evaluation")
-    tokens = encode_documents(load_documents(files), tokenizer)
+    tokens = encode_documents(load_documents(files, columns), tokenizer)
     batches = MaskedBatches(tokens, tokenizer, Masking(0.15, 1.0, 0.0), (length,), min(4096, len(tokens)), seed=1)
     steps = max(1, len(tokens) // batches.tokens_per_batch)
     asked = steps * batches(0)["labels"].numel()
@@ -113,7 +116,7 @@ def prepare_text(
     folder: Path,  # where the tokenizer is saved
 ) -> tuple:  # tokenizer, training ids `(N,)`, held-out ids `(M,)`
     "Read the documents, train or load the vocabulary, tokenize."
-    train, held = hold_out(load_documents(plan.files), plan.hold_out_every)
+    train, held = hold_out(load_documents(plan.files, plan.columns), plan.hold_out_every)
     if plan.tokenizer or (folder / "checkpoint.pt").exists():
         tokenizer = AutoTokenizer.from_pretrained(plan.tokenizer or folder)
     else:
