@@ -9,6 +9,8 @@ __all__ = ['NO_OPTIONS', 'make_parser', 'print_message', 'main']
 
 # %% ../nbs/28_cli.ipynb #20f9c1f4
 import argparse
+import gc
+import logging
 import os
 import sys
 import warnings
@@ -55,6 +57,9 @@ def main(
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: say("note", message)
+            for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):  # for authors of libraries
+                warnings.simplefilter("ignore", category)
+            logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
             if hasattr(sys.stdin, "reconfigure"):
                 sys.stdin.reconfigure(errors="replace")
             args.run(args)
@@ -63,6 +68,7 @@ def main(
         return 0
     except KeyboardInterrupt as stop:
         print(f"convbert: {stop}" if str(stop) else "convbert: stopped", file=sys.stderr)
+        gc.freeze()  # a graph that was being compiled would take seconds to collect at exit
         return 130
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         if args.debug:

@@ -160,6 +160,20 @@ def test_lists_in_a_table_are_read_as_lists(tmp_path):
     assert done.returncode == 0 and json.loads(done.stdout)["answers"]["choice"] in ("a", "b"), done.stderr
 
 
+def test_libraries_are_silent(tmp_path):
+    """No bars of `datasets`, and no warnings for authors of libraries: each command's own lines only."""
+    text, rows = tmp_path / "text.txt", tmp_path / "rows.csv"
+    text.write_text("\n\n".join(f"The ship {i} sailed across the wide sea." for i in range(60)))
+    rows.write_text(OK)
+    done = run("evaluate", str(text), "--length", "16")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = run("pretrain", str(text), "--out", str(tmp_path / "a"), "--tokens-per-batch", "8")
+    assert done.stderr.startswith("convbert: ") and done.stderr.count("\n") == 1
+    done = run("finetune", "text-classification", str(rows), "--out", str(tmp_path / "b"), "--epochs", "1")
+    lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip()]
+    assert done.returncode == 0 and all(line.startswith(("text-classification: ", "train:")) for line in lines), lines
+
+
 def test_no_text_at_all_is_an_error():
     done = run("fill-mask", text="")
     assert done.returncode == 1 and "there is nothing to answer" in done.stderr

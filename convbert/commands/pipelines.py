@@ -162,7 +162,8 @@ def answer(args: argparse.Namespace) -> None:
     if len(errors) == total:
         raise ValueError(f"no input could be answered, the first because: {errors[0]}")
     if errors:
-        warnings.warn(f"{len(errors):,} of {total:,} inputs could not be answered, the first because: {errors[0]}")
+        said = f"{len(errors):,} of {total:,} inputs could not be answered, the first because: {errors[0]}"
+        warnings.warn(said, stacklevel=2)
 
 # %% ../../nbs/commands/02_pipelines.ipynb #f45c64e0
 def add_tasks(commands) -> None:

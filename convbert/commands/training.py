@@ -89,7 +89,7 @@ def pretrain(args: argparse.Namespace) -> None:
     if args.mask_rate is not None:
         check_probability("mask_rate", args.mask_rate)
         given["masking"] = replace(pretraining.Plan(args.files).masking, rate=args.mask_rate)
-    if args.mask_rate is not None or args.steps is not None or args.minutes is not None:
+    if args.mask_rate is not None or args.steps is not None or args.schedule == "clock":
         given["mask_rates"] = ()
     options = {k: given[k] for k in PLAN_OPTIONS if k in given} | dict(columns=given_columns(args))
     config = family_of(args.family).config.preset(args.preset)
@@ -102,7 +102,8 @@ def scale(recipe: Any, given: dict[str, Any]) -> Any:
     from dataclasses import replace
 
     share = given.get("steps", recipe.steps) / recipe.steps
-    warmup = recipe.warmup if "minutes" in given else round(recipe.warmup * share)  # the clock scales the rest
+    by_clock = given.get("schedule") == "clock"  # which scales the rest
+    warmup = recipe.warmup if by_clock else round(recipe.warmup * share)
     kept = dict(warmup=warmup, decay=round(recipe.decay * share))
     return replace(recipe, **(kept | {k: given[k] for k in (*RECIPE_OPTIONS, "compile") if k in given}))
 
@@ -113,6 +114,7 @@ PLAN_OPTIONS = ("model", "vocab_size", "tokenizer", "masking", "mask_rates", "to
 RECIPE_OPTIONS = dict(
     steps=int,
     minutes=float,
+    schedule=str,
     learning_rate=float,
     warmup=int,
     decay=int,
@@ -124,7 +126,7 @@ RECIPE_OPTIONS = dict(
     evaluate_every=int,
 )
 
-
+# %% ../../nbs/commands/03_training.ipynb #0e63a003
 def add_pretrain(commands) -> None:
     "Arguments of `convbert pretrain`."
     p = commands.add_parser(
@@ -145,7 +147,8 @@ def add_pretrain(commands) -> None:
     p.add_argument("--mask-rate", type=float, help="share of tokens to predict (default: 0.2 to 0.3, as `Plan` says)")
     p.add_argument("--tokens-per-batch", type=int, help="tokens in a step (default: 8192)")
     p.add_argument("--device", help="cpu, cuda, … (default: an accelerator when there is one)")
-    p.add_argument("--no-compile", dest="compile", action="store_false", default=None, help="run without torch.compile")
+    how = dict(action=argparse.BooleanOptionalAction, default=None)
+    p.add_argument("--compile", help="use torch.compile (default: where it saves time within the run)", **how)
     add_options(p, RECIPE_OPTIONS, "`Recipe`")
     p.set_defaults(run=pretrain)
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tokenizers.base import PreTrainedTokenizer
-from .arrow import LOCATION
+from .arrow import LOCATION, MANY_BYTES, bars_of_datasets
 from .checks import check_rows
 from .datasets import choose_columns, read_options
 from .formats import check_plain_text, file_format
@@ -54,11 +54,12 @@ def load_documents(
     if not names:
         raise ValueError(f"there is no text in {', '.join(map(str, files))}")
     try:
-        data = load_dataset("text", data_files=names, sample_by="paragraph", split="train")
+        with bars_of_datasets(shown=False):
+            data = load_dataset("text", data_files=names, sample_by="paragraph", split="train")
+            data = data.filter(lambda text: bool(text.strip()), input_columns="text")
     except Exception as error:  # datasets wraps whatever went wrong
         cause = error.__cause__ or error
         raise ValueError(f"cannot read {', '.join(names)} as UTF-8 text ({type(cause).__name__}: {cause})") from error
-    data = data.filter(lambda text: bool(text.strip()), input_columns="text")
     if not len(data):
         raise ValueError(f"there is no text in {', '.join(map(str, files))}")
     return data
@@ -108,13 +109,9 @@ def encode_documents(
         rows = backend.encode_batch_fast(batch["text"], add_special_tokens=False)
         return {"ids": [[*row.ids, sep] for row in rows]}
 
-    tokens = documents.map(
-        encode,
-        batched=True,
-        batch_size=200,
-        remove_columns=documents.column_names,
-        desc="tokenize",
-    )
+    how = dict(batched=True, batch_size=200, remove_columns=documents.column_names, desc="tokenize")
+    with bars_of_datasets(shown=documents.data.nbytes > MANY_BYTES):
+        tokens = documents.map(encode, **how)
     chunks = tokens.with_format("arrow")[:]["ids"].chunks
     return np.concatenate([c.flatten().to_numpy(zero_copy_only=False).astype(dtype) for c in chunks])
 
@@ -212,8 +209,7 @@ class MaskedBatches:
     def __post_init__(self):
         "Check lengths and text, and move the ids to the device."
         if len(self.tokens) < max(self.lengths):
-            have, need = f"{len(self.tokens):,} tokens", max(self.lengths)
-            raise ValueError(f"the text has {have}, fewer than one row of {need}: add text, or take shorter rows")
+            raise ValueError(f"the text has {len(self.tokens)} tokens, fewer than a row of {max(self.lengths)}: add text")
         if min(self.lengths) < 3 or self.tokens_per_batch < max(self.lengths):
             most = self.tokens_per_batch
             raise ValueError(f"lengths={self.lengths} must be at least 3 and at most tokens_per_batch={most}")

@@ -6,9 +6,10 @@ Docs: https://convbert.github.io/convbert/training/pretraining.html.md"""
 
 # %% auto #0
 __all__ = ['TINY_RECIPE', 'Plan', 'complete_plan', 'evaluate', 'prepare_text', 'text_device', 'pretrain', 'run_pretraining',
-           'create_model', 'check_folder', 'last_scores', 'save_result', 'write_card']
+           'create_model', 'check_folder', 'last_scores', 'save_result', 'write_card', 'sign_card', 'is_own_card']
 
 # %% ../../nbs/training/26_pretraining.ipynb #70b3148b
+import hashlib
 import json
 import os
 import platform
@@ -140,11 +141,13 @@ def text_device(
 
 # %% ../../nbs/training/26_pretraining.ipynb #161cb276
 def pretrain(
-    plan: Plan,
+    plan: Plan | str | Path | Sequence[str | Path],  # or only its files
     folder: str | Path,  # holds checkpoints, and at the end the model
     device: str | torch.device | None = None,  # the CPU, or an accelerator when there is one
 ) -> dict[str, float]:  # scores on the held-out documents
     "Train a masked language model on plain text, or resume the run in the folder."
+    if not isinstance(plan, Plan):
+        plan = Plan([plan] if isinstance(plan, str | Path) else plan)
     folder, run_config = Path(folder), plan.run_config()
     check_folder(folder, run_config)
     with exclusive_run(folder):
@@ -210,8 +213,8 @@ def save_result(
         model.to("cpu", torch.float16).save_pretrained(part)
         tokenizer.save_pretrained(part)
         (part / "training_log.json").write_text(json.dumps(log), encoding="utf-8")
-        if not (folder / "README.md").exists():  # an edited card is kept
-            (part / "README.md").write_text(write_card(plan, log), encoding="utf-8")
+        if not (folder / "README.md").exists() or is_own_card(folder / "README.md"):  # an edited card is kept
+            (part / "README.md").write_text(sign_card(write_card(plan, log)), encoding="utf-8")
 
 # %% ../../nbs/training/26_pretraining.ipynb #fc0f43c9
 def write_card(
@@ -235,3 +238,14 @@ def write_card(
     plan_text = plan_text.replace("`", "\\u0060")  # a file's name must not close the block
     model = model_for("fill-mask", plan.config).__name__
     return f"# {model}, trained with `convbert pretrain`\n\n| | |\n|---|---|\n{table}\n\n```json\n{plan_text}\n```\n"
+
+# %% ../../nbs/training/26_pretraining.ipynb #0e62a002
+def sign_card(text: str) -> str:
+    "A card that ends with a hash of itself, in a comment."
+    return f"{text}\n<!-- {hashlib.sha256(text.encode()).hexdigest()[:16]} -->\n"
+
+
+def is_own_card(file: Path) -> bool:
+    "Whether a card is as `sign_card` wrote it."
+    text = file.read_text(encoding="utf-8", errors="replace")
+    return text == sign_card(text.rpartition("\n<!-- ")[0])
