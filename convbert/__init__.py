@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what `__getattr__` hands out, spelled out for editors and type checkers
-    from . import visualize
+    from . import visualize as visualize
     from .auto import (
         AutoConfig,
         AutoModel,

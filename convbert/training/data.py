@@ -208,9 +208,9 @@ class MaskedBatches:
 
     def __post_init__(self):
         "Check lengths and text, and move the ids to the device."
-        if len(self.tokens) < max(self.lengths):
-            raise ValueError(f"the text has {len(self.tokens)} tokens, fewer than a row of {max(self.lengths)}: add text")
-        if min(self.lengths) < 3 or self.tokens_per_batch < max(self.lengths):
+        if len(self.tokens) < (longest := max(self.lengths)):
+            raise ValueError(f"the text has {len(self.tokens)} tokens, fewer than one row of {longest}: add text")
+        if min(self.lengths) < 3 or self.tokens_per_batch < longest:
             most = self.tokens_per_batch
             raise ValueError(f"lengths={self.lengths} must be at least 3 and at most tokens_per_batch={most}")
         self.ids = as_tensor(self.tokens).to(self.device)
