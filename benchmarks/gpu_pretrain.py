@@ -42,6 +42,8 @@ def train(plan: dict, minutes: float | None, folder: Path, toy: bool) -> tuple[C
     steps = plan["steps"]
     schedule = dict(warmup=min(300, steps // 10), decay=round(0.45 * steps), save_every=1000, evaluate_every=2000)
     how = dict(optimizer="muon", weight_decay=0.1, compile=not toy, seed=plan["seed"])
+    if minutes is not None:
+        schedule["schedule"] = "clock"
     recipe = Recipe(steps, plan["learning_rate"], minutes=minutes, **schedule, **how)
     rows = Masking(plan["rate"], 1.0, 0.0), lengths, 1024 if toy else plan["tokens"], recipe.seed
     batches = MaskedBatches(text, tokenizer, *rows, device=DEVICE)

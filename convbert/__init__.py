@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what `__getattr__` hands out, spelled out for editors and type checkers
+    from . import visualize as visualize
     from .auto import (
         AutoConfig,
         AutoModel,
@@ -70,6 +71,8 @@ if TYPE_CHECKING:  # what `__getattr__` hands out, spelled out for editors and t
         ElectraTokenizer,
         ElectraTokenizerFast,
     )
+    from .training.finetuning import finetune
+    from .training.pretraining import Plan, pretrain
 
 _homes = {  # public name -> the module that defines it
     "AlbertConfig": "families.albert",
@@ -125,8 +128,11 @@ _homes = {  # public name -> the module that defines it
     "ElectraPreTrainedModel": "modeling",
     "ElectraTokenizer": "tokenizers.classes",
     "ElectraTokenizerFast": "tokenizers.classes",
+    "Plan": "training.pretraining",
     "bundled": "hub",
+    "finetune": "training.finetuning",
     "pipeline": "pipelines",
+    "pretrain": "training.pretraining",
     "speed_up": "speedup",
     "undo_speed_up": "speedup",
 }
@@ -185,8 +191,11 @@ __all__ = [
     "ElectraPreTrainedModel",
     "ElectraTokenizer",
     "ElectraTokenizerFast",
+    "Plan",
     "bundled",
+    "finetune",
     "pipeline",
+    "pretrain",
     "speed_up",
     "undo_speed_up",
 ]
@@ -196,13 +205,16 @@ _extra_homes = {  # what needs an extra, and so is no part of `from convbert imp
     **{f"TF{name}": "keras.modeling" for name in [*_models, "AlbertForPreTrainingOutput"]},
     **{f"Flax{name}": "flax.modeling" for name in _models},
 }
+_packages = ("visualize",)  # what is used as `convbert.visualize.head_view`
 
 
 def __getattr__(name: str):
     """Import the module that defines a public name when the name is first used."""
+    if name in _packages:
+        return import_module(f".{name}", __name__)
     home = _homes.get(name) or _extra_homes.get(name)
     if home is None:
-        names = ", ".join([*__all__, *_extra_homes])
+        names = ", ".join([*__all__, *_extra_homes, *_packages])
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}. Public names: {names}")
     value = getattr(import_module(f".{home}", __name__), name)
     globals()[name] = value  # later uses skip this function
@@ -211,4 +223,4 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     """List the public names whether or not their modules are loaded yet."""
-    return sorted({*globals(), *__all__, *_extra_homes})
+    return sorted({*globals(), *__all__, *_extra_homes, *_packages})

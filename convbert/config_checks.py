@@ -79,9 +79,9 @@ def check_pad_id(pad: Any, vocab_size: int) -> None:
         raise ValueError(f"pad_token_id={pad!s:.80} must be an id below vocab_size={vocab_size}")
 
 # %% ../nbs/07_config_checks.ipynb #c0e93545
-NOTED = (  # what other libraries note on a configuration
+NOTED = (  # what other libraries, and our taggers, note on a configuration
     "use_cache output_attentions output_hidden_states return_dict tie_word_embeddings torch_dtype dtype architectures "
-    "tokenizer_class finetuning_task task_specific_params bos_token_id eos_token_id name_or_path"
+    "tokenizer_class finetuning_task task_specific_params bos_token_id eos_token_id name_or_path tagging"
 ).split()
 
 

@@ -35,7 +35,7 @@ def test_lines_of_standard_input_become_lines_of_json():
     [
         (["fill-mask", "no mask"], 1, "no [MASK]"),
         (["fill-mask", "[MASK]", "--model", "convbert-tny"], 1, "Did you mean 'convbert-tiny'"),
-        (["fill-mask", "[MASK]", "--top-k", "0"], 1, "top_k=0"),
+        (["fill-mask", "[MASK]", "--top-k", "0"], 1, "--top-k 0"),
         (["fill-mask", "[MASK]", "--file", "x.txt"], 1, "either --file, or an input"),
         (["fill-mask", "--file", "nowhere.txt"], 1, "no such file: nowhere.txt"),
         (["question-answering", "Who?", "--question", "Who?", "--context", "Ada."], 1, "no text goes with --question"),
@@ -55,6 +55,123 @@ def test_errors_are_one_line_and_say_what_to_do(tmp_path, run_command, words, co
     assert found == code and said in error and "Traceback" not in error
     assert code == 2 or len(error.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+WORDS = '"[""a"", ""b""]"'  # a list in a csv
+OK = "text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(30))
+TUNE = "finetune text-classification rows.csv --out o".split()
+
+
+def rows_of(text):
+    """`pretrain` and `evaluate` read rows too."""
+    return [(["pretrain", "rows.csv", "--out", "o"], text), (["evaluate", "rows.csv"], text)]
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "said"),
+    [
+        (TUNE, "text,label\nfine,a\n,b\n", ["rows.csv, line 3", "'text' is empty", "fill it in"]),
+        (TUNE, 'text,label\n"two\nlines",a\ntext,\n', ["rows.csv, line 4", "without a label"]),
+        (TUNE, "text,label\nfine,1.5\nbad,\n", ["rows.csv, line 3", "without a label"]),
+        (TUNE, "sentence,label\nfine,a\n", ["'text'", "'sentence'", "--columns text=sentence"]),
+        (TUNE, "id,my text,kind\n3,fine,a\n", ["--columns 'text=my text' label=id"]),
+        ([*TUNE, "--columns", "text=sentense"], "sentence,label\nfine,a\n", ["'sentense'", "--columns text=sentence"]),
+        (
+            [*TUNE, "--columns", "txt=sentence"],
+            "sentence,label\nfine,a\n",
+            ["--columns txt=sentence", "Did you mean 'text'"],
+        ),
+        ([*TUNE, "--evaluation", "rows.csv"], "text,label\nfine,a\nbad,\n", ["rows.csv, line 3", "without a label"]),
+        ([*TUNE, "--epochs", "0"], OK, ["--epochs 0.0 must be positive"]),
+        ([*TUNE, "--labels", "a"], OK, ["rows.csv, line 3", "label 'b' is not one of 'a'"]),
+        ([*TUNE, "--watch", "f3"], OK, ["--watch f3 is not scored"]),
+        (TUNE, "text,label\nfine,a\nbad,b\n", ["pass --evaluation ... with rows"]),
+        (
+            "finetune token-classification rows.csv --out o".split(),
+            f"tokens,tags\n{WORDS},{WORDS}\n{WORDS},\n",
+            ["rows.csv, line 3", "'tags' is empty"],
+        ),
+        (
+            "finetune token-classification rows.csv --out o".split(),
+            f"words,upos\n{WORDS},{WORDS}\n",
+            ["--columns tokens=words tags=upos"],
+        ),
+        (
+            "finetune multiple-choice rows.csv --out o".split(),
+            f"question,choices,label\nwho?,{WORDS},0\nwho?,{WORDS},\n",
+            ["rows.csv, line 3", "'label' is empty"],
+        ),
+        ("finetune multiple-choice rows.csv --out o".split(), f"q,choices,label\nwho?,{WORDS},0\n", ["question=q"]),
+        (
+            "finetune question-answering rows.csv --out o".split(),
+            "question,context,answers\nwho?,Ada.,Ada\n,Ada.,Ada\n",
+            ["rows.csv, line 3", "'question' is empty"],
+        ),
+        *(
+            (words, text, ["rows.csv", "--columns text=sentence"])
+            for words, text in rows_of("sentence,n\nA fine day.,1\n")
+        ),
+        (["pretrain", "rows.csv", "--out", "o", "--mask-rate", "2"], "text\na\nb\n", ["--mask-rate 2.0"]),
+        (["pretrain", "rows.csv", "--out", "o", "--steps", "0"], "text\na\nb\n", ["--steps 0 must be positive"]),
+        (
+            ["text-classification", "--file", "rows.csv"],
+            "sentence\nfine\n",
+            ["rows.csv, line 2", "--columns text=sentence"],
+        ),
+        (["question-answering", "--file", "rows.csv"], "question,context\n,Ada.\n", ["rows.csv, line 2", "is empty"]),
+        (["zero-shot-classification", "a", "--candidate-labels", "b"], "", ["--model MODEL"]),
+        (
+            ["token-classification", "a", "--aggregation-strategy", "frist"],
+            "",
+            ["--aggregation-strategy frist", "'first'"],
+        ),
+    ],
+)
+def test_errors_speak_of_files_lines_and_flags(tmp_path, run_command, words, text, said):
+    (tmp_path / "rows.csv").write_text(text)
+    code, error = run_command(*words)
+    last = error.strip().splitlines()[-1]
+    assert code == 1 and all(part in last for part in said), error
+    assert last.startswith("convbert: ") and "columns={" not in last and "Traceback" not in error
+
+
+def test_columns_of_a_file_may_have_other_names(tmp_path):
+    (tmp_path / "rows.csv").write_text("id,sentence\n7,A fine day.\n8,\n")
+    done = run("text-classification", "--file", str(tmp_path / "rows.csv"), "--columns", "text=sentence")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["answers"]["label"] for line in done.stdout.splitlines()]
+    documents = "n,sentence\n" + "".join(f"{i},The ship {i} sailed across the wide sea.\n" for i in range(30))
+    (tmp_path / "rows.csv").write_text(documents)
+    done = run("evaluate", str(tmp_path / "rows.csv"), "--columns", "text=sentence", "--length", "16")
+    assert done.returncode == 0 and "top1" in done.stdout, done.stderr
+
+
+def test_a_stream_says_which_lines_have_no_answer(tmp_path):
+    (tmp_path / "rows.csv").write_text('question,context\nWho wrote?,"Ada\nwrote."\nWho?,\n')
+    done = run("question-answering", "--file", str(tmp_path / "rows.csv"))
+    first, second = (json.loads(line)["answers"] for line in done.stdout.splitlines())
+    assert done.returncode == 0 and "answer" in first and "rows.csv, line 4: " in second["error"]
+    assert done.stderr.startswith("note: 1 of 2 inputs") and "rows.csv, line 4" in done.stderr
+
+
+def test_lists_in_a_table_are_read_as_lists(tmp_path):
+    (tmp_path / "rows.csv").write_text(f"question,choices\nwho?,{WORDS}\n")
+    done = run("multiple-choice", "--file", str(tmp_path / "rows.csv"))
+    assert done.returncode == 0 and json.loads(done.stdout)["answers"]["choice"] in ("a", "b"), done.stderr
+
+
+def test_libraries_are_silent(tmp_path):
+    """No bars of `datasets`, and no warnings for authors of libraries: each command's own lines only."""
+    text, rows = tmp_path / "text.txt", tmp_path / "rows.csv"
+    text.write_text("\n\n".join(f"The ship {i} sailed across the wide sea." for i in range(60)))
+    rows.write_text(OK)
+    done = run("evaluate", str(text), "--length", "16")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = run("pretrain", str(text), "--out", str(tmp_path / "a"), "--tokens-per-batch", "8")
+    assert done.stderr.startswith("convbert: ") and done.stderr.count("\n") == 1
+    done = run("finetune", "text-classification", str(rows), "--out", str(tmp_path / "b"), "--epochs", "1")
+    lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip()]
+    assert done.returncode == 0 and all(line.startswith(("text-classification: ", "train:")) for line in lines), lines
 
 
 def test_no_text_at_all_is_an_error():

@@ -987,9 +987,9 @@ def test_a_corpus_without_text_is_refused(tmp_path, content):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.jsonl", '{"content": "fine"}\n', "from the column 'text', and there are content"),
-        ("a.csv", "review,label\nfine,1\n", "from the column 'text', and there are review, label"),
-        ("a.conll", "EU B-ORG\n", "from the column 'text', and there are tokens, tags"),
+        ("a.jsonl", '{"content": "fine"}\n', "'text' is not among 'content': .*columns={'text': 'content'}"),
+        ("a.csv", "review,label\nfine,1\n", "'text' is not among 'review', 'label': .*columns={'text': 'review'}"),
+        ("a.conll", "EU B-ORG\n", "'text' is not among 'tokens', 'tags'"),
         ("a.jsonl", '{"text": "a"}\n{"text": 5}\n', "a.jsonl, line 2: 'text' is 5"),
     ],
 )
@@ -1033,3 +1033,61 @@ def test_the_shell_says_what_was_decided_and_what_is_wrong(tmp_path, start, caps
     assert shell(*words, "--out", tmp_path / "n") == 1
     assert "a.csv, line 6: 'text' is empty" in capsys.readouterr().err
     assert not (tmp_path / "n").exists()
+
+
+# -- what is missing, and where
+
+WITHOUT = {  # a column of each task that a row may lack, and its value then
+    "text-classification": ("label", None),
+    "token-classification": ("tags", None),
+    "question-answering": ("question", ""),
+    "multiple-choice": ("label", None),
+}
+ORIGINS = {
+    **{
+        name: lambda rows, folder, name=name: write_rows(rows, folder / name) for name in ("a.csv", "a.jsonl", "a.json")
+    },
+    "a.parquet": lambda rows, folder: write_rows(rows, folder / "a.parquet"),
+    "list": lambda rows, folder: rows,
+    "pandas": lambda rows, folder: pandas.DataFrame(rows),
+    "datasets": lambda rows, folder: datasets.Dataset.from_list(rows),
+}
+
+
+def as_cells(row):
+    """A row whose lists are JSON, as a csv has them."""
+    return {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()}
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+@pytest.mark.parametrize("task", WITHOUT)
+def test_a_missing_value_is_located(tmp_path, task, origin):
+    name, nothing = WITHOUT[task]
+    rows = [dict(row) for row in ROWS[task]]
+    rows[5][name] = nothing
+    source = ORIGINS[origin]([as_cells(row) for row in rows] if origin == "a.csv" else rows, tmp_path)
+    where = "a.csv, line 7" if origin == "a.csv" else "a.jsonl, line 6" if origin == "a.jsonl" else "row 5 (counted"
+    for sources in ([source], [ROWS[task], source]):  # to train on, and to evaluate on
+        with pytest.raises(ValueError) as caught:
+            load_task_data(task, *sources)
+        assert where in str(caught.value) and "leave" in str(caught.value)
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+@pytest.mark.parametrize(
+    ("task", "ours", "theirs"),
+    [
+        ("text-classification", "text", "sentence"),
+        ("text-classification", "label", "verdict"),
+        ("token-classification", "tokens", "words"),
+        ("question-answering", "context", "passage"),
+        ("multiple-choice", "choices", "endings"),
+    ],
+)
+def test_a_missing_column_is_guessed(tmp_path, task, ours, theirs, origin):
+    rows = [{theirs if name == ours else name: value for name, value in row.items()} for row in ROWS[task]]
+    source = ORIGINS[origin]([as_cells(row) for row in rows] if origin == "a.csv" else rows, tmp_path)
+    with pytest.raises(ValueError, match=f"columns={{'{ours}': '{theirs}'}}"):
+        load_task_data(task, source)
+    named = load_task_data(task, source, columns={ours: theirs})
+    assert ours in named.train.column_names

@@ -76,6 +76,16 @@ def test_every_task_learns_and_leaves_a_folder_that_the_pipeline_opens(tmp_path,
     assert finetune(str(start), ROWS[task], task, out, **QUICK).scores == result.scores  # at once, from the file
 
 
+@pytest.mark.parametrize(("names", "tagging"), [({}, "entities"), ({"B-day": "NOUN", "O": "X"}, "words")])
+def test_a_tagger_says_what_it_tags(tmp_path, start, names, tagging):
+    rows = [row | {"tags": [names.get(tag, tag) for tag in row["tags"]]} for row in TAGS]
+    finetune(str(start), rows, "token-classification", tmp_path / "model", **QUICK | {"epochs": 1})
+    tag = pipeline("token-classification", tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["tagging"] == tagging
+    keys = {key for row in tag("the day is fine", ignore_labels=()) for key in row}
+    assert ("entity_group" in keys) == (tagging == "entities")
+
+
 def test_the_same_folder_is_not_given_to_another_run(tmp_path, start):
     finetune(str(start), TEXTS, "text-classification", tmp_path / "model", **QUICK | {"epochs": 1})
     before = (tmp_path / "model" / "model.safetensors").read_bytes()

@@ -72,8 +72,17 @@ def test_public_names_are_listed_everywhere():
     assert convbert.__all__ == sorted(convbert._homes)
     assert set(convbert.__all__) <= set(dir(convbert))
     seen_by_editors = re.search(r"^if TYPE_CHECKING:.*?^$", (PACKAGE / "__init__.py").read_text(), re.M | re.S)[0]
-    names = r"\b(?:(?:Albert|Auto|ConvBert|DistilBert|Electra)\w+|bundled|pipeline|(?:undo_)?speed_up)\b"
+    classes, functions = r"(?:Albert|Auto|ConvBert|DistilBert|Electra)\w+|Plan", "bundled|finetune|pipeline|pretrain"
+    names = rf"\b(?:{classes}|{functions}|(?:undo_)?speed_up)\b"
     assert set(re.findall(names, seen_by_editors)) == set(convbert.__all__)
+
+
+def test_what_a_first_hour_needs_is_found_and_loaded_when_used():
+    names = {"AutoModel", "Plan", "finetune", "pipeline", "pretrain", "visualize"}
+    code = "import sys, convbert\nprint(*dir(convbert))\nassert 'torch' not in sys.modules"
+    assert names <= set(run(code).split())
+    used = "import convbert\nprint(callable(convbert.finetune), convbert.Plan.__name__, *dir(convbert.visualize))"
+    assert {"True", "Plan", "head_view"} <= set(run(used).split())
 
 
 def test_unknown_name_is_an_attribute_error():

@@ -1,6 +1,7 @@
 """Token classification: equal to transformers, whole long texts, exact places, one label per word."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convbert import AlbertConfig, AlbertForTokenClassification, AlbertTokenizerFast, pipeline
 from convbert.families.convbert import ConvBertConfig
 from convbert.modeling import ConvBertForTokenClassification
 from convbert.pipelines.aggregation import STRATEGIES
@@ -18,6 +20,7 @@ from convbert.pipelines.token_classification import TokenClassificationPipeline
 from convbert.pipelines.token_inputs import WindowSpan, own_scores
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-creative-work", "I-creative-work"]
+THEIRS = [strategy for strategy in STRATEGIES if strategy != "words"]
 PLAIN = ["NOUN", "VERB", "PUNCT", "O"]
 TEXTS = [
     "Zoë Müller's café in São Paulo opened on 3.10.2021, didn't it?",
@@ -73,7 +76,7 @@ def assert_same(got, expected):
     assert [row["score"] for row in got] == pytest.approx([float(row["score"]) for row in expected], abs=1e-5)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", THEIRS)
 @pytest.mark.parametrize("ignored", [("O",), (), ("PER", "B-LOC", "NOUN")], ids=["O", "nothing", "names"])
 def test_answers_equal_transformers(pair, strategy, ignored):
     ours, theirs = pair
@@ -86,7 +89,7 @@ def test_answers_equal_transformers(pair, strategy, ignored):
         assert len(kinds) >= 3  # the model's answers vary
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", THEIRS)
 def test_answers_equal_transformers_on_real_text(pair, strategy, shared_data):
     ours, theirs = pair
     lines = (shared_data / "tasks" / "wnut17" / "dev.jsonl").read_text("utf-8").splitlines()[:24]
@@ -104,7 +107,7 @@ def hidden_characters(text):
     return any(c in "\u200b\u200d\u00ad\ufe0f" or "\u0300" <= c <= "\u036f" for c in text)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", THEIRS)
 def test_split_words_equal_transformers_where_words_have_no_points(pair, strategy):
     ours, theirs = pair
     words = ["Zoë", "internationalizes", "São", "Paulo", "☃", "👩‍👩‍👧", "lives"]
@@ -179,7 +182,7 @@ def test_places_of_split_words(tag, sentences):
 
 def test_where_a_name_stands(tag):
     text = "Ünïcödé\r\n👩‍👩‍👧 naïve cafe\u0301, 北京!"
-    found = [text[row["start"] : row["end"]] for row in tag(text, ignore_labels=())]
+    found = [text[row["start"] : row["end"]] for row in tag(text, aggregation_strategy="none", ignore_labels=())]
     assert "".join(found) == "Ünïcödé👩‍👩‍👧naïvecafe,北京!"
 
 
@@ -211,7 +214,7 @@ def test_words_without_a_token_take_a_neighbours_label_where_there_is_no_outside
 def test_a_long_text_is_read_whole_and_scored_in_the_deepest_row(tokenizer):
     tag = TokenClassificationPipeline(make_model(BIO, limit=34), tokenizer)
     text = " ".join(f"{word} number {i}." for i, word in enumerate(TEXTS[1].split() * 8))
-    rows = tag(text, ignore_labels=(), stride=12)
+    rows = tag(text, aggregation_strategy="none", ignore_labels=(), stride=12)
     ids = tokenizer(text, verbose=False)["input_ids"]
     assert [row["index"] for row in rows] == list(range(1, len(ids) - 1))
     assert text.replace(" ", "") == "".join(text[row["start"] : row["end"]] for row in rows)
@@ -283,7 +286,7 @@ def test_one_result_per_input(tag):
         (lambda f: f("a", is_split_into_words=True), TypeError, "expected a list of words, got str"),
         (lambda f: f({"txt": "a"}), ValueError, "expected the key 'text' or 'tokens', got 'txt'"),
         (lambda f: f("a", aggregation_strategy="averge"), ValueError, "Did you mean 'average'"),
-        (lambda f: f("a", aggregation_strategy=None), ValueError, "aggregation_strategy=None is unknown"),
+        (lambda f: f("a", aggregation_strategy=3), ValueError, "aggregation_strategy=3 is unknown"),
         (lambda f: f("a", stride=510), ValueError, "stride=510"),
         (lambda f: f("a", stride=-1), ValueError, "stride=-1"),
         (lambda f: f("a", batch_size=0), ValueError, "batch_size=0"),
@@ -371,3 +374,137 @@ def test_a_tagger_with_another_scheme(tag):
     assert [(row["entity_group"], row["word"]) for row in rows] == [
         ("PER", "the man"), ("PER", "of"), ("PER", "a"), ("LOC", "city")
     ]  # fmt: skip
+
+
+# -- what a model tags
+
+
+@pytest.fixture(scope="module")
+def words_of(tokenizer):
+    """A call that gives one row per word, of a model whose config says that it tags words."""
+    model = make_model(["NOUN", "VERB", "PUNCT"])
+    model.config = model.config.replace(tagging="words")
+    return TokenClassificationPipeline(model, tokenizer)
+
+
+def shown(rows):
+    return [row["word"] for row in rows]
+
+
+def test_the_bundled_tagger_gives_one_row_per_word():
+    rows = pipeline("token-classification", device="cpu")("She drove the zookeeper home.")
+    assert [(row["word"], row["entity"]) for row in rows] == [
+        ("She", "PRON"), ("drove", "VERB"), ("the", "DET"), ("zookeeper", "NOUN"), ("home", "ADV"), (".", "PUNCT")
+    ]  # fmt: skip
+
+
+def test_neighbours_with_one_tag_stay_apart(words_of):
+    model = words_of.model
+    alike = TokenClassificationPipeline(make_model(["NOUN"]), words_of.tokenizer, aggregation_strategy="words")
+    assert shown(alike("three straightforward zookeepers")) == ["three", "straightforward", "zookeepers"]
+    assert shown(alike("three zookeepers", aggregation_strategy="first")) == ["three zookeepers"]
+    assert model.config.to_dict()["tagging"] == "words"
+
+
+def test_a_word_has_the_label_and_the_score_of_its_first_token(words_of):
+    text = "Internationalization of straightforward zookeepers"
+    tokens = {row["start"]: row for row in words_of(text, aggregation_strategy="none")}
+    for row in words_of(text):
+        first = tokens[row["start"]]
+        assert list(row) == list(first) and row["index"] == first["index"]
+        assert (row["entity"], row["score"]) == (first["entity"], pytest.approx(first["score"], abs=1e-6))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("She doesn't know O’Brien's dog.", ["She", "doesn't", "know", "O’Brien's", "dog", "."]),
+        ("In the U.S. 3.5 of 10,000 do, e.g. Ann.", "In|the|U.S|.|3.5|of|10,000|do|,|e.g|.|Ann|.".split("|")),
+        ("He left.She 'stayed' well-known", "He|left|.|She|'|stayed|'|well|-|known".split("|")),
+        ("北京 is far", ["北", "京", "is", "far"]),
+        ("a co\u00adoperative e\u0301tude", ["a", "co\u00adoperative", "e\u0301tude"]),
+    ],
+)
+def test_what_a_word_is(words_of, text, words):
+    assert shown(words_of(text)) == words
+
+
+def test_words_that_are_given_stay_whole(words_of):
+    words = ["I", "do", "n't", "e-mail", "U.S.", "zookeepers"]
+    assert shown(words_of(words, is_split_into_words=True)) == words
+    assert [row["entity"] for row in words_of(words, is_split_into_words=True)] == words_of.tag_words(words)
+
+
+def test_sentencepiece_knows_punctuation_too():
+    tokenizer = AlbertTokenizerFast.train(["She doesn't know the city. (The U.S. is large.)"] * 9, vocab_size=60)
+    sizes = dict(num_hidden_layers=1, hidden_size=8, embedding_size=8, intermediate_size=8, num_attention_heads=2)
+    config = AlbertConfig(vocab_size=len(tokenizer), id2label={0: "X"}, tagging="words", **sizes)
+    tag = TokenClassificationPipeline(AlbertForTokenClassification(config), tokenizer)
+    assert shown(tag("She doesn't know (the city).")) == ["She", "doesn't", "know", "(", "the", "city", ")", "."]
+    assert shown(tag(["U.S.", "(the)"], is_split_into_words=True)) == ["U.S.", "(the)"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "tagging", "key"),
+    [
+        (BIO, None, "entity_group"),
+        (["PER", "LOC", "O"], None, "entity_group"),
+        (["NOUN", "VERB"], None, "index"),
+        (["NOUN", "VERB"], "words", "index"),
+        (["NOUN", "VERB"], "entities", "entity_group"),
+        (BIO, "words", "index"),
+    ],
+)
+def test_the_default_follows_from_the_model_and_an_explicit_strategy_wins(tokenizer, labels, tagging, key):
+    model = make_model(labels)
+    model.config = model.config.replace(**({"tagging": tagging} if tagging else {}))
+    tag = TokenClassificationPipeline(model, tokenizer)
+    rows = tag("Straightforward zookeepers", ignore_labels=())
+    assert rows and key in rows[0]
+    assert (len(rows) > 2) == (tagging is None and labels == ["NOUN", "VERB"])  # tokens, where nothing is known
+    for strategy in ("none", "average"):
+        explicit = tag("Straightforward zookeepers", ignore_labels=(), aggregation_strategy=strategy)
+        made = TokenClassificationPipeline(model, tokenizer, aggregation_strategy=strategy)
+        assert explicit == made("Straightforward zookeepers", ignore_labels=())
+        assert ("entity_group" in explicit[0]) == (strategy == "average")
+
+
+def test_what_a_model_tags_survives_its_folder(words_of, tmp_path):
+    words_of.model.save_pretrained(tmp_path)
+    words_of.tokenizer.save_pretrained(tmp_path)
+    again = pipeline("token-classification", tmp_path, device="cpu")
+    assert again("Straightforward zookeepers") == words_of("Straightforward zookeepers")
+    assert len(again("Straightforward zookeepers")) == 2
+
+
+def test_a_config_that_says_what_no_model_tags_is_refused(tokenizer):
+    model = make_model(["NOUN", "VERB"])
+    model.config = model.config.replace(tagging="word")
+    with pytest.raises(ValueError, match="tagging='word'.*Did you mean 'words'"):
+        TokenClassificationPipeline(model, tokenizer)
+
+
+def test_a_notebook_shows_every_word_with_its_tag(words_of):
+    html = words_of("<b>Straightforward</b> zookeepers")._repr_html_()
+    assert html.count("<mark") == len(words_of("<b>Straightforward</b> zookeepers"))
+    assert "<b>" not in html and "&lt;" in html
+
+
+def test_a_tag_has_one_colour_in_all_texts(words_of):
+    rows = [words_of(text)._repr_html_() for text in ("zookeepers", "Straightforward zookeepers drove, home")]
+    colours = [
+        {tag: style for style, tag in re.findall(r"<mark style='([^']*)'>.*?>(\w+)</small>", html)} for html in rows
+    ]
+    assert all(colours[1].get(tag, style) == style for tag, style in colours[0].items())
+    assert len(set(colours[1].values())) == len(colours[1]) > 1
+
+
+@settings(deadline=None, max_examples=150)
+@given(HOSTILE)
+def test_words_cover_the_tokens_once(words_of, text):
+    rows = words_of(text, ignore_labels=())
+    tokens = words_of(text, ignore_labels=(), aggregation_strategy="none")
+    assert all(a["end"] <= b["start"] for a, b in zip(rows, rows[1:], strict=False))
+    assert {row["start"] for row in rows} <= {row["start"] for row in tokens}
+    assert all(any(row["start"] <= t["start"] and t["end"] <= row["end"] for row in rows) for t in tokens)
+    assert [rows.text[row["start"] : row["end"]] for row in rows] == shown(rows)

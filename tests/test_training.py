@@ -205,8 +205,9 @@ def test_held_out_text_is_not_trained_on(tmp_path, text):
 @pytest.mark.parametrize("files", [["no/such/file.txt"], []])
 def test_missing_text_is_named_and_nothing_is_written(tmp_path, files):
     pytest.importorskip("datasets")
-    with pytest.raises(FileNotFoundError, match="no such text file"):
-        pretrain(Plan(files, **PLAN), tmp_path / "run")
+    for plan in (Plan(files, **PLAN), files, *files):
+        with pytest.raises(FileNotFoundError, match="no such text file"):
+            pretrain(plan, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -406,7 +407,8 @@ def drop(steps_until_stop, folder, monkeypatch, evaluate=None, **plan):
     """Fit a line by a clock of a minute; the number of steps that were done, and the rates that they had."""
     monkeypatch.setattr("convbert.training.loop.time.perf_counter", Clock())
     rates, model = [], torch.nn.Linear(2, 1)
-    recipe = Recipe(steps=10**6, minutes=0.5, warmup=3, decay=5 * 10**5, compile=False, save_every=5, **plan)
+    usual = dict(minutes=0.5, schedule="clock", warmup=3, decay=5 * 10**5, compile=False, save_every=5)
+    recipe = Recipe(steps=10**6, **usual | plan)
 
     class Line(torch.nn.Module):
         def __init__(self):
@@ -463,6 +465,56 @@ def test_evaluations_are_on_the_clock_and_the_last_one_is_the_end(tmp_path, monk
     steps, _, log = drop(None, tmp_path, monkeypatch, slow, evaluate_every=10)
     scored = [row["step"] for row in log if "score" in row]
     assert len(scored) <= 7 and len(set(scored)) == len(scored) and scored[-1] == steps
+
+
+def test_minutes_are_a_budget_and_the_schedule_stays_that_of_the_steps(tmp_path, monkeypatch, capsys):
+    plan = dict(schedule="steps")
+    steps, rates, log = drop(None, tmp_path, monkeypatch, lambda model: {"score": 1.0}, **plan)
+    assert 200 < steps < 320 and len(rates) == steps
+    assert rates == [Recipe(steps=10**6, warmup=3, decay=5 * 10**5).rate(step) for step in range(steps)]
+    assert log[-1]["score"] == 1.0 and log[-1]["step"] == steps
+    said = capsys.readouterr().err
+    assert f"the 0.5 minutes are up after step {steps:,} of 1,000,000" in said and "with more minutes goes on" in said
+    again, none, _ = drop(None, tmp_path, monkeypatch, lambda model: {"score": 1.0}, **plan)
+    assert (again, none) == (steps, [])
+    more, rates, _ = drop(None, tmp_path, monkeypatch, lambda model: {"score": 1.0}, minutes=1.0, **plan)
+    assert len(rates) == more - steps > 150
+
+
+def test_a_run_that_was_killed_has_counted_all_its_tokens(tmp_path):
+    def batches(step, last=10**9):
+        if step == last:
+            raise RuntimeError("the machine is taken away")
+        return {"input_ids": torch.ones(4, 2)}
+
+    class Line(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.map = torch.nn.Linear(2, 1)
+
+        def forward(self, input_ids):
+            return type("Output", (), {"loss": self.map(input_ids).square().mean()})
+
+    recipe = Recipe(steps=60, warmup=0, compile=False, save_every=25)
+    with pytest.raises(RuntimeError, match="taken away"):
+        fit(Line(), lambda step: batches(step, 33), recipe, tmp_path)
+    log = fit(Line(), batches, recipe, tmp_path)
+    assert sum(row["tokens"] for row in log if "tokens" in row) == 60 * 8
+    whole = fit(Line(), batches, recipe, tmp_path / "whole")
+    assert [row["step"] for row in log] == [row["step"] for row in whole]
+
+
+def test_a_card_tells_of_the_whole_run_and_an_edited_one_is_kept(tmp_path, text):
+    out, card = tmp_path / "run", tmp_path / "run" / "README.md"
+    recipes = [Recipe(steps=60, warmup=1, compile=False, minutes=minutes) for minutes in (1e-6, None)]
+    plans = [Plan([str(text)], recipe=recipe, **PLAN) for recipe in recipes]
+    pretrain(plans[0], out, device="cpu")
+    assert "| steps | 1 |" in card.read_text() and "| tokens seen | 64 |" in card.read_text()
+    pretrain(plans[1], out, device="cpu")
+    assert "| steps | 60 |" in card.read_text() and "| tokens seen | 3,840 |" in card.read_text()
+    card.write_text(card.read_text().replace("tokens seen", "tokens read"))
+    pretrain(plans[1], out, device="cpu")
+    assert "| tokens read | 3,840 |" in card.read_text()
 
 
 def test_weights_that_are_not_finite_never_become_the_best(tmp_path):

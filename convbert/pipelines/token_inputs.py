@@ -28,6 +28,7 @@ class TokenizedText(NamedTuple):
     spans: list[tuple[int, int]]  # start and end in the text
     words: list[int]  # index of the word that a token belongs to
     lead: int  # special tokens before the first
+    split: bool = False  # whether the words were given
 
 
 def tokenized_text(
@@ -45,7 +46,7 @@ def tokenized_text(
     if split:  # offsets count from the beginning of each word
         spans = [(word_starts[word] + a, word_starts[word] + b) for word, (a, b) in zip(words, spans, strict=True)]
     tokens = [text[a:b] if token == unknown else token for token, (a, b) in zip(tokens, spans, strict=True)]
-    return TokenizedText(text, tokens, spans, words, own[0] if own else 0)
+    return TokenizedText(text, tokens, spans, words, own[0] if own else 0, split)
 
 # %% ../../nbs/pipelines/21_token_inputs.ipynb #d6c995d1
 def parse_text_or_words(

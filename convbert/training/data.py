@@ -10,7 +10,7 @@ __all__ = ['check_files', 'load_documents', 'hold_out', 'load_texts', 'encode_do
 
 # %% ../../nbs/training/12_data.ipynb #1de4f850
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tokenizers.base import PreTrainedTokenizer
-from .arrow import LOCATION
+from .arrow import LOCATION, MANY_BYTES, bars_of_datasets
 from .checks import check_rows
-from .formats import ReadOptions, check_plain_text, file_format
+from .datasets import choose_columns, read_options
+from .formats import check_plain_text, file_format
 from .sources import load_files
 
 # %% ../../nbs/training/12_data.ipynb #f183a220
@@ -39,6 +40,7 @@ def check_files(
 
 def load_documents(
     files: Sequence[str | Path],  # plain text, also `.xz`, `.gz`, `.zst`, an empty line ends a document; or rows
+    columns: Mapping[str, str] | None = None,  # what rows call their column "text", see `choose_columns`
 ):  # a `datasets.Dataset` with the column "text"
     "Read documents from text files through `datasets`, which caches them on disk, or from files of rows."
     try:
@@ -47,16 +49,17 @@ def load_documents(
         raise ImportError('training reads text through `datasets`: pip install "convbert[train]"') from None
     names = check_files(files)
     if any(file_format(name) not in (None, ".txt") for name in names):
-        return load_texts(names)
+        return load_texts(names, columns)
     names = [name for name in names if check_plain_text(Path(name))]
     if not names:
         raise ValueError(f"there is no text in {', '.join(map(str, files))}")
     try:
-        data = load_dataset("text", data_files=names, sample_by="paragraph", split="train")
+        with bars_of_datasets(shown=False):
+            data = load_dataset("text", data_files=names, sample_by="paragraph", split="train")
+            data = data.filter(lambda text: bool(text.strip()), input_columns="text")
     except Exception as error:  # datasets wraps whatever went wrong
         cause = error.__cause__ or error
         raise ValueError(f"cannot read {', '.join(names)} as UTF-8 text ({type(cause).__name__}: {cause})") from error
-    data = data.filter(lambda text: bool(text.strip()), input_columns="text")
     if not len(data):
         raise ValueError(f"there is no text in {', '.join(map(str, files))}")
     return data
@@ -80,16 +83,15 @@ def hold_out(
 # %% ../../nbs/training/12_data.ipynb #7fc1b2d3
 def load_texts(
     files: Sequence[str],  # of rows, all in one format
+    columns: Mapping[str, str] | None = None,  # as in `load_documents`
 ):  # a `datasets.Dataset` with the column "text"
     "Read documents from files that hold one in each row."
-    rows = load_files(files, ReadOptions(text_columns=frozenset(["text"])))
-    if "text" not in rows.column_names:
-        others = ", ".join(name for name in rows.column_names if name != LOCATION)
-        raise ValueError(
-            f"{', '.join(files)}: documents are read from the column 'text', and there are {others}. "
-            "Rename the column, or write plain text with an empty line between documents"
-        )
-    rows, left = check_rows(rows.select_columns(["text", LOCATION]), "fill-mask")
+    rows = load_files(files, read_options("fill-mask", columns))
+    try:
+        rows = choose_columns(rows, "fill-mask", columns)
+    except ValueError as error:
+        raise ValueError(f"{', '.join(files)}: {error}") from None
+    rows, left = check_rows(rows, "fill-mask")
     if left:
         warnings.warn(f"{', '.join(files)}: {left}", stacklevel=3)
     return rows.remove_columns(LOCATION)
@@ -107,13 +109,9 @@ def encode_documents(
         rows = backend.encode_batch_fast(batch["text"], add_special_tokens=False)
         return {"ids": [[*row.ids, sep] for row in rows]}
 
-    tokens = documents.map(
-        encode,
-        batched=True,
-        batch_size=200,
-        remove_columns=documents.column_names,
-        desc="tokenize",
-    )
+    how = dict(batched=True, batch_size=200, remove_columns=documents.column_names, desc="tokenize")
+    with bars_of_datasets(shown=documents.data.nbytes > MANY_BYTES):
+        tokens = documents.map(encode, **how)
     chunks = tokens.with_format("arrow")[:]["ids"].chunks
     return np.concatenate([c.flatten().to_numpy(zero_copy_only=False).astype(dtype) for c in chunks])
 
@@ -210,9 +208,9 @@ class MaskedBatches:
 
     def __post_init__(self):
         "Check lengths and text, and move the ids to the device."
-        if len(self.tokens) < max(self.lengths):
-            raise ValueError(f"the text has {len(self.tokens)} tokens, fewer than one row of {max(self.lengths)}")
-        if min(self.lengths) < 3 or self.tokens_per_batch < max(self.lengths):
+        if len(self.tokens) < (longest := max(self.lengths)):
+            raise ValueError(f"the text has {len(self.tokens)} tokens, fewer than one row of {longest}: add text")
+        if min(self.lengths) < 3 or self.tokens_per_batch < longest:
             most = self.tokens_per_batch
             raise ValueError(f"lengths={self.lengths} must be at least 3 and at most tokens_per_batch={most}")
         self.ids = as_tensor(self.tokens).to(self.device)

@@ -24,7 +24,7 @@ from ..pipelines import multiple_choice, qa_inputs
 from ..pipelines.batches import pad_sequences
 from ..pipelines.qa_inputs import ContextWindow, window_layout
 from ..tokenizers.base import PreTrainedTokenizer
-from .arrow import LOCATION
+from .arrow import LOCATION, MANY_BYTES, bars_of_datasets
 from .checks import answer_span
 from .labels import Labels, location_of
 
@@ -162,7 +162,8 @@ def tokenize_rows(rows, task: str, preprocessing: Preprocessing):  # a `datasets
     function = partial(ENCODERS[task], preprocessing=preprocessing)
     options = dict(batched=True, remove_columns=rows.column_names, desc="tokenize")
     # the cache of `datasets` would not notice changes of our code
-    return rows.map(function, load_from_cache_file=False, **options)
+    with bars_of_datasets(shown=rows.data.nbytes > MANY_BYTES):
+        return rows.map(function, load_from_cache_file=False, **options)
 
 
 def make_examples(

@@ -44,7 +44,7 @@ def is_written_list(label: Any) -> bool:
 def check_label(value: Any, labels: Labels) -> None:  # raises `ValueError`
     "Check that a label, or a row of tags, is among the labels of the model."
     several = isinstance(value, list)
-    if value is None or (several and None in value):
+    if any(one is None or (isinstance(one, str) and not one.strip()) for one in (value if several else [value])):
         raise ValueError("there is no label. Give the row one, or leave it out")
     if several != (labels.problem_type in (None, "multi_label_classification")):
         raise ValueError(

@@ -21,8 +21,8 @@ class Schedule:
     "The learning rate schedule of a `Recipe`: warm-up, constant, linear decay."
 
     def progress(self, step: int, seconds: float = 0.0) -> float:
-        "The progress of a run in steps: by its steps or by its clock, whichever is further."
-        clock = 0.0 if self.minutes is None else seconds / (60 * self.minutes)
+        "The progress of the schedule in steps: that of its steps, or of its clock if that is further."
+        clock = seconds / (60 * self.minutes) if self.schedule == "clock" else 0.0
         return min(self.steps, max(step, self.steps * clock))
 
     def rate(self, step: int, seconds: float = 0.0) -> float:
@@ -52,14 +52,15 @@ class Recipe(Schedule):
     layer_decay_mode: str = "paper"  # or "official", as the original code counts layers
     label_smoothing: float = 0.0  # share of the target that is spread over all classes
     precision: str = "auto"  # "float32", "bfloat16", or bfloat16 where the hardware supports it
-    compile: bool = True  # `torch.compile`, if a compiler is found
+    compile: bool | None = None  # `torch.compile`: always, never, or where it saves time within the run
     seed: int = 0  # of all random numbers
     save_every: int = 100  # steps between checkpoints
     evaluate_every: int = 500  # steps between evaluations
     watch: str | None = None  # keep the weights with the best such score; the last weights when None
     watch_lower: bool = False  # the watched score is better when it is lower
     patience: int | None = None  # stop after so many evaluations without a better watched score
-    minutes: float | None = None  # of wall clock, after which the run ends if its steps have not ended it before
+    minutes: float | None = None  # of wall clock, after which the run stops if its steps have not ended it before
+    schedule: str = "steps"  # what the learning rate follows: its "steps", or the "clock" of its `minutes`
 
     def __post_init__(self):
         "Check the values."
@@ -70,6 +71,7 @@ CHOICES = {
     "optimizer": ("adamw", "muon"),
     "layer_decay_mode": ("paper", "official"),
     "precision": ("auto", "float32", "bfloat16"),
+    "schedule": ("steps", "clock"),
 }
 
 
@@ -92,6 +94,8 @@ def check_recipe(
             f"layer_decay={recipe.layer_decay} must be above 0 and at most 1, "
             f"label_smoothing={recipe.label_smoothing} at least 0 and below 1"
         )
+    if recipe.schedule == "clock" and recipe.minutes is None:
+        raise ValueError("schedule='clock' needs minutes: the time in which the learning rate falls to zero")
     if recipe.patience and not recipe.watch:
         raise ValueError(f"patience={recipe.patience} needs watch: the name of the score that must get better")
 

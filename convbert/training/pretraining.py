@@ -6,13 +6,14 @@ Docs: https://convbert.github.io/convbert/training/pretraining.html.md"""
 
 # %% auto #0
 __all__ = ['TINY_RECIPE', 'Plan', 'complete_plan', 'evaluate', 'prepare_text', 'text_device', 'pretrain', 'run_pretraining',
-           'create_model', 'check_folder', 'last_scores', 'save_result', 'write_card']
+           'create_model', 'check_folder', 'last_scores', 'save_result', 'write_card', 'sign_card', 'is_own_card']
 
 # %% ../../nbs/training/26_pretraining.ipynb #70b3148b
+import hashlib
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class Plan:
     tokenizer: str | None = None  # use this one (bundled name, folder, hub id) instead of training one
     model: str | None = None  # continue from these weights, with their config and tokenizer; from random ones when None
     hold_out_every: int = 200  # one document in so many is held out for evaluation
+    columns: Mapping[str, str] | None = None  # what rows call their column "text", see `load_documents`
 
     def __post_init__(self):
         "Complete and check the plan."
@@ -78,6 +80,7 @@ class Plan:
             tokenizer=self.tokenizer and str(self.tokenizer), vocab_size=self.vocab_size, lowercase=self.lowercase
         )
         rest |= dict(model=str(self.model)) if self.model else {}
+        rest |= dict(columns=dict(self.columns)) if self.columns else {}
         return {"files": data, "hold_out_every": self.hold_out_every, **rest, **recipe, **model}
 
 # %% ../../nbs/training/26_pretraining.ipynb #82effa41
@@ -97,12 +100,13 @@ def evaluate(
     model: str | Path = "convbert-tiny",  # bundled name, folder or hub id
     length: int = 128,  # tokens in a row
     device: str | torch.device = "cpu",
+    columns: Mapping[str, str] | None = None,  # what rows call their column "text", see `load_documents`
 ) -> dict[str, float]:  # top1, top5, perplexity, and the number of masked tokens
     "Score a model on text files: one pass over the text, with 15 % of the tokens masked."
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForMaskedLM.from_pretrained(model, device=choose_device(device))
     refuse_untrained(network, "evaluation")
-    tokens = encode_documents(load_documents(files), tokenizer)
+    tokens = encode_documents(load_documents(files, columns), tokenizer)
     batches = MaskedBatches(tokens, tokenizer, Masking(0.15, 1.0, 0.0), (length,), min(4096, len(tokens)), seed=1)
     steps = max(1, len(tokens) // batches.tokens_per_batch)
     asked = steps * batches(0)["labels"].numel()
@@ -114,7 +118,7 @@ def prepare_text(
     folder: Path,  # where the tokenizer is saved
 ) -> tuple:  # tokenizer, training ids `(N,)`, held-out ids `(M,)`
     "Read the documents, train or load the vocabulary, tokenize."
-    train, held = hold_out(load_documents(plan.files), plan.hold_out_every)
+    train, held = hold_out(load_documents(plan.files, plan.columns), plan.hold_out_every)
     if plan.tokenizer or (folder / "checkpoint.pt").exists():
         tokenizer = AutoTokenizer.from_pretrained(plan.tokenizer or folder)
     else:
@@ -138,11 +142,13 @@ def text_device(
 
 # %% ../../nbs/training/26_pretraining.ipynb #161cb276
 def pretrain(
-    plan: Plan,
+    plan: Plan | str | Path | Sequence[str | Path],  # or only its files
     folder: str | Path,  # holds checkpoints, and at the end the model
     device: str | torch.device | None = None,  # the CPU, or an accelerator when there is one
 ) -> dict[str, float]:  # scores on the held-out documents
     "Train a masked language model on plain text, or resume the run in the folder."
+    if not isinstance(plan, Plan):
+        plan = Plan([plan] if isinstance(plan, str | Path) else plan)
     folder, run_config = Path(folder), plan.run_config()
     check_folder(folder, run_config)
     with exclusive_run(folder):
@@ -208,8 +214,8 @@ def save_result(
         model.to("cpu", torch.float16).save_pretrained(part)
         tokenizer.save_pretrained(part)
         (part / "training_log.json").write_text(json.dumps(log), encoding="utf-8")
-        if not (folder / "README.md").exists():  # an edited card is kept
-            (part / "README.md").write_text(write_card(plan, log), encoding="utf-8")
+        if not (folder / "README.md").exists() or is_own_card(folder / "README.md"):  # an edited card is kept
+            (part / "README.md").write_text(sign_card(write_card(plan, log)), encoding="utf-8")
 
 # %% ../../nbs/training/26_pretraining.ipynb #fc0f43c9
 def write_card(
@@ -233,3 +239,14 @@ def write_card(
     plan_text = plan_text.replace("`", "\\u0060")  # a file's name must not close the block
     model = model_for("fill-mask", plan.config).__name__
     return f"# {model}, trained with `convbert pretrain`\n\n| | |\n|---|---|\n{table}\n\n```json\n{plan_text}\n```\n"
+
+# %% ../../nbs/training/26_pretraining.ipynb #0e62a002
+def sign_card(text: str) -> str:
+    "A card that ends with a hash of itself, in a comment."
+    return f"{text}\n<!-- {hashlib.sha256(text.encode()).hexdigest()[:16]} -->\n"
+
+
+def is_own_card(file: Path) -> bool:
+    "Whether a card is as `sign_card` wrote it."
+    text = file.read_text(encoding="utf-8", errors="replace")
+    return text == sign_card(text.rpartition("\n<!-- ")[0])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..tokenizers.inputs import is_list
-from .arrow import LOCATION, to_dataset
+from .arrow import LOCATION, bars_of_datasets, to_dataset
 from .conll import is_conll, read_conll
 from .formats import FORMATS, TABLES, ReadOptions, check_plain_text, file_format, read_text
 from .in_memory import has_splits, located_rows, read_stream, with_locations
@@ -81,7 +81,8 @@ def load_parquet(files: list[Path]):  # a `datasets.Dataset` with the column `LO
     import datasets
 
     try:
-        parts = [datasets.load_dataset("parquet", data_files=[str(file)], split="train") for file in files]
+        with bars_of_datasets(shown=False):
+            parts = [datasets.load_dataset("parquet", data_files=[str(file)], split="train") for file in files]
         return datasets.concatenate_datasets(
             [add_locations(part, f"{f.name}, ") for part, f in zip(parts, files, strict=True)]
         )
@@ -112,7 +113,8 @@ def resolve_source(source: Any) -> Any:
         return source if found is None else found
     name, _, config = source.partition(":")
     try:
-        return datasets.load_dataset(name, config or None)
+        with bars_of_datasets(shown=False):  # those of downloads are the hub's
+            return datasets.load_dataset(name, config or None)
     except RuntimeError as error:  # of datasets that are scripts
         raise ValueError(f"cannot load the dataset {source!r}: {error}") from error
 
