@@ -263,7 +263,7 @@ def test_other_texts(open_book, view, texts):
     words.nth(2).click()
     expect(book.view.locator(".cv-pointed").last).to_contain_text("Token 2")
     if len(texts) > 1:
-        book.view.get_by_role("group", name="Sentences").get_by_text("A → B", exact=True).click()
+        book.view.get_by_role("radio", name="A → B").check()
         expect(book.view.locator(".cv-second")).to_have_count(1)
     else:
         assert "船" in words.all_inner_texts() and "🚢" in words.all_inner_texts()
