@@ -322,6 +322,7 @@ def test_a_module_that_loads_late(lab, chromium):
         book = Book(desk, f"late-{view}", (show(view, MASKED), change))
         book.run(0)
         expect(book.view.locator(".cv-answers tbody tr")).to_have_count(rows)
+        expect(book.view.locator(".cv-progress:visible, [aria-busy=true]")).to_have_count(0)
         book.run(1)
         expect(book.view).to_contain_text(changed)
         book.close()
