@@ -335,7 +335,7 @@ def test_throttled_openings(lab, chromium):
     desk.open("light")
     throttle = desk.context.new_cdp_session(desk.page)
     throttle.send("Emulation.setCPUThrottlingRate", {"rate": 8})
-    for i in range(int(os.environ.get("CONVBERT_OPENINGS", 4))):
+    for i in range(int(os.environ.get("CONVBERT_OPENINGS", 2))):
         view = list(ROWS)[i % 2]
         book = Book(desk, f"opening-{i}", (show(view, MASKED),))
         book.run(0)
