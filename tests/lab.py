@@ -18,7 +18,7 @@ import nbformat
 import psutil
 from playwright.sync_api import expect
 
-DEADLINE = int(os.environ.get("DL", 120))  # seconds: for a machine with much else to do
+DEADLINE = 120  # seconds: for a machine with much else to do
 OFF = {"fetchNews": "false", "checkForUpdates": False}
 OVERRIDES = {
     "@jupyterlab/apputils-extension:notification": {**OFF, "doNotDisturbMode": True},

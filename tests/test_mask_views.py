@@ -287,11 +287,13 @@ def test_a_view_opens_with_its_answer(small, make_view, monkeypatch):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_view_that_shows_another_answer_is_sent_the_state(small, known, monkeypatch):
+def test_a_view_that_shows_another_state_is_sent_the_present_one(small, known, monkeypatch):
     view, sent = mask_explorer(text=SEA, **small), []
     monkeypatch.setattr(view, "send_state", sent.append)
-    view._handle_custom_msg({"ask": "state", "answered": view.answered if known else [SEA, None]}, [])
-    assert sent == ([] if known else [list(drawn_traits(view))])
+    view._handle_custom_msg(
+        {"ask": "state", "shown": {"answered": view.answered, "head": view.head if known else []}}, []
+    )
+    assert sent == [[] if known else list(drawn_traits(view))]
 
 
 def test_a_browser_asks_for_ablations_and_for_a_page(small, monkeypatch):
@@ -916,11 +918,12 @@ def explorer_states(open_page, small, tmp_path):
 def test_a_view_tells_python_what_it_shows(open_page, small, tmp_path):
     view = mask_explorer(text=SEA, place=3, **small)
     page = open_page(live_page(view, tmp_path / "live.html"))
-    assert page.evaluate("asked") == [{"ask": "state", "answered": [SEA, 3]}]
+    shown = {"answered": [SEA, 3], "text": SEA, "place": 3, "head": view.head, "problem": ""}
+    assert page.evaluate("asked") == [{"ask": "state", "shown": shown}]
     view.place = 5
     page.evaluate(RECEIVE, json_state(view, list(drawn_traits(view))))
     page.wait_for_function("asked.length === 2")
-    assert page.evaluate("asked[1]") == {"ask": "state", "answered": [SEA, 5]}
+    assert page.evaluate("asked[1].shown") == {**shown, "answered": [SEA, 5], "place": 5}
 
 
 def test_a_view_asks_for_ablations_and_shows_how_far_they_are(open_page, small, tmp_path):

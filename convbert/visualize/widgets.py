@@ -238,9 +238,11 @@ class View(Illustrated):
         return page if path is None else write_text(Path(path), page)
 
     def receive(self, _: Any, content: dict[str, Any], buffers: list) -> None:
-        "A view says which answer it shows: send the state if there is another. Or its reader wants to save a page."
-        if content.get("ask") == "state" and content["answered"] != self.answered:
-            self.send_state(list(drawn_traits(self)))
+        "A view says what it shows: send the state if that is another. Or its reader wants to save a page."
+        traits = drawn_traits(self)
+        if content.get("ask") == "state":
+            stale = any(value != getattr(self, name) for name, value in content["shown"].items() if name in traits)
+            self.send_state(list(traits) if stale else [])
         if content.get("ask") == "page":
             try:
                 self.send({"page": self.to_html()})

@@ -34,12 +34,13 @@ function hearPython(model) {
   widget.comm?.on_msg((message) => handle.call(widget, message));
 }
 
-/** Tell Python which answer is shown, so that one which was lost is sent again; say so when there is none for long. */
-function keepUp(model, asks, root, late) {
+/** Tell Python what is shown, so that what was lost is sent again; say so when there is no answer for long. */
+function keepUp(model, { asks, state }, root, late) {
   if (model.exported) return () => {};
   let quiet, patience;
   const gone = () => root.closest(".jupyter-widgets-disconnected");
-  const report = () => gone() || model.send({ ask: "state", answered: model.get("answered") });
+  const shown = () => Object.fromEntries(["answered", ...state].map((name) => [name, model.get(name)]));
+  const report = () => gone() || model.send({ ask: "state", shown: shown() });
   const watch = () => {
     clearTimeout(patience);
     late.hidden = true;
@@ -137,10 +138,11 @@ function makeTools(model, root, { picture, numbers, keys }) {
 }
 
 /**
- * Show a view: `parts` are its elements, `asks` the traits that Python answers, `picture()` the elements of the picture
- * to save, `numbers()` the rows to copy, `keys` pairs of a key and what it does, `stops` what ends with the view.
+ * Show a view: `parts` are its elements, `asks` the traits that Python answers, `state` all that may change,
+ * `picture()` the elements of the picture to save, `numbers()` the rows to copy, `keys` pairs of a key and what it does,
+ * `stops` what ends with the view.
  */
-export function showView(model, el, { look = "", asks, parts, picture, numbers, keys, stops }) {
+export function showView(model, el, { look = "", asks, state, parts, picture, numbers, keys, stops }) {
   const root = make("div", { class: `cv ${look}`, tabindex: "-1" });
   const late = make("p", { class: "cv-note cv-late", role: "status", hidden: true }, LATE);
   const gone = make("p", { class: "cv-note cv-gone", role: "status" }, GONE);
@@ -151,7 +153,7 @@ export function showView(model, el, { look = "", asks, parts, picture, numbers, 
     if (event.key === "?" && !event.target.matches("input[type=text]:not([readonly])")) help.toggle();
   });
   el.append(root);
-  const ends = [...stops, stop, keepKeys(root), keepUp(model, asks, root, late)];
+  const ends = [...stops, stop, keepKeys(root), keepUp(model, { asks, state }, root, late)];
   return () => ends.forEach((end) => end());
 }
 

@@ -256,7 +256,8 @@ const view = {
     const stops = [listen(model, traits, drawn), listen(model, ["computed"], advance)];
     const numbers = () => rowsOf(model, sizesOf(model));
     const parts = elements.filter(Boolean);
-    return showView(model, el, { look: "cv-knockout", asks: ASKS, parts, picture, numbers, keys: KEYS, stops });
+    const state = [...ASKS, "computed", "problem"];
+    return showView(model, el, { look: "cv-knockout", asks: ASKS, state, parts, picture, numbers, keys: KEYS, stops });
   },
 };
 export default view;

@@ -262,7 +262,8 @@ const view = {
     const { element, picture, draw } = build(model);
     const numbers = () => rowsOf(model);
     const stops = [listen(model, ["text", "place", "head", "problem", "answered"], batched(draw))];
-    const options = { look: "cv-explorer", asks: ASKS, parts: [element], picture, numbers, keys: KEYS, stops };
+    const state = [...ASKS, "head", "problem"];
+    const options = { look: "cv-explorer", asks: ASKS, state, parts: [element], picture, numbers, keys: KEYS, stops };
     const stop = showView(model, el, options);
     draw();
     return stop;

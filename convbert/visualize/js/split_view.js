@@ -3,7 +3,7 @@ import { listen, make, notesOf, runsLeft, show, tell } from "./common.js";
 import { showView } from "./frame.js";
 import { lengthsOf, shareOf, sum } from "./marks.js";
 import { nameOf } from "./panel.js";
-import { fit, makeStage, readText, reveal, soon } from "./stage.js";
+import { fit, makeStage, readText, reveal, soon, STATE } from "./stage.js";
 
 const HOW = "Choose a cell to open its layer.";
 const KEYS = [
@@ -159,7 +159,7 @@ const view = {
     const keys = [...KEYS, ...stage.keys.slice(0, -1).map(([key, does]) => [key, `${does}, in an open layer`])];
     const stops = [stage.stop, mark.stop, forget, () => seen.disconnect()];
     keys.push(["Esc", "choose no token; close the layer"]);
-    return showView(model, el, { asks: ["layer"], parts: [root], picture, numbers, keys, stops });
+    return showView(model, el, { asks: ["layer"], state: STATE, parts: [root], picture, numbers, keys, stops });
   },
 };
 export default view;

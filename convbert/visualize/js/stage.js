@@ -9,7 +9,8 @@ const TOP = 168; // pixels above the tokens
 const BOTTOM = 108; // and below
 const MOST = 64; // arcs from one token
 const MOST_OF_ALL = 160; // arcs of all tokens; fewer in a short text
-const STATE = ["layer", "attention_head", "conv_head", "token", "sentences", "special_tokens", "answered"];
+/** The traits that a reader changes. */
+export const STATE = ["layer", "attention_head", "conv_head", "token", "sentences", "special_tokens", "answered"];
 const TEXT = ["tokens", "sources", "segments", "special"];
 
 /** What a view shows and does not change: the text, and the work of the heads; sizes have the letters of the docs. */
