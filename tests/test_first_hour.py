@@ -65,7 +65,7 @@ def test_a_task_without_a_model_says_what_to_do(open_book):
 
 TEXT = "He opened the [MASK] and read the letter twice."
 TOKENS, CELLS, HEADS, WORDS = "[role=option]", ".cv-cell", ".cv-head", ".cv-chip[role]"
-STAGE_KEYS = "ArrowRight Home End ArrowLeft Shift+ArrowLeft ArrowDown ArrowUp a c Escape"
+STAGE_KEYS = "ArrowRight Home End ArrowLeft Shift+ArrowLeft ArrowDown ArrowUp a c Escape Enter"
 PRESSED = {  # where the keys of a view are pressed, and in which order each of them does something
     "head_view": {TOKENS: STAGE_KEYS},
     "split_view": {CELLS: "ArrowRight ArrowDown ArrowUp ArrowLeft End Home Enter", TOKENS: STAGE_KEYS},
