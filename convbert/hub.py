@@ -163,6 +163,8 @@ def _from_hub(name: str, revision: str | None, cache_dir, local_files_only: bool
     "The folder of a hub id: downloaded, or found in the cache."
     from huggingface_hub import HfApi, constants, errors, get_token
 
+    from convbert.progress import tqdm  # noqa: F401  before `HfApi` loads it with a warning where ipywidgets is missing
+
     cached, online = None, not (local_files_only or constants.HF_HUB_OFFLINE)
     if online and token is not False:
         implicit = token is True or (token is None and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN)

@@ -266,7 +266,7 @@ class Ablations:
 # %% ../../nbs/visualize/03_ablation.ipynb #5e1f2a80
 def ablation_effects(ablations: Ablations) -> KnockOuts:
     "Run all that remain."
-    from tqdm.auto import tqdm
+    from convbert.progress import tqdm
 
     for _ in tqdm(range(len(ablations.batches)), desc="knock_outs", delay=2, leave=False):
         ablations.step()

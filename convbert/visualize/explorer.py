@@ -15,11 +15,11 @@ import numpy as np
 import torch
 import traitlets
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..ablation import make_head_mask
 from ..families.registry import wrong_head
 from ..masked_lm import MaskedLM
+from ..progress import tqdm
 from ..tokenizers.base import PreTrainedTokenizer
 from ..validation import check_counts
 from .encoded_text import capture_warnings, check_text, encode_text, load_model, name_model

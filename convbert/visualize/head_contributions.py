@@ -192,7 +192,7 @@ def profile(
     progress: Callable[[Iterable], Iterable] | None = None,  # a bar; tqdm's, after two seconds, when None
 ) -> Profile:
     "Average the heads over many texts, one at a time, in constant memory."
-    from tqdm.auto import tqdm
+    from convbert.progress import tqdm
 
     if isinstance(texts, str):
         raise TypeError("profile averages over texts, got one text: give a list, or use `head_split` for one text")

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 import traitlets
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ..ablation import make_head_mask
 from ..masked_lm import MaskedLM
+from ..progress import tqdm
 from ..tokenizers.base import PreTrainedTokenizer
 from ..validation import check_counts, is_whole
 from convbert.visualize.ablation import (
