@@ -120,7 +120,16 @@ def read_config(
 
 # %% ../nbs/09_config.ipynb #fce2ff69
 class ConfigFilesMixin(ChangeMixin):
-    "A configuration that knows its way to disk."
+    """A configuration that knows its way to disk.
+
+    Examples
+    --------
+    from convbert import ConvBertConfig
+
+    config = ConvBertConfig.from_pretrained("convbert-tiny")
+    config.save_pretrained("my-model")
+    ConvBertConfig.preset("base").hidden_size
+    """
 
     presets: dict[str, dict[str, Any]] = {}  # the family's published sizes
 
@@ -135,7 +144,31 @@ class ConfigFilesMixin(ChangeMixin):
         token: str | None = None,  # for private hub models
         **overrides: Any,  # fields to change after reading
     ):
-        "Read the `config.json` of a model."
+        """Read the `config.json` of a model.
+
+        Parameters
+        ----------
+        name : str | Path
+            bundled name, folder, or hub id
+        revision : str | None, default None
+            branch, tag or commit of a hub id
+        cache_dir : str | Path | None, default None
+            where hub files are kept
+        local_files_only : bool, default False
+            never ask the hub
+        token : str | None, default None
+            for private hub models
+        **overrides : Any
+            fields to change after reading
+
+        Examples
+        --------
+        from convbert import ConvBertConfig
+
+        config = ConvBertConfig.from_pretrained("convbert-tiny")
+        config.save_pretrained("my-model")
+        ConvBertConfig.preset("base").hidden_size
+        """
         hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
         overrides = translate(overrides, FILE_ARGUMENTS, {"token": token})
         folder = resolve(name, weights=False, **{**hub, "token": overrides.pop("token")})
@@ -143,7 +176,21 @@ class ConfigFilesMixin(ChangeMixin):
 
     @classmethod
     def preset(cls, name: str, **overrides: Any):
-        "The configuration of a published size, see `presets`."
+        """The configuration of a published size, see `presets`.
+
+        Parameters
+        ----------
+        name : str
+        **overrides : Any
+
+        Examples
+        --------
+        from convbert import ConvBertConfig
+
+        config = ConvBertConfig.from_pretrained("convbert-tiny")
+        config.save_pretrained("my-model")
+        ConvBertConfig.preset("base").hidden_size
+        """
         if name not in cls.presets:
             raise ValueError(f"no preset {name!r}. {suggest(name, cls.presets)}")
         return cls(**{**cls.presets[name], **cls.canonical(overrides)})

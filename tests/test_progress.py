@@ -1,4 +1,4 @@
-"""Bars in a notebook, run by a real kernel: a widget where ipywidgets is installed, text without a warning where it is not."""
+"""Bars in a notebook, run by a real kernel: a widget where ipywidgets is installed, plain text where it is not."""
 
 import sys
 

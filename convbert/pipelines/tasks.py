@@ -165,7 +165,32 @@ def pipeline(
     dtype: Any = None,  # float32 when None
     **options: Any,  # `revision`, `cache_dir`, `local_files_only`, `token` (see `resolve`); fields; options of calls
 ):  # a callable: texts in, results out
-    "A ready-made pipeline for a task."
+    """A ready-made pipeline for a task.
+
+    Parameters
+    ----------
+    task : str
+        a key of `TASKS`, or an alias
+    model : Any, default None
+        bundled name, folder (weights or a graph), hub id or a loaded model; the task's own when None
+    framework : str | None, default None
+        "pt", "tf" (Keras) or "flax"; None: the loaded model's, or PyTorch
+    tokenizer : str | Path | PreTrainedTokenizer | None, default None
+        the model's own when None
+    device : Any, default None
+        PyTorch only: an accelerator when there is one; a loaded model stays
+    dtype : Any, default None
+        float32 when None
+    **options : Any
+        `revision`, `cache_dir`, `local_files_only`, `token` (see `resolve`); fields; options of calls
+
+    Examples
+    --------
+    from convbert import pipeline
+
+    fill_mask = pipeline("fill-mask")
+    fill_mask("The ship sailed across the [MASK].")
+    """
     kind, runner = TASKS[find_task(task)], choose_runner(framework, model)
     taken = translate(merge_model_kwargs({"dtype": dtype, "device": device, **options}), PIPELINE_ARGUMENTS)
     dtype, device = taken.pop("dtype"), taken.pop("device")
