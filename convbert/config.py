@@ -175,13 +175,19 @@ class ConfigFilesMixin(ChangeMixin):
         return read_snapshot(folder, lambda at: read_config(cls, at)).replace(**overrides)
 
     @classmethod
-    def preset(cls, name: str, **overrides: Any):
+    def preset(
+        cls,
+        name: str,  # such as "base"
+        **overrides: Any,  # fields with other values
+    ):
         """The configuration of a published size, see `presets`.
 
         Parameters
         ----------
         name : str
+            such as "base"
         **overrides : Any
+            fields with other values
 
         Examples
         --------

@@ -16,7 +16,7 @@ from convbert.pipelines.tasks import DEFAULT_MODELS, TASKS
 
 EXTRAS = ("accelerate", "datasets", "matplotlib", "ipywidgets", "anywidget", "onnx", "onnxscript", "transformers")
 FILES = {  # what examples read
-    "reviews.csv": "text,label\n" + "A fine film.,good\nA dull film.,bad\n" * 20,
+    "reviews.csv": "text,label\n" + "A fine film.,good\nA dull film.,bad\n" * 100,
     "articles.txt": "\n\n".join(["The ship sailed across the sea to the old harbour. " * 20] * 400),
 }
 
@@ -83,7 +83,7 @@ def test_question_mark_and_shift_tab_on_a_pipeline(task):
     shell = InteractiveShell.instance()
     shell.user_ns["answer"] = convbert.pipeline(task)
     shown = shell.object_inspect_mime("answer")["text/plain"]
-    for part in ("Call signature", "batch_tokens : int, default 8192", "most tokens in flight", "Examples"):
+    for part in ("Signature", "batch_tokens : int, default 8192", "most tokens in flight", "Examples"):
         assert part in re.sub(r"\x1b\[[\d;]*m", "", shown)
 
 

@@ -98,11 +98,11 @@ class FeatureExtractionPipeline(Pipeline):
         pooling: str | None = None,  # None: a vector per token; "cls": the first one; "mean": their mean
         normalize: bool = False,  # divide each vector by its length, so that a dot product is a cosine
         return_tensors: bool = False,  # `torch.Tensor` on the CPU, or what the model's framework has, instead of lists
-        stride: int | None = None,  # read long texts in windows that share so many tokens; None truncates them
+        stride: int | None = None,  # read long texts in windows that share so many tokens; truncate them when None
         batch_size: int | None = None,  # most rows per batch
         batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
-    ) -> Any:  # `(T, D)` or, pooled, `(D,)` numbers per text
+    ) -> list | Any:  # `(T, D)` or, pooled, `(D,)` numbers per text
         """Features of one text, a list or a stream.
 
         Parameters
@@ -116,7 +116,7 @@ class FeatureExtractionPipeline(Pipeline):
         return_tensors : bool, default False
             `torch.Tensor` on the CPU, or what the model's framework has, instead of lists
         stride : int | None, default None
-            read long texts in windows that share so many tokens; None truncates them
+            read long texts in windows that share so many tokens; truncate them when None
         batch_size : int | None, default None
             most rows per batch
         batch_tokens : int, default 8192
@@ -126,7 +126,7 @@ class FeatureExtractionPipeline(Pipeline):
 
         Returns
         -------
-        Any
+        list | Any
             `(T, D)` or, pooled, `(D,)` numbers per text
 
         Examples

@@ -142,7 +142,7 @@ class MultipleChoicePipeline(Pipeline):
         batch_size: int | None = None,  # most rows per batch; each choice is a row
         batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
-    ) -> Any:  # `{label, choice, score}`, or a list of them, per question; `label` is the index of the choice
+    ) -> Result | Any:  # `{label, choice, score}`, or a list of them, per question; `label` is the index of the choice
         """Results for one question, a list or a stream.
 
         Parameters
@@ -166,7 +166,7 @@ class MultipleChoicePipeline(Pipeline):
 
         Returns
         -------
-        Any
+        Result | Any
             `{label, choice, score}`, or a list of them, per question; `label` is the index of the choice
 
         Examples

@@ -87,7 +87,7 @@ class QuestionAnsweringPipeline(Pipeline):
         batch_size: int | None = None,  # most rows per batch
         batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
-    ) -> Any:  # `{score, start, end, answer}`, or a list of them, per question
+    ) -> Result | Any:  # `{score, start, end, answer}`, or a list of them, per question
         """Answers to one question, a list or a stream.
 
         Parameters
@@ -123,7 +123,7 @@ class QuestionAnsweringPipeline(Pipeline):
 
         Returns
         -------
-        Any
+        Result | Any
             `{score, start, end, answer}`, or a list of them, per question
 
         Examples

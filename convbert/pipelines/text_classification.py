@@ -77,11 +77,11 @@ class TextClassificationPipeline(Pipeline):
         *,
         top_k: int | str | None = "best",  # "best": one result; a number: a list of so many labels; None: of all
         function_to_apply: str | None = None,  # "softmax", "sigmoid" or "none"; by the config when None
-        stride: int | None = None,  # read long texts in windows that share so many tokens; None truncates them
+        stride: int | None = None,  # read long texts in windows that share so many tokens; truncate them when None
         batch_size: int | None = None,  # most rows per batch
         batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
-    ) -> Any:  # `{label, score}`, or a list of them, per text
+    ) -> Result | Any:  # `{label, score}`, or a list of them, per text
         """Results for one text, a list or a stream.
 
         Parameters
@@ -93,7 +93,7 @@ class TextClassificationPipeline(Pipeline):
         function_to_apply : str | None, default None
             "softmax", "sigmoid" or "none"; by the config when None
         stride : int | None, default None
-            read long texts in windows that share so many tokens; None truncates them
+            read long texts in windows that share so many tokens; truncate them when None
         batch_size : int | None, default None
             most rows per batch
         batch_tokens : int, default 8192
@@ -103,7 +103,7 @@ class TextClassificationPipeline(Pipeline):
 
         Returns
         -------
-        Any
+        Result | Any
             `{label, score}`, or a list of them, per text
 
         Examples

@@ -68,7 +68,7 @@ class WordTagging(Pipeline):
         batch_size: int | None = None,  # most rows per batch
         batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
-    ) -> Any:  # per sentence a list of labels, one per word
+    ) -> list[list[str]] | Any:  # per sentence a list of labels, one per word; a stream of them for a stream
         "One label for every word: that of its first token."
         names = self.model.config.id2label
         default = "O" if "O" in names.values() else None

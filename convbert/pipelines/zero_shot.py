@@ -145,7 +145,7 @@ class ZeroShotClassificationPipeline(Pipeline):
         batch_size: int | None = None,  # most rows per batch; each label of a text is a row
         batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
-    ) -> Any:  # `{sequence, labels, scores}` per text, the best label first
+    ) -> Result | Any:  # `{sequence, labels, scores}` per text, the best label first
         """Results for one text, a list or a stream.
 
         Parameters
@@ -167,7 +167,7 @@ class ZeroShotClassificationPipeline(Pipeline):
 
         Returns
         -------
-        Any
+        Result | Any
             `{sequence, labels, scores}` per text, the best label first
 
         Examples

@@ -52,7 +52,7 @@ class Tuning:
     layer_decay : float, default 0.8
         factor of the learning rate from each layer to the one below it
     layer_decay_mode : str, default 'paper'
-        or "official", as the original code counts layers
+        "paper", or "official": as the original code counts layers
     warmup : float, default 0.1
         share of the steps over which the learning rate rises
     beta2 : float, default 0.999
@@ -91,7 +91,7 @@ class Tuning:
     batch_size: int = 32  # examples in a step, over all processes
     learning_rate: float = 3e-4  # of the head, at its peak; 1e-4 for models of base size
     layer_decay: float = 0.8  # factor of the learning rate from each layer to the one below it
-    layer_decay_mode: str = "paper"  # or "official", as the original code counts layers
+    layer_decay_mode: str = "paper"  # "paper", or "official": as the original code counts layers
     warmup: float = 0.1  # share of the steps over which the learning rate rises
     beta2: float = 0.999  # of AdamW
     weight_decay: float = 0.01  # of AdamW

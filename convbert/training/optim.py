@@ -57,11 +57,11 @@ class Recipe(Schedule):
     clip : float, default 1.0
         largest gradient norm
     optimizer : str, default 'adamw'
-        or "muon": Muon for the matrices of the layers, AdamW for all other parameters
+        "adamw", or "muon": Muon for the matrices of the layers, AdamW for all other parameters
     layer_decay : float, default 1.0
         factor of the learning rate from each layer to the one below it, see `layer_scale`
     layer_decay_mode : str, default 'paper'
-        or "official", as the original code counts layers
+        "paper", or "official": as the original code counts layers
     label_smoothing : float, default 0.0
         share of the target that is spread over all classes
     precision : str, default 'auto'
@@ -93,9 +93,9 @@ class Recipe(Schedule):
     beta2: float = 0.98  # of AdamW
     weight_decay: float = 0.01  # of AdamW, and of Muon
     clip: float = 1.0  # largest gradient norm
-    optimizer: str = "adamw"  # or "muon": Muon for the matrices of the layers, AdamW for all other parameters
+    optimizer: str = "adamw"  # "adamw", or "muon": Muon for the matrices of the layers, AdamW for all other parameters
     layer_decay: float = 1.0  # factor of the learning rate from each layer to the one below it, see `layer_scale`
-    layer_decay_mode: str = "paper"  # or "official", as the original code counts layers
+    layer_decay_mode: str = "paper"  # "paper", or "official": as the original code counts layers
     label_smoothing: float = 0.0  # share of the target that is spread over all classes
     precision: str = "auto"  # "float32", "bfloat16", or bfloat16 where the hardware supports it
     compile: bool | None = None  # `torch.compile`: always, never, or where it saves time within the run
