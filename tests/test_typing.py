@@ -35,9 +35,8 @@ def test_pyright_finds_the_types_of_the_public_names(tmp_path):
 
 def overloads() -> dict[str, str]:
     """Each name of a task, and the class that the signatures of `pipeline` promise for it."""
-    functions = [node for node in ast.parse(Path(tasks.__file__).read_text(encoding="utf-8")).body]
     found = {}
-    for node in functions:
+    for node in ast.parse(Path(tasks.__file__).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.name == "pipeline" and node.decorator_list:
             names = [part.value for part in ast.walk(node.args.args[0].annotation) if isinstance(part, ast.Constant)]
             found |= dict.fromkeys(names, ast.unparse(node.returns))

@@ -125,7 +125,7 @@ class TokenClassificationPipeline(WordTagging):
         self,
         texts: Any,  # a text, a list of texts, or a stream; with `is_split_into_words`, words in the place of each text
         *,
-        aggregation_strategy: str | None = None,  # the model's when None, see above
+        aggregation_strategy: str | None = None,  # "none", "words", "simple", "first", "average", "max"; or the model's
         ignore_labels: str | Iterable[str] = ("O",),  # words, entities or tokens of these labels are left out
         stride: int | None = None,  # tokens that windows of a long text share; 64, or half a short window, when None
         is_split_into_words: bool = False,  # each text is a list of words
@@ -140,7 +140,7 @@ class TokenClassificationPipeline(WordTagging):
         texts : Any
             a text, a list of texts, or a stream; with `is_split_into_words`, words in the place of each text
         aggregation_strategy : str | None, default None
-            the model's when None, see above
+            "none", "words", "simple", "first", "average", "max"; or the model's
         ignore_labels : str | Iterable[str], default ('O',)
             words, entities or tokens of these labels are left out
         stride : int | None, default None
