@@ -175,7 +175,7 @@ def _from_hub(name: str, revision: str | None, cache_dir, local_files_only: bool
     "The folder of a hub id: downloaded, or found in the cache."
     from huggingface_hub import HfApi, constants, errors, get_token
 
-    from convbert.progress import tqdm  # noqa: F401  before `HfApi` loads it with a warning where ipywidgets is missing
+    from convbert.progress import tqdm  # noqa: F401  a download would load it with a warning without ipywidgets
 
     cached, online = None, not (local_files_only or constants.HF_HUB_OFFLINE)
     if online and token is not False:

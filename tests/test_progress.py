@@ -10,7 +10,8 @@ pytest.importorskip("ipykernel", reason="the notebooks of these tests need a ker
 
 WITHOUT_WIDGETS = 'import sys; sys.modules["ipywidgets"] = None'  # what an import finds where it is not installed
 COUNT = "from convbert.progress import tqdm\nfor _ in tqdm(range(3)): pass"
-HUB = "import convbert.hub\ntry: convbert.hub.resolve('nobody/nothing')\nexcept OSError: pass\n" + COUNT
+ASK_HUB = "import convbert.hub\ntry: convbert.hub.resolve('nobody/nothing')\nexcept OSError: pass\n"
+DOWNLOAD = ASK_HUB + "import huggingface_hub.utils.tqdm\n" + COUNT.replace("convbert.progress", "tqdm.auto")
 
 
 def outputs(monkeypatch, *cells: str) -> tuple[str, set[str]]:
@@ -25,7 +26,7 @@ def outputs(monkeypatch, *cells: str) -> tuple[str, set[str]]:
     return written, {kind for output in found for kind in output.get("data", {})}
 
 
-@pytest.mark.parametrize("use", [COUNT, HUB], ids=["bar", "hub"])
+@pytest.mark.parametrize("use", [COUNT, DOWNLOAD], ids=["bar", "hub"])
 def test_text_without_a_warning_where_ipywidgets_is_missing(monkeypatch, use):
     written, shown = outputs(monkeypatch, WITHOUT_WIDGETS, use)
     assert "3/3" in written and "IProgress" not in written and "Warning" not in written
