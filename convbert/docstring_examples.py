@@ -48,7 +48,7 @@ def public_home(
     return next((each for each in packages if name in getattr(import_module(each), "__all__", ())), module)
 
 # %% ../nbs/36_docstring_examples.ipynb #36e0000e
-Statement = tuple[ast.stmt, str | None]  # and the module that it is exported to
+Statement = tuple[ast.stmt, str, str | None]  # its text, and the module that it is exported to
 
 
 def import_lines(
@@ -68,7 +68,7 @@ def complete_example(
     "Add what an example needs."
     tree = ast.parse(example)
     needed, plain, imports, lines = used_names(tree) - bound_names(tree), [], [], []
-    for statement, module in reversed(before):
+    for statement, text, module in reversed(before):
         found = bound_names(statement) & needed
         if not found:
             continue
@@ -82,7 +82,7 @@ def complete_example(
         elif module:
             imports += [(module, name) for name in found]
         else:
-            lines.insert(0, ast.unparse(statement))
+            lines.insert(0, text)
             needed |= used_names(statement) - bound_names(statement)
     head = "\n".join([*sorted(plain), *import_lines(imports)])
     return "\n\n".join(part for part in (head, "\n".join([*lines, example])) if part)

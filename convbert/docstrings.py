@@ -6,8 +6,8 @@ Docs: https://convbert.github.io/convbert/docstrings.html.md"""
 
 # %% auto #0
 __all__ = ['Parameter', 'HEADING', 'comments_by_line', 'parameters', 'dataclass_fields', 'parameter_row', 'help_text',
-           'documented', 'with_help', 'HelpProcessor', 'statements_above', 'on_page', 'sections', 'explanations',
-           'with_options']
+           'documented', 'with_help', 'HelpProcessor', 'statements_above', 'on_page', 'help_', 'sections',
+           'explanations', 'with_options']
 
 # %% ../nbs/34_docstrings.ipynb #d1700003
 import ast
@@ -147,7 +147,8 @@ def statements_above(
         if each.cell_type != "code":
             continue
         home = module if "export" in each.directives_ else None
-        found += [(statement, home) for statement in ast.parse(each.source).body]
+        body = ast.parse(each.source).body
+        found += [(statement, ast.get_source_segment(each.source, statement), home) for statement in body]
     return found
 
 # %% ../nbs/34_docstrings.ipynb #d1700014
@@ -161,6 +162,11 @@ def on_page(symbol: Any, **options: Any) -> Any:
     shown = BasicMarkdownRenderer(symbol, **options)
     shown.docs = HEADING.split(shown.docs)[0].rstrip()
     return shown
+
+# %% ../nbs/34_docstrings.ipynb #d1700022
+def help_(cell: Any) -> None:
+    "Take `#| help` from a cell of a page."
+    cell.source = re.sub(r"^#\|\s*help\b.*\n", "", cell.source, flags=re.M)
 
 # %% ../nbs/34_docstrings.ipynb #d1700018
 def sections(

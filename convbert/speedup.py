@@ -153,9 +153,8 @@ def speed_up(
 
     Examples
     --------
-    from convbert import speed_up, undo_speed_up
-
     import transformers
+    from convbert import speed_up, undo_speed_up
 
     model = speed_up(transformers.ConvBertModel(transformers.ConvBertConfig(num_hidden_layers=1)))
     undo_speed_up(model)
@@ -191,9 +190,8 @@ def undo_speed_up(
 
     Examples
     --------
-    from convbert import speed_up, undo_speed_up
-
     import transformers
+    from convbert import speed_up, undo_speed_up
 
     model = speed_up(transformers.ConvBertModel(transformers.ConvBertConfig(num_hidden_layers=1)))
     undo_speed_up(model)

@@ -191,7 +191,7 @@ def plot_knock_outs(
     from convbert.visualize import knock_outs
     from convbert.visualize.ablation_figures import plot_knock_outs
 
-    sentence = 'He opened the [MASK] and read the letter twice.'
+    sentence = "He opened the [MASK] and read the letter twice."
     plot_knock_outs(knock_outs("convbert-tiny", sentence))
     """
     L, kinds, H = outs.heads.shape

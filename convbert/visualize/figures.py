@@ -115,8 +115,8 @@ def plot_heads(
     --------
     from convbert.visualize import head_split, plot_heads
 
-    text = 'The old bank of the river was steep, so the bank refused to pay for a new bridge.'
-    split = head_split('convbert-tiny', text)
+    text = "The old bank of the river was steep, so the bank refused to pay for a new bridge."
+    split = head_split("convbert-tiny", text)
     plot_heads(split, layer=3)
     """
     check_instance(split, HeadSplit, "head_split(model, text)")
@@ -180,8 +180,8 @@ def plot_maps(
     --------
     from convbert.visualize import head_split, plot_maps
 
-    text = 'The old bank of the river was steep, so the bank refused to pay for a new bridge.'
-    split = head_split('convbert-tiny', text)
+    text = "The old bank of the river was steep, so the bank refused to pay for a new bridge."
+    split = head_split("convbert-tiny", text)
     plot_maps(split, layer=3)
     """
     check_instance(split, HeadSplit, "head_split(model, text)")
@@ -267,8 +267,8 @@ def plot_token(
     --------
     from convbert.visualize import head_split, plot_token
 
-    text = 'The old bank of the river was steep, so the bank refused to pay for a new bridge.'
-    split = head_split('convbert-tiny', text)
+    text = "The old bank of the river was steep, so the bank refused to pay for a new bridge."
+    split = head_split("convbert-tiny", text)
     plot_token(split, layer=3, token=13)
     """
     check_instance(split, HeadSplit, "head_split(model, text)")
