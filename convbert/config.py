@@ -15,7 +15,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import dataclass_transform
+from typing_extensions import Self, dataclass_transform
 
 from .aliases import AliasMixin
 from .atomic import atomic_folder
@@ -90,7 +90,7 @@ class ConfigMixin(AliasMixin):
 class ChangeMixin(ConfigMixin):
     "Changed copies, and notes of other libraries; the fields of a configuration stay as they are."
 
-    def replace(self, **overrides: Any):
+    def replace(self, **overrides: Any) -> Self:
         "A changed copy, checked again; unknown fields are refused with the nearest known name."
         overrides = known_fields(type(self), {"extra": self.extra, **overrides})
         if {"num_labels", "id2label", "label2id"} & set(overrides):
@@ -143,7 +143,7 @@ class ConfigFilesMixin(ChangeMixin):
         local_files_only: bool = False,  # never ask the hub
         token: str | None = None,  # for private hub models
         **overrides: Any,  # fields to change after reading
-    ):
+    ) -> Self:
         """Read the `config.json` of a model.
 
         Parameters
@@ -160,6 +160,10 @@ class ConfigFilesMixin(ChangeMixin):
             for private hub models
         **overrides : Any
             fields to change after reading
+
+        Returns
+        -------
+        Self
 
         Examples
         --------
@@ -179,7 +183,7 @@ class ConfigFilesMixin(ChangeMixin):
         cls,
         name: str,  # such as "base"
         **overrides: Any,  # fields with other values
-    ):
+    ) -> Self:
         """The configuration of a published size, see `presets`.
 
         Parameters
@@ -188,6 +192,10 @@ class ConfigFilesMixin(ChangeMixin):
             such as "base"
         **overrides : Any
             fields with other values
+
+        Returns
+        -------
+        Self
 
         Examples
         --------

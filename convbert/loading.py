@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import Self
 
 from .atomic import atomic_folder
 from .checkpoints import Array, LoadReport, compact, is_floating, to_disk
@@ -243,7 +244,7 @@ class PretrainedMixin(SavingMixin):
         config: Any = None,  # instead of the folder's: a configuration, ours or transformers', or a name
         output_loading_info: bool = False,  # return the model and what did not fit, as transformers does
         **config_overrides,  # fields of the config to change, and what transformers would take
-    ):  # in evaluation mode; `load_report` says what did not fit
+    ) -> Self:  # in evaluation mode; `load_report` says what did not fit
         """Load a model; what did not fit is told in one warning, by name.
 
         Parameters
@@ -270,6 +271,11 @@ class PretrainedMixin(SavingMixin):
             return the model and what did not fit, as transformers does
         **config_overrides
             fields of the config to change, and what transformers would take
+
+        Returns
+        -------
+        Self
+            in evaluation mode; `load_report` says what did not fit
 
         Examples
         --------

@@ -15,6 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Self
+
 from ..atomic import atomic_folder
 from ..compat import SAVE_ARGUMENTS, TOKENIZER_ARGUMENTS, refuse_others, translate
 from ..hub import Origin, resolve, trace
@@ -166,7 +168,7 @@ class PretrainedMixin(SavingMixin):
         local_files_only: bool = False,  # hub only: use what is cached and ask nobody
         token: str | bool | None = None,  # hub only: for private repositories
         **overrides,  # options that win over the files, and what transformers would take
-    ):
+    ) -> Self:
         """The tokenizer of that name.
 
         Parameters
@@ -183,6 +185,10 @@ class PretrainedMixin(SavingMixin):
             hub only: for private repositories
         **overrides
             options that win over the files, and what transformers would take
+
+        Returns
+        -------
+        Self
 
         Examples
         --------
