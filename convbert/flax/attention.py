@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .factory import LayerFactory
+from .factory import LayerFactory, Module
 
 # %% ../../nbs/flax/03_attention.ipynb #f1030005
 def split_heads(
@@ -77,7 +77,7 @@ def first_tokens(
     return jnp.take_along_axis(x, position[..., None], axis=1, mode="fill", fill_value=0)
 
 # %% ../../nbs/flax/03_attention.ipynb #f103000e
-class SelfAttention(nnx.Module):
+class SelfAttention(Module):
     "Multi-head self-attention."
 
     def __init__(self, factory: LayerFactory):

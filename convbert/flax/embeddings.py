@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .factory import LayerFactory
+from .factory import LayerFactory, Module
 
 # %% ../../nbs/flax/06_embeddings.ipynb #f1060005
 def sinusoidal_positions(
@@ -27,7 +27,7 @@ def sinusoidal_positions(
     return table
 
 # %% ../../nbs/flax/06_embeddings.ipynb #f1060007
-class Embeddings(nnx.Module):
+class Embeddings(Module):
     "What a token is, where it stands and which sentence it belongs to: summed, normalised and projected."
 
     def __init__(self, factory: LayerFactory):

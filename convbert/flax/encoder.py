@@ -12,18 +12,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .arrays import EncoderOutput
+import convbert.flax.arrays  # noqa: F401  (JAX learns to look into outputs)
 from .attention import SelfAttention, first_position, first_tokens
 from .embeddings import Embeddings
-from .factory import LayerFactory
+from .factory import LayerFactory, Module
 from .feed_forward import FeedForward
 from .mixed_attention import MixedAttention
+from ..outputs import EncoderOutput
 
 # %% ../../nbs/flax/07_encoder.ipynb #f1070006
 MIXERS = {"attention": SelfAttention, "mixed_attention": MixedAttention}
 
 
-class Layer(nnx.Module):
+class Layer(Module):
     "A mixer and a feed-forward sublayer, each followed by a residual connection and a norm."
 
     def __init__(self, factory: LayerFactory):
@@ -92,7 +93,7 @@ def name_maps(
     return {"attentions": attentions} | ({} if conv_kernels[0] is None else {"conv_kernels": conv_kernels})
 
 # %% ../../nbs/flax/07_encoder.ipynb #f107000b
-class Encoder(nnx.Module):
+class Encoder(Module):
     "Embeddings, a stack of layers and perhaps a pooler: what all heads and all families share."
 
     def __init__(self, factory: LayerFactory, pooler: bool = False):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .factory import LayerFactory
+from .factory import LayerFactory, Module
 
 # %% ../../nbs/flax/05_feed_forward.ipynb #f1050005
 def gelu(x: jax.Array) -> jax.Array:
@@ -48,7 +48,7 @@ ACTIVATION = {
 }
 
 # %% ../../nbs/flax/05_feed_forward.ipynb #f1050008
-class GroupedLinear(nnx.Module):
+class GroupedLinear(Module):
     "A linear map whose features are cut in G groups that do not see each other: G times fewer weights."
 
     def __init__(
@@ -71,7 +71,7 @@ class GroupedLinear(nnx.Module):
         return y.reshape(*y.shape[:-2], -1) + bias
 
 
-class FeedForward(nnx.Module):
+class FeedForward(Module):
     "Up projection, activation, down projection, for each token on its own."
 
     def __init__(self, factory: LayerFactory):

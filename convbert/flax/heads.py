@@ -17,15 +17,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ..config import EncoderConfig
-from .arrays import EncoderOutput, QuestionAnsweringOutput, TaskOutput, as_array
+from .arrays import as_array
 from .attention import first_position
-from .factory import LayerFactory
+from .factory import LayerFactory, Module
 from .feed_forward import ACTIVATION
 from .losses import IGNORED, classification_loss, cross_entropy
 from .pretrained_model import FlaxPreTrainedModel
 from ..input_checks import CHOICE_INPUTS, check_summary
 from ..loading import as_config
-from ..outputs import optional_outputs
+from ..outputs import EncoderOutput, QuestionAnsweringOutput, TaskOutput, optional_outputs
 
 # %% ../../nbs/flax/12_heads.ipynb #f10c0005
 class BaseModel(FlaxPreTrainedModel):
@@ -38,7 +38,7 @@ class BaseModel(FlaxPreTrainedModel):
         return self.encode(input_ids, attention_mask, token_type_ids, **inputs)
 
 # %% ../../nbs/flax/12_heads.ipynb #f10c0007
-class ClassificationHead(nnx.Module):
+class ClassificationHead(Module):
     "A small network on the first token."
 
     def __init__(self, factory: LayerFactory, out_features: int, activation: str, drop_input: bool):
@@ -55,7 +55,7 @@ class ClassificationHead(nnx.Module):
         return self.out_proj(self.dropout(self.activation(self.dense(x))))
 
 
-class PooledHead(nnx.Module):
+class PooledHead(Module):
     "Scores of what the pooler made of the first token."
 
     def __init__(self, factory: LayerFactory, out_features: int):
@@ -176,7 +176,7 @@ def summarise(
     return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
 
 
-class SequenceSummary(nnx.Module):
+class SequenceSummary(Module):
     "One vector for a text: a token or the mean of all, and perhaps a layer on top."
 
     def __init__(self, factory: LayerFactory):

@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .arrays import TaskOutput, as_array
-from .factory import LayerFactory
+from .arrays import as_array
+from .factory import LayerFactory, Module
 from .feed_forward import ACTIVATION
 from .losses import cross_entropy
 from .pretrained_model import FlaxPreTrainedModel
-from ..outputs import optional_outputs
+from ..outputs import TaskOutput, optional_outputs
 
 # %% ../../nbs/flax/13_masked_lm.ipynb #f10d0005
-class MaskedLMHead(nnx.Module):
+class MaskedLMHead(Module):
     "Scores for every word of the vocabulary, with the embedding table as the last matrix."
 
     def __init__(self, factory: LayerFactory, activation: str):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .attention import attend, first_tokens, merge_heads, split_heads
-from .factory import LayerFactory
+from .factory import LayerFactory, Module
 
 # %% ../../nbs/flax/04_mixed_attention.ipynb #f1040006
 def shift_sum(
@@ -46,7 +46,7 @@ def span_conv(
     return shift_sum(value, kernels[..., None, :])
 
 # %% ../../nbs/flax/04_mixed_attention.ipynb #f104000c
-class MixedAttention(nnx.Module):
+class MixedAttention(Module):
     "Self-attention heads beside span-based dynamic convolution heads, joined by one output projection."
 
     def __init__(self, factory: LayerFactory):

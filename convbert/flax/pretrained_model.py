@@ -18,13 +18,13 @@ from flax import nnx
 from ..config import EncoderConfig
 from ..config_checks import check_memory
 from ..families.family import Family
-from .arrays import EncoderOutput, as_array, numbers
+from .arrays import as_array, numbers
 from .encoder import Encoder
-from .factory import LayerFactory
+from .factory import LayerFactory, Module
 from .loading import FlaxMixin
 from ..input_checks import check_inputs
 from ..loading import as_config
-from ..outputs import as_dictionary_or_tuple
+from ..outputs import EncoderOutput, as_dictionary_or_tuple
 
 # %% ../../nbs/flax/10_pretrained_model.ipynb #f10a0006
 class Note:
@@ -74,7 +74,7 @@ class EncodingMixin:
         return self.encoder(**arrays, output_hidden_states=kept[0], output_attentions=kept[1], **how)
 
 # %% ../../nbs/flax/10_pretrained_model.ipynb #f10a000a
-class FlaxPreTrainedModel(EncodingMixin, FlaxMixin, nnx.Module):
+class FlaxPreTrainedModel(EncodingMixin, FlaxMixin, Module):
     "A model of any family: the encoder, its input checks, loading and saving."
 
     family: ClassVar[Family]  # set by each family's own base class

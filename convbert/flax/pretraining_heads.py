@@ -10,19 +10,18 @@ __all__ = ['DiscriminatorHead', 'ReplacedTokenDetection', 'SentenceOrderPreTrain
 # %% ../../nbs/flax/14_pretraining_heads.ipynb #f10e0003
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from .arrays import AlbertForPreTrainingOutput, TaskOutput, as_array
-from .factory import LayerFactory
+from .arrays import as_array
+from .factory import LayerFactory, Module
 from .feed_forward import ACTIVATION
 from .heads import PooledHead
 from .losses import binary_cross_entropy, cross_entropy
 from .masked_lm import MaskedLMHead, score_words
 from .pretrained_model import FlaxPreTrainedModel
-from ..outputs import optional_outputs
+from ..outputs import AlbertForPreTrainingOutput, TaskOutput, optional_outputs
 
 # %% ../../nbs/flax/14_pretraining_heads.ipynb #f10e0005
-class DiscriminatorHead(nnx.Module):
+class DiscriminatorHead(Module):
     "One score for each token: is it another than the text's own?"
 
     def __init__(self, factory: LayerFactory):
