@@ -50,7 +50,7 @@ tag = assert_type(pipeline("token-classification", tokenizer="convbert-tiny"), T
 assert_type(pipeline("ner", "my-model", device="cpu"), TokenClassificationPipeline)
 ask = assert_type(pipeline("question-answering"), QuestionAnsweringPipeline)
 choose = assert_type(pipeline("multiple-choice"), MultipleChoicePipeline)
-judge = assert_type(pipeline("zero-shot-classification", "my-model"), ZeroShotClassificationPipeline)
+zero_shot = assert_type(pipeline("zero-shot-classification", "my-model"), ZeroShotClassificationPipeline)
 embed = assert_type(pipeline("feature-extraction", framework="pt"), FeatureExtractionPipeline)
 
 
@@ -69,7 +69,7 @@ classify("A fine film.")["label"]
 assert_type(tag("The ship sailed."), ResultList | ResultStream)
 ask("Who wrote?", "The old man wrote.")["answer"]
 choose(question="The hen", choices=["flies.", "walks."])["choice"]
-judge("It rained.", ["weather", "law"])["labels"]
+zero_shot("It rained.", ["weather", "law"])["labels"]
 len(embed("It rained."))
 
 # -- models, tokenizers, configurations

@@ -150,11 +150,11 @@ class MultipleChoicePipeline(Pipeline):
         Parameters
         ----------
         inputs : Any, default None
-            `{"question": …, "choices": […], "context": …}`, a list of these, or a stream
-        question : str | None, default None
-            or the question itself, with its
+            `{"question": …, "choices": […], "context": …}`, a list of these, a stream, or a question
         choices : Sequence[str] | None, default None
-            choices, at least two
+            the choices of the one question, at least two
+        question : str | None, default None
+            the question, by name
         context : str | None, default None
             and what stands before it
         top_k : int | str | None, default 'best'
