@@ -40,12 +40,12 @@ def make_head_mask(
     Examples
     --------
     import torch
-    from convbert import ConvBertModel
+    from convbert import ConvBertForMaskedLM
     from convbert.ablation import make_head_mask
 
-    model = ConvBertModel.from_pretrained("convbert-tiny")
+    model = ConvBertForMaskedLM.from_pretrained("convbert-tiny")
     mask = make_head_mask(model.config, attention=[(0, 1)], conv=[(1, 0)])
-    model(torch.tensor([[2, 7, 8, 3]]), head_mask=mask)
+    model(torch.tensor([[2, 7, 8, 3]]), head_mask=mask).logits
     """
     conv = list(conv)
     if conv and "conv" not in config.head_kinds:

@@ -232,9 +232,9 @@ class AutoModelBase(AutoClass):
 
     Examples
     --------
-    from convbert import AutoModel
+    from convbert import AutoModelForMaskedLM
 
-    AutoModel.from_pretrained("convbert-tiny").config.model_type
+    AutoModelForMaskedLM.from_pretrained("convbert-tiny").config.model_type
     """
 
     head = "Model"  # ending of the classes' names
@@ -265,9 +265,9 @@ class AutoModelBase(AutoClass):
 
         Examples
         --------
-        from convbert import AutoModel
+        from convbert import AutoModelForMaskedLM
 
-        AutoModel.from_pretrained("convbert-tiny").config.model_type
+        AutoModelForMaskedLM.from_pretrained("convbert-tiny").config.model_type
         """
         if config is None:
             return load_head(cls.head, name, **options)

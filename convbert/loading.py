@@ -153,9 +153,9 @@ class SavingMixin(FrameworkHooks):
 
     Examples
     --------
-    from convbert import ConvBertModel
+    from convbert import ConvBertForMaskedLM
 
-    model = ConvBertModel.from_pretrained("convbert-tiny")
+    model = ConvBertForMaskedLM.from_pretrained("convbert-tiny")
     model.save_pretrained("my-model")
     """
 
@@ -190,9 +190,9 @@ class SavingMixin(FrameworkHooks):
 
         Examples
         --------
-        from convbert import ConvBertModel
+        from convbert import ConvBertForMaskedLM
 
-        model = ConvBertModel.from_pretrained("convbert-tiny")
+        model = ConvBertForMaskedLM.from_pretrained("convbert-tiny")
         model.save_pretrained("my-model")
         """
         refuse_others("save_pretrained", translate(others, SAVE_ARGUMENTS))
@@ -219,9 +219,9 @@ class PretrainedMixin(SavingMixin):
 
     Examples
     --------
-    from convbert import ConvBertModel
+    from convbert import ConvBertForMaskedLM
 
-    model = ConvBertModel.from_pretrained("convbert-tiny")
+    model = ConvBertForMaskedLM.from_pretrained("convbert-tiny")
     model.save_pretrained("my-model")
     """
 
@@ -279,9 +279,9 @@ class PretrainedMixin(SavingMixin):
 
         Examples
         --------
-        from convbert import ConvBertModel
+        from convbert import ConvBertForMaskedLM
 
-        model = ConvBertModel.from_pretrained("convbert-tiny")
+        model = ConvBertForMaskedLM.from_pretrained("convbert-tiny")
         model.save_pretrained("my-model")
         """
         taken = translate(config_overrides, MODEL_ARGUMENTS, {"token": token, "dtype": dtype, "device": device})

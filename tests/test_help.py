@@ -16,7 +16,7 @@ from convbert.pipelines.tasks import DEFAULT_MODELS, TASKS
 
 EXTRAS = ("accelerate", "datasets", "matplotlib", "ipywidgets", "anywidget", "onnx", "onnxscript", "transformers")
 FILES = {  # what examples read
-    "reviews.csv": "text,label\n" + "A fine film.,good\nA dull film.,bad\n" * 100,
+    "reviews.csv": "text,label\n" + "".join(f"Film {i} is fine.,good\nFilm {i} is dull.,bad\n" for i in range(50)),
     "articles.txt": "\n\n".join(["The ship sailed across the sea to the old harbour. " * 20] * 400),
 }
 
