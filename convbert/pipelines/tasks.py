@@ -180,7 +180,7 @@ def pipeline(task: str, model: Any = None, **options: Any) -> Any: ...
 
 # %% ../../nbs/pipelines/31_tasks.ipynb #c15e3089
 def pipeline(
-    task: str,  # a key of `TASKS`, or an alias
+    task: str,  # "fill-mask", "text-classification", … (`convbert.pipelines.TASKS` has all), or an alias
     model: Any = None,  # bundled name, folder (weights or a graph), hub id or a loaded model; the task's own when None
     *,
     framework: str | None = None,  # "pt", "tf" (Keras) or "flax"; None: the loaded model's, or PyTorch
@@ -194,7 +194,7 @@ def pipeline(
     Parameters
     ----------
     task : str
-        a key of `TASKS`, or an alias
+        "fill-mask", "text-classification", … (`convbert.pipelines.TASKS` has all), or an alias
     model : Any, default None
         bundled name, folder (weights or a graph), hub id or a loaded model; the task's own when None
     framework : str | None, default None

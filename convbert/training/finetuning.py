@@ -191,7 +191,7 @@ def check_encodable(data: TaskData, preprocessing: Preprocessing) -> None:  # ra
 def finetune(
     model: str | Path | nn.Module,  # where to start: bundled name, folder, hub id, or a model of the task's class
     dataset: Any,  # files, a hub name, a `datasets.Dataset`, a table or dictionaries, see `load_rows`
-    task: str,  # see `training.datasets` for the columns of each
+    task: str,  # "text-classification", …; see `training.datasets` for the columns of each
     folder: str | Path,  # for checkpoints, and at the end the model
     *,
     evaluation: Any = None,  # like `dataset`; its `validation` split or a tenth of the rows when None
@@ -211,7 +211,7 @@ def finetune(
     dataset : Any
         files, a hub name, a `datasets.Dataset`, a table or dictionaries, see `load_rows`
     task : str
-        see `training.datasets` for the columns of each
+        "text-classification", …; see `training.datasets` for the columns of each
     folder : str | Path
         for checkpoints, and at the end the model
     evaluation : Any, default None
