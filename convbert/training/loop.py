@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from ..progress import tqdm
 from .compilation import StepForward
 from .distributed import autocast, count_targets, join_process_group, log_once, shard_batch
 from .optim import Recipe, make_optimizers, set_rates
