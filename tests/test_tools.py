@@ -27,11 +27,13 @@ def test_every_fault_of_a_notebook_is_named_with_its_cell(tmp_path):
     write_notebook(tmp_path / "nbs/a/04_outputs.ipynb", title, ("code", "1", picture, error), ("code", "1", place))
     blind = '![](map.svg)\n<img src="a.png" alt="">\n<iframe src="a.html" title="A view"></iframe>'
     write_notebook(tmp_path / "nbs/a/05_blind.ipynb", title, ("markdown", blind))
+    options = "#| label: fig-map\n#| fig-alt: A map: one row"
+    write_notebook(tmp_path / "nbs/a/06_options.ipynb", title, ("code", options), ("markdown", "#| fig-alt: 'a: b'"))
     write_notebook(tmp_path / "nbs/_draft.ipynb", ("code", "1"))
     (tmp_path / "nbs/sidebar.yml").write_text(
         "website:\n  sidebar:\n    contents:\n      - 01_good.ipynb\n      - section: A\n        href: a/gone.ipynb\n"
         "        contents: [a/01_loud.ipynb, a/01_loud.ipynb, a/02_long.ipynb, a/03_export.ipynb, a/04_outputs.ipynb,"
-        " a/05_blind.ipynb]\n"
+        " a/05_blind.ipynb, a/06_options.ipynb]\n"
     )
     (tmp_path / "convbert").mkdir()
     (tmp_path / "convbert/long.py").write_text("a = 1\n" * 301)
@@ -44,9 +46,12 @@ def test_every_fault_of_a_notebook_is_named_with_its_cell(tmp_path):
         "nbs/a/03_export.ipynb, cell 1: exports 41 lines, at most 40",
         "nbs/a/04_outputs.ipynb, cell 1: its output is an error: KeyError",
         "nbs/a/04_outputs.ipynb, cell 1: its picture has 60000 bytes, at most 50000",
+        "nbs/a/04_outputs.ipynb, cell 1: its picture has no `#| fig-alt`",
         "nbs/a/04_outputs.ipynb, cell 2: its output names a place on a disk: /tmp/model",
         'nbs/a/05_blind.ipynb, cell 1: neither alt nor title in <img src="a.png" alt="">',
         "nbs/a/05_blind.ipynb, cell 1: no alt text for map.svg",
+        "nbs/a/06_options.ipynb, cell 1: its options are not YAML (mapping values are not allowed here): "
+        "fig-alt: A map: one row",
         "nbs/a: 2 notebooks have the number 01",
         "nbs/sidebar.yml: a/01_loud.ipynb is listed 2 times, not once",
         "nbs/sidebar.yml: a/01_untitled.ipynb is listed 0 times, not once",
