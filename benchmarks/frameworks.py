@@ -18,8 +18,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+
+with suppress(ImportError):
+    import triton  # noqa: F401  (torch's counter of operations would import it after TensorFlow, where it crashes)
 
 MODELS = "ConvBert", "DistilBert"
 FLAX_OF_TRANSFORMERS = ("DistilBert",)

@@ -132,6 +132,23 @@ def test_other_inputs_equal_pytorch(kind, generator, tmp_path):
     np.testing.assert_array_equal(as_tuple[0], ours(tf.constant(ids.numpy())).last_hidden_state)
 
 
+def test_users_write_their_own_call(generator, tmp_path):
+    """A subclass may take `**inputs`; it is still called with a dictionary, and gives a tuple on request."""
+
+    class Doubled(models.TFConvBertModel):
+        def call(self, input_ids=None, **inputs):
+            output = super().call(input_ids, **inputs)
+            output.last_hidden_state = 2 * output.last_hidden_state
+            return output
+
+    ours = make_pair(tmp_path, "convbert")[1]
+    theirs = Doubled.from_pretrained(tmp_path)
+    ids = make_inputs("convbert", "Model", ours.config, generator)["input_ids"].numpy()
+    expected = 2 * ours(ids).last_hidden_state
+    np.testing.assert_allclose(theirs({"input_ids": ids}, return_dict=False)[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(theirs.predict(ids, verbose=0)["last_hidden_state"], expected, 0, 1e-5)
+
+
 @pytest.mark.parametrize(
     ("problem", "labels"),
     [

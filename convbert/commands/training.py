@@ -10,6 +10,7 @@ __all__ = ['TUNING_OPTIONS', 'PLAN_OPTIONS', 'RECIPE_OPTIONS', 'finetune', 'add_
 
 # %% ../../nbs/commands/03_training.ipynb #e5708bad
 import argparse
+import shlex
 from typing import Any
 
 from .options import add_columns, add_options, given_columns
@@ -54,6 +55,7 @@ def finetune(args: argparse.Namespace) -> None:
     done = finetuning.finetune(args.model, folder=args.out, **options)
     for name, value in done.scores.items():
         print(f"{name} {value:.4f} ({done.rule}: {done.baseline[name]:.4f})")
+    print(f'or in the shell: convbert {done.task} "…" --model {shlex.quote(str(done.folder))}')
 
 # %% ../../nbs/commands/03_training.ipynb #dcfd1100
 def add_finetune(commands) -> None:

@@ -44,7 +44,8 @@ def take_dictionary(
 
     signature = inspect.signature(call)
     option = inspect.Parameter("return_dict", inspect.Parameter.KEYWORD_ONLY, default=None)
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
+    parameters = sorted([*signature.parameters.values(), option], key=lambda parameter: parameter.kind)
+    run.__signature__ = signature.replace(parameters=parameters)  # `**inputs`, where there are any, stay the last
     return run
 
 # %% ../../nbs/keras/12_pretrained_model.ipynb #ac0000f9

@@ -110,8 +110,10 @@ def gather_question(
 ) -> Any:  # the inputs, or one question; raises `TypeError` for both or neither
     "The inputs of a call, by position or by name."
     named = {name: value for name, value in keywords.items() if value is not None}
-    if isinstance(inputs, str):
-        raise TypeError(f"expected a dictionary, got the text {inputs!r:.60}: write question=..., choices=[...]")
+    if isinstance(inputs, str) and "question" not in named:
+        if "choices" not in named:
+            raise TypeError(f"the question {inputs!r:.60} has no choices: pipe(question, [choice, choice, ...])")
+        inputs, named["question"] = None, inputs
     if (inputs is None) == (not named):
         raise TypeError("give questions as dictionaries, or one question by question=, choices= and context=")
     return named if inputs is None else inputs
@@ -125,10 +127,10 @@ class MultipleChoicePipeline(Pipeline):
 
     def __call__(
         self,
-        inputs: Any = None,  # `{"question": …, "choices": […], "context": …}`, a list of these, or a stream
+        inputs: Any = None,  # `{"question": …, "choices": […], "context": …}`, a list of these, a stream, or a question
+        choices: Sequence[str] | None = None,  # the choices of the one question, at least two
         *,
-        question: str | None = None,  # or the question itself, with its
-        choices: Sequence[str] | None = None,  # choices, at least two
+        question: str | None = None,  # the question, by name
         context: str | None = None,  # and what stands before it
         top_k: int | str | None = "best",  # "best": one result; a number: a list of so many choices; None: of all
         batch_size: int | None = None,  # most rows per batch; each choice is a row

@@ -101,11 +101,13 @@ class Answer(Result):
 class AnswerList(SpanList):
     "Several answers to one question; a notebook shows them in their context, and their scores."
 
+    question = ""
+
     def _repr_html_(self) -> str:
-        "The highlighted text, and a table."
-        return super()._repr_html_() + html_table(self)
+        "The question, the highlighted text, and a table."
+        return f"<div><b>{escape(self.question)}</b></div>{super()._repr_html_()}{html_table(self)}"
 
-
+# %% ../../nbs/pipelines/26_qa_spans.ipynb #d3266708
 def rank_answers(
     answers: list[Result],
     top_k: int | str | None,  # "best": one; a number: a list of so many; None: a list of all
@@ -114,4 +116,8 @@ def rank_answers(
 ) -> Answer | AnswerList:
     "The answers by score, the best first."
     ranked = sorted(answers, key=lambda answer: -answer["score"])
-    return Answer(ranked[0], question, context) if top_k == "best" else AnswerList(ranked[:top_k], context)
+    if top_k == "best":
+        return Answer(ranked[0], question, context)
+    answers = AnswerList(ranked[:top_k], context)
+    answers.question = question
+    return answers

@@ -195,7 +195,9 @@ def run_finetuning(
     log, result = train_and_evaluate(network, tokenizer, data, tuning, folder / "training", run_config)
     group = join_process_group(network)
     group.run_on_main(lambda: save_result(network, tokenizer, data, log, result, run_config, folder))
-    return Finetuned(folder, result.scores, result.baseline, result.rule)
+    done = Finetuned(folder, result.scores, result.baseline, result.rule, data.task)
+    log_once(group, done.next_step)
+    return done
 
 # %% ../../nbs/training/24_finetuning.ipynb #23b48c3d
 def describe_origin(source: Any) -> str | None:

@@ -12,6 +12,7 @@ import base64
 import json
 from contextlib import suppress
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,20 @@ class Finetuned:
     scores: dict[str, float]  # on the evaluation rows
     baseline: dict[str, float]  # scores of a rule that needs no model
     rule: str  # of the baseline, in words
+    task: str  # of the pipeline
+
+    @property
+    def next_step(self) -> str:
+        "Where the model is, and how to ask it."
+        return f"saved in {self.folder}; try: pipeline({self.task!r}, {str(self.folder)!r})(…)"
 
     def _repr_html_(self) -> str:
-        "The scores beside the baseline, and the learning curve."
+        "The scores beside the baseline, the learning curve, and what to do next."
         rows = [{"": name, "model": v, self.rule: self.baseline[name]} for name, v in self.scores.items()]
         picture = self.folder / "learning.png"
         data = base64.b64encode(picture.read_bytes()).decode() if picture.exists() else ""
         shown = f"<img alt='loss and score along the run' src='data:image/png;base64,{data}'>" if data else ""
-        return html_table(rows) + shown
+        return f"{html_table(rows)}{shown}<div>{escape(self.next_step)}</div>"
 
 # %% ../../nbs/training/23_results.ipynb #8372f9c2
 def save_result(
@@ -99,7 +106,7 @@ def find_result(folder: Path, run_config: dict[str, Any]) -> Finetuned | None:
         if wrong or not isinstance(saved.get("rule"), str):
             raise ValueError(f"{file} is not the record of a run: {', '.join(wrong) or 'rule'} is missing or invalid")
         check_run_config(file, json.loads(json.dumps(run_config)), saved["facts"])
-        return Finetuned(folder, saved["scores"], saved["baseline"], saved["rule"])
+        return Finetuned(folder, saved["scores"], saved["baseline"], saved["rule"], run_config["task"])
     if (folder / "config.json").exists() and not (folder / "training" / "checkpoint.pt").exists():
         raise ValueError(f"{folder} holds a model that this run did not make: choose another folder")
     return None
