@@ -52,7 +52,12 @@ class PageRenderer(BasicMarkdownRenderer):
 
     def __init__(self, sym: Any, name: str | None = None, title_level: int = 3, maxline: int = 80):
         "Take the signature from `Signature`."
-        super().__init__(sym, name, title_level, maxline)
+        try:
+            super().__init__(sym, name, title_level, maxline)
+        except NameError:  # an annotation in quotes names what only type checkers import
+            sym.__signature__ = inspect.signature(sym)
+            super().__init__(sym, name, title_level, maxline)
+            del sym.__signature__
         if isinstance(self.dm, DocmentText):
             self.dm = Signature(self.sym, maxline=maxline, docstring=False)
 
@@ -61,7 +66,8 @@ class PageRenderer(BasicMarkdownRenderer):
         call = own_call(self.sym)
         parts = [super()._repr_markdown_()]
         if call is not None:
-            parts += [f"```python\n{Signature(call, maxline=self.maxline, docstring=False)}\n```", f"*{docstring(call)}*"]
+            signature = Signature(call, maxline=self.maxline, docstring=False)
+            parts += [f"```python\n{signature}\n```", f"*{docstring(call)}*"]
         return "\n\n".join(parts)
 
 # %% ../nbs/35_pages.ipynb #d270000e

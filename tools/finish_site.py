@@ -1,7 +1,7 @@
 """Finish the site that Quarto rendered: python tools/finish_site.py [FOLDER].
 
-What pages would fetch from other hosts is served with them, from the npm packages of tools/site, and every symbol gets an
-entry of its own in the search. Ends with 1 when a page still needs another host.
+What pages would fetch from other hosts is served with them, from the npm packages of tools/site, and every symbol gets
+an entry of its own in the search. Ends with 1 when a page still needs another host.
 """
 
 import ast
@@ -66,8 +66,8 @@ def symbols(root: Path = ROOT) -> Iterator[dict]:
         source = next(iter(places.values()), ("", ""))[1]
         for node in ast.parse((root / source).read_text(encoding="utf-8")).body if source else ():
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_" and node.name in places:
-                href, text = places[node.name][0], (ast.get_docstring(node) or "").partition("\n")[0]
-                yield dict(objectID=f"symbol:{href}", href=href, title=node.name, section="", text=text)
+                href, line = places[node.name][0], (ast.get_docstring(node) or "").partition("\n")[0]
+                yield dict(objectID=f"symbol:{href}", href=href, title=node.name, section="", text=line)
 
 
 # -- all of it
