@@ -57,7 +57,7 @@ def remote_files(text: str) -> list[str]:
 
 
 def symbols(root: Path = ROOT) -> Iterator[dict]:
-    """An entry for every public class and function of the package: its page, its name, its first line of documentation."""
+    """An entry for every public class and function: its page, its name, its first line of documentation."""
     spaces: dict = {}
     exec((root / "convbert/_modidx.py").read_text(encoding="utf-8"), spaces)
     index = spaces["d"]
