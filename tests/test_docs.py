@@ -137,7 +137,7 @@ def test_pages_fit_a_phone_and_can_be_read_in_both_schemes(preview, chromium):
 
 
 def test_frames_follow_the_scheme_and_the_height_of_what_they_show(preview, chromium):
-    page = chromium.new_page(viewport=PHONE)
+    page = chromium.new_page(viewport=PHONE, color_scheme="null")  # otherwise playwright has its way in frames
     with serving(preview) as address:
         page.goto(address + "visualize/views.html")
         frame = page.locator("iframe").first
@@ -148,6 +148,7 @@ def test_frames_follow_the_scheme_and_the_height_of_what_they_show(preview, chro
             page.evaluate(f"show('{scheme}')")
             inside.wait_for_function(f"matchMedia('(prefers-color-scheme: {scheme})').matches")
         inside.wait_for_function("document.documentElement.scrollHeight <= innerHeight")
+    page.close()
 
 
 def links(markdown: str) -> set[str]:
