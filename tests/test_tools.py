@@ -1,7 +1,11 @@
 """The tools of maintainers: what they find in a small tree that is wrong everywhere."""
 
 import json
+import re
+import shutil
+import subprocess
 
+import finish_site
 import lint_notebooks
 import old_words
 import pytest
@@ -89,3 +93,76 @@ def test_old_words_are_named_with_their_place_and_the_word_of_the_field(tmp_path
 )
 def test_plain_english_is_left_alone(english):
     assert list(old_words.old_words(english)) == []
+
+
+# -- the finished site
+
+PAGE = """<head><link href="x.css" rel="stylesheet"><link rel="canonical" href="https://convbert.github.io/convbert/">
+<script src="https://cdnjs.cloudflare.com/polyfill/v3/polyfill.min.js?features=es6"></script>
+<script src="https://cdn.jsdelivr.net/npm/mathjax@3.2.2/es5/tex-chtml-full.js" type="text/javascript"></script>
+<script src="https://cdnjs.cloudflare.com/ajax/libs/jquery/3.5.1/jquery.min.js" integrity="b"></script>
+</head><a href="https://arxiv.org/abs/2008.02496">ConvBERT</a>"""
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A site of two pages, and packages like those from npm."""
+    for name in ("index.html", "keras/index.html"):
+        (tmp_path / "site" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "site" / name).write_text(PAGE)
+    entry = dict(objectID="ablation.html", href="ablation.html", title="Head masks", section="", text="make_head_mask")
+    (tmp_path / "site/search.json").write_text(json.dumps([entry]))
+    for name in ("requirejs/require.js", "jquery/dist/jquery.min.js", "mathjax/es5/tex-chtml-full.js"):
+        (tmp_path / "packages" / name).parent.mkdir(parents=True)
+        (tmp_path / "packages" / name).write_text("")
+    return tmp_path / "site"
+
+
+def test_a_finished_site_serves_what_its_pages_load(site):
+    for _ in range(2):  # a site that is finished stays as it is
+        assert finish_site.finish(site, site.parent / "packages") == []
+        page = (site / "keras/index.html").read_text()
+        scripts = re.findall(r'<script src="([^"]+)"', page)
+        assert [(site / "keras" / script).resolve().is_file() for script in scripts] == [True, True]
+        assert "polyfill" not in page and "integrity" not in page and "https://arxiv.org" in page
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<script async src="https://example.org/a.js"></script>',
+        "<img alt='' src='https://example.org/a.png'>",
+        '<link rel="stylesheet" href="https://example.org/a.css">',
+        "@import url(https://example.org/a.css);",
+        "@font-face { src: url('https://example.org/a.woff2') }",
+    ],
+)
+def test_what_a_finished_site_would_still_fetch_is_named(site, text):
+    (site / "x.css").write_text(text)
+    assert len(finish_site.finish(site, site.parent / "packages")) == 1
+
+
+def test_searching_a_class_finds_its_page_first(site):
+    """With the library and the settings of Quarto's search."""
+    fuse = finish_site.PACKAGES / "fuse.js/dist/fuse.common.js"
+    if not (fuse.exists() and shutil.which("node")):
+        pytest.skip("the library of the search comes from npm: npm ci --prefix tools/site")
+    texts = ["ConvBertForMaskedLM and other words. " * n for n in range(1, 40)]
+    pages = [dict(objectID=n, href=f"{n}.html", title="Use", section="", text=text) for n, text in enumerate(texts)]
+    entries = finish_site.entries_of(pages)
+    settings = dict(ignoreLocation=True, threshold=0.1, keys=[
+        dict(name="title", weight=20), dict(name="section", weight=20), dict(name="text", weight=10),
+    ])  # fmt: skip
+    code = (
+        f"const Fuse = require({json.dumps(str(fuse))}); const [entries, settings, names] = JSON.parse("
+        "require('fs').readFileSync(0)); const fuse = new Fuse(entries, settings);"
+        "console.log(JSON.stringify(names.map((name) => fuse.search(name)[0].item.href)))"
+    )
+    wanted = {
+        "ConvBertForMaskedLM": "modeling.html#convbertformaskedlm",
+        "TFElectraModel": "keras/modeling.html#tfelectramodel",
+        "finetune": "training/finetuning.html#finetune",
+    }
+    given = json.dumps([entries, settings, list(wanted)])
+    done = subprocess.run(["node", "-e", code], input=given, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == list(wanted.values())

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
+import convbert
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ROOT / "tools" / "site" / "node_modules"
 LIBRARIES = "site_libs"
@@ -70,6 +72,18 @@ def symbols(root: Path = ROOT) -> Iterator[dict]:
                 yield dict(objectID=f"symbol:{href}", href=href, title=node.name, section="", text=line)
 
 
+def is_public(entry: dict) -> bool:
+    """Whether a symbol is to be had from `convbert` itself: of two with one name, that is the one to find first."""
+    homes = {**convbert._homes, **convbert._extra_homes}
+    return homes.get(entry["title"]) == entry["href"].partition(".html")[0].replace("/", ".")
+
+
+def entries_of(pages: list[dict]) -> list[dict]:
+    """The entries of the search: symbols first, then what Quarto found on the pages."""
+    found = sorted(symbols(), key=is_public, reverse=True)
+    return [*{entry["objectID"]: entry for entry in [*found, *pages]}.values()]
+
+
 # -- all of it
 
 
@@ -85,8 +99,8 @@ def finish(site: Path, packages: Path = PACKAGES) -> list[str]:
     for folder in FOLDERS:
         copytree(packages / folder, site / LIBRARIES / folder, dirs_exist_ok=True, ignore=LEFT_OUT)
     search = site / "search.json"
-    entries = {entry["objectID"]: entry for entry in [*symbols(), *json.loads(search.read_text(encoding="utf-8"))]}
-    search.write_text(json.dumps([*entries.values()], indent=1, ensure_ascii=False), encoding="utf-8")
+    entries = entries_of(json.loads(search.read_text(encoding="utf-8")))
+    search.write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
     return faults
 
 
