@@ -171,7 +171,9 @@ def test_libraries_are_silent(tmp_path):
     assert done.stderr.startswith("convbert: ") and done.stderr.count("\n") == 1
     done = run("finetune", "text-classification", str(rows), "--out", str(tmp_path / "b"), "--epochs", "1")
     lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip()]
-    assert done.returncode == 0 and all(line.startswith(("text-classification: ", "train:")) for line in lines), lines
+    assert done.returncode == 0 and lines
+    assert all(line.startswith(("text-classification: ", "train:", "saved in ")) for line in lines), lines
+    assert done.stdout.splitlines()[-1] == f'or in the shell: convbert text-classification "…" --model {tmp_path / "b"}'
 
 
 def test_no_text_at_all_is_an_error():

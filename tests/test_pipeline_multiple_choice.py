@@ -192,9 +192,11 @@ def test_what_is_wrong_is_named_with_its_place(choose, change, kind, match):
 
 
 def test_calls_that_ask_nothing_or_twice_are_refused(choose):
-    for call in (lambda: choose(), lambda: choose(QUESTION, question="a"), lambda: choose("a", choices=["b", "c"])):
+    for call in (lambda: choose(), lambda: choose(QUESTION, question="a"), lambda: choose("a", question="b")):
         with pytest.raises(TypeError, match="question="):
             call()
+    with pytest.raises(TypeError, match="the question 'a' has no choices"):
+        choose("a")
     with pytest.raises(ValueError, match="the list of inputs is empty"):
         choose([])
 
