@@ -6,8 +6,8 @@ Docs: https://convbert.github.io/convbert/docstrings.html.md"""
 
 # %% auto #0
 __all__ = ['Parameter', 'HEADING', 'comments_by_line', 'parameters', 'dataclass_fields', 'parameter_row', 'help_text',
-           'documented', 'with_help', 'HelpProcessor', 'statements_above', 'on_page', 'help_', 'sections',
-           'explanations', 'with_options']
+           'documented', 'with_help', 'HelpProcessor', 'statements_above', 'help_', 'sections', 'explanations',
+           'with_options']
 
 # %% ../nbs/34_docstrings.ipynb #d1700003
 import ast
@@ -154,14 +154,6 @@ def statements_above(
 # %% ../nbs/34_docstrings.ipynb #d1700014
 HEADING = re.compile(r"^(Parameters|Returns|Examples)\n-+\n", re.M)
 
-
-def on_page(symbol: Any, **options: Any) -> Any:
-    "What nbdev shows of a function or class, with its docstring as the notebook has it."
-    from nbdev.showdoc import BasicMarkdownRenderer
-
-    shown = BasicMarkdownRenderer(symbol, **options)
-    shown.docs = HEADING.split(shown.docs)[0].rstrip()
-    return shown
 
 # %% ../nbs/34_docstrings.ipynb #d1700022
 def help_(cell: Any) -> None:

@@ -12,8 +12,11 @@ from urllib.parse import unquote
 import pytest
 import yaml
 from conftest import ROOT
+from finish_site import PACKAGES
 from nbdev.config import get_config, nbpath2html
 from notebooks import cells, notebooks
+from page_checks import PHONE, faults_of, serving
+from preview import make_preview
 
 NAMES = [path.relative_to(ROOT / "nbs").as_posix() for path in notebooks()]
 STAGE = """
@@ -39,6 +42,15 @@ def pages(tmp_path_factory) -> Path:
     done = subprocess.run([sys.executable, "stage.py"], cwd=copy, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     return copy / "_proc"
+
+
+@pytest.fixture(scope="module")
+def preview(pages, tmp_path_factory) -> Path:
+    """The staged pages as HTML, by pandoc."""
+    pytest.importorskip("pypandoc", reason="pandoc makes HTML of the pages: pip install pypandoc-binary")
+    target = tmp_path_factory.mktemp("preview")
+    make_preview(pages, target)
+    return target
 
 
 # -- the site
@@ -84,6 +96,59 @@ def test_links_and_pictures_exist(pages):
             if not (on_disk or path in site or path == "."):
                 broken.append((name, target))
     assert not broken
+
+
+def test_anchors_exist(preview):
+    """Every link of a page to a place on this or another page finds it."""
+    html = {path.relative_to(preview).as_posix(): path.read_text(encoding="utf-8") for path in html_pages(preview)}
+    places = {name: {*re.findall(r"""\bid=["']([^"']+)""", text)} for name, text in html.items()}
+    base = get_config(ROOT).doc_url.rstrip("/") + "/"
+    broken = []
+    for name, text in html.items():
+        for target, anchor in re.findall(r'href="([^"#]*)#([^"]+)"', text):
+            absolute = target.startswith(base)
+            path = os.path.normpath(target.removeprefix(base) if absolute else Path(name).parent / target)
+            page = path if target else name
+            if page in places and unquote(anchor) not in places[page]:
+                broken.append((name, f"{target}#{anchor}"))
+    assert not broken
+
+
+def html_pages(preview: Path) -> list[Path]:
+    """The pages of notebooks, without those that they show in frames."""
+    return [preview / nbpath2html(Path(name)) for name in NAMES]
+
+
+def test_signatures_name_classes_as_their_authors_do(preview):
+    odd = re.compile(r"__main__\.\w+|NoneType=None|^def [A-Z]\w*\(", re.M)
+    found = [(path.name, what) for path in html_pages(preview) for what in odd.findall(path.read_text("utf-8"))]
+    assert not [each for each in found if each[0] != "pages.html"]  # the page about it
+
+
+@pytest.mark.slow
+def test_pages_fit_a_phone_and_can_be_read_in_both_schemes(preview, chromium):
+    """No page is too wide for 420 pixels, too faint, without words for a picture, loud, or in need of another host."""
+    if not PACKAGES.exists():
+        pytest.skip("themes and MathJax come from npm: npm ci --prefix tools/site")
+    context = chromium.new_context(viewport=PHONE)
+    with serving(preview) as address:
+        names = [path.relative_to(preview).as_posix() for path in html_pages(preview)]
+        assert not [fault for name in names for fault in faults_of(context, address, name)]
+
+
+def test_frames_follow_the_scheme_and_the_height_of_what_they_show(preview, chromium):
+    page = chromium.new_page(viewport=PHONE, color_scheme="null")  # otherwise playwright has its way in frames
+    with serving(preview) as address:
+        page.goto(address + "visualize/views.html")
+        frame = page.locator("iframe").first
+        frame.scroll_into_view_if_needed()
+        inside = frame.element_handle().content_frame()
+        inside.wait_for_selector(".cv")
+        for scheme in ("dark", "light"):
+            page.evaluate(f"show('{scheme}')")
+            inside.wait_for_function(f"matchMedia('(prefers-color-scheme: {scheme})').matches")
+        inside.wait_for_function("document.documentElement.scrollHeight <= innerHeight")
+    page.close()
 
 
 def links(markdown: str) -> set[str]:

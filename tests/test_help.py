@@ -12,6 +12,7 @@ from notebooks import notebooks
 
 import convbert
 from convbert import docstrings
+from convbert.pages import PageRenderer
 from convbert.pipelines.tasks import DEFAULT_MODELS, TASKS
 
 EXTRAS = ("accelerate", "datasets", "matplotlib", "ipywidgets", "anywidget", "onnx", "onnxscript", "transformers")
@@ -117,9 +118,9 @@ def test_example_runs(example, tmp_path, monkeypatch):
 
 def test_pages_show_parameters_once():
     for value in CALLABLES.values():
-        page = docstrings.on_page(value)._repr_markdown_()
+        page = PageRenderer(value)._repr_markdown_()
         assert not docstrings.HEADING.search(page) and inspect.getdoc(value).splitlines()[0] in page
 
 
 def test_site_uses_the_renderer():
-    assert 'renderer = "convbert.docstrings.on_page"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'renderer = "convbert.pages.PageRenderer"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")

@@ -59,9 +59,22 @@ def check_outputs(found: list[dict]) -> Faults:
             yield cell["number"], f"its output names a place on a disk: {place}"
 
 
+def check_options(found: list[dict]) -> Faults:
+    """The options of a cell are YAML, as Quarto reads them: a value with a colon in it stands in quotes."""
+    for cell in found:
+        lines = re.findall(r"^(?:#|%%)\|\s*([\w-]+:.*)$", cell["source"], re.M)
+        try:
+            yaml.safe_load("\n".join(lines))
+        except yaml.MarkedYAMLError as error:
+            yield cell["number"], f"its options are not YAML ({error.problem}): {lines[error.problem_mark.line]}"
+
+
 def check_alt_texts(found: list[dict]) -> Faults:
     """Whoever does not see a picture is told what it shows."""
     for cell in found:
+        pictures = any(kind.startswith("image/") for each in cell.get("outputs", []) for kind in each.get("data", {}))
+        if pictures and not re.search(r"^#\| fig-alt: \S", cell["source"], re.M):
+            yield cell["number"], "its picture has no `#| fig-alt`"
         if cell["cell_type"] != "markdown":
             continue
         for target in re.findall(r"!\[\s*\]\(([^)\s]+)", cell["source"]):
@@ -71,7 +84,7 @@ def check_alt_texts(found: list[dict]) -> Faults:
                 yield cell["number"], f"neither alt nor title in {tag}"
 
 
-RULES = check_title, check_length, check_outputs, check_alt_texts
+RULES = check_title, check_length, check_outputs, check_options, check_alt_texts
 
 
 # -- rules of folders

@@ -125,7 +125,7 @@ def highlight(
     parts, at, numbers = [], 0, {name: i for i, name in enumerate(names)}
     for start, end, label in spans:
         color = label_color(numbers.setdefault(label, len(numbers)))
-        name = f"<small style='opacity:.75;padding-left:.3em'>{escape(label)}</small>" if label else ""
+        name = f"<small style='opacity:.85;padding-left:.3em'>{escape(label)}</small>" if label else ""
         style = f"background:{color};color:inherit;border-radius:.2em;padding:0 .15em"
         parts += [escape(text[at:start]), f"<mark style='{style}'>{escape(text[start:end])}{name}</mark>"]
         at = end
