@@ -149,8 +149,8 @@ function makeTools(model, root, { picture, numbers, keys }) {
 
 /**
  * Show a view: `parts` are its elements, `asks` the traits that Python answers, `state` all that may change,
- * `picture()` the elements of the picture to save, `numbers()` the rows to copy, `keys` pairs of a key and what it does,
- * `stops` what ends with the view.
+ * `picture()` the elements of the picture to save, `numbers()` the rows to copy, `keys` pairs of a key and what it
+ * does, `stops` what ends with the view.
  */
 export function showView(model, el, { look = "", asks, state, parts, picture, numbers, keys, stops }) {
   const root = make("div", { class: `cv ${look}`, tabindex: "-1" });
