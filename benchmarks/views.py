@@ -1,6 +1,6 @@
 """How soon a view is on the screen and answers: an exported page in Chromium, and a live view in JupyterLab.
 
-    python benchmarks/views.py [page lab] [--rounds 5]
+    python benchmarks/views.py [page lab knockout] [--rounds 5]
 
 A page's seconds are those that its thread computed, whatever else the machine does; JupyterLab's are what a user waits.
 """
@@ -117,6 +117,30 @@ def measure_pages(rounds: int) -> dict[str, list[float]]:
     return {name: [row[name] for row in found] for name in found[0]}
 
 
+BASE = """from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertTokenizerFast
+from convbert.visualize import knockout_view
+tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+model = ConvBertForMaskedLM(ConvBertConfig(vocab_size=len(tokenizer)))"""
+KNOCKOUT = "knockout_view(model, 'The ship sailed across the [MASK] to the old harbour.', tokenizer=tokenizer)"
+
+
+@contextmanager
+def opened_book(name: str, *cells: str) -> Iterator[Book]:
+    """A notebook of these cells in JupyterLab, whose first has been run."""
+    with chromium() as browser, TemporaryDirectory() as folder, Lab(Path(folder)).running() as lab:
+        desk = Desk(lab, browser)
+        desk.open("light")
+        book = Book(desk, name, cells)
+        book.run(0)
+        yield book
+        desk.context.close()
+
+
+def paint(book: Book, cell: int, drawn: str) -> float:
+    """Seconds from running a cell until an element is on the screen."""
+    return book.page.evaluate(PAINT, [cell, f".jp-OutputArea-output {drawn}", DEADLINE * 1000])["painted"]
+
+
 def measure_lab(rounds: int) -> dict[str, list[float]]:
     """From running a cell to the arcs and bars of 128 tokens; `made` is Python's part of it."""
     text = " ".join(["the sea"] * 63)
@@ -125,20 +149,22 @@ def measure_lab(rounds: int) -> dict[str, list[float]]:
         f"began = perf_counter()\nview = head_view('convbert-tiny', '{text}')\nmade = perf_counter() - began\nview",
         "print(made)",
     )
-    found = []
-    with chromium() as browser, TemporaryDirectory() as folder, Lab(Path(folder)).running() as lab:
-        desk = Desk(lab, browser)
-        desk.open("light")
-        book = Book(desk, "paint", cells)
-        book.run(0)
+    made, painted = [], []
+    with opened_book("paint", *cells) as book:
         for _ in range(rounds):
-            painted = book.page.evaluate(PAINT, [1, ".jp-OutputArea-output .cv-bars path[d^=M]", DEADLINE * 1000])
-            found.append({"made": float(book.run(2)), "painted": painted["painted"]})
-        desk.context.close()
-    return {name: [row[name] for row in found] for name in found[0]}
+            painted.append(paint(book, 1, ".cv-bars path[d^=M]"))
+            made.append(float(book.run(2)))
+    return {"made": made, "painted": painted}
 
 
-CASES = {"page": measure_pages, "lab": measure_lab}
+def measure_knockout(rounds: int) -> dict[str, list[float]]:
+    """From running a cell to the switches of a base model and its first answers; the ablations follow."""
+    with opened_book("knockout", BASE, KNOCKOUT) as book:
+        painted = [paint(book, 1, ".cv-answers tbody tr") for _ in range(rounds)]
+    return {"knockout_view of 12 layers, 12 heads, width 768: painted": painted}
+
+
+CASES = {"page": measure_pages, "lab": measure_lab, "knockout": measure_knockout}
 
 
 def main() -> None:

@@ -21,7 +21,32 @@ def make_head_mask(
     attention: Iterable[tuple[int, int]] = (),  # (layer, head) of attention heads to switch off
     conv: Iterable[tuple[int, int]] = (),  # (layer, head) of convolution heads to switch off
 ) -> Tensor:  # `(steps, kinds, H)` for `head_mask`: attention heads `[:, 0]`, convolution heads `[:, 1]`
-    "A head mask with single heads switched off."
+    """A head mask with single heads switched off.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        number of layers and heads
+    attention : Iterable[tuple[int, int]], default ()
+        (layer, head) of attention heads to switch off
+    conv : Iterable[tuple[int, int]], default ()
+        (layer, head) of convolution heads to switch off
+
+    Returns
+    -------
+    Tensor
+        `(steps, kinds, H)` for `head_mask`: attention heads `[:, 0]`, convolution heads `[:, 1]`
+
+    Examples
+    --------
+    import torch
+    from convbert import ConvBertForMaskedLM
+    from convbert.ablation import make_head_mask
+
+    model = ConvBertForMaskedLM.from_pretrained("convbert-tiny")
+    mask = make_head_mask(model.config, attention=[(0, 1)], conv=[(1, 0)])
+    model(torch.tensor([[2, 7, 8, 3]]), head_mask=mask).logits
+    """
     conv = list(conv)
     if conv and "conv" not in config.head_kinds:
         raise ValueError(f"conv={conv} cannot be switched off: {config.model_type} has no convolution heads")

@@ -23,6 +23,7 @@ from .files import read_json
 from .frameworks import find_framework
 from .hub import ModelNotFoundError, resolve
 from .snapshots import read_snapshot
+from .tokenizers.base import PreTrainedTokenizer
 from .validation import suggest
 
 # %% ../nbs/29_auto.ipynb #ed000007
@@ -121,7 +122,14 @@ def tokenizer_at(
 
 # %% ../nbs/29_auto.ipynb #ed00000a
 class AutoClass:
-    "A class that is never made itself."
+    """A class that is never made itself.
+
+    Examples
+    --------
+    from convbert import AutoConfig, AutoTokenizer
+
+    AutoConfig.from_pretrained("convbert-tiny").num_hidden_layers, AutoTokenizer.from_pretrained("convbert-tiny").vocab_size
+    """
 
     def __init__(self, *args: Any, **options: Any):
         name = type(self).__name__
@@ -129,36 +137,138 @@ class AutoClass:
 
 
 class AutoConfig(AutoClass):
-    "The configuration of any family."
+    """The configuration of any family.
+
+    Examples
+    --------
+    from convbert import AutoConfig, AutoTokenizer
+
+    AutoConfig.from_pretrained("convbert-tiny").num_hidden_layers, AutoTokenizer.from_pretrained("convbert-tiny").vocab_size
+    """
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike, **options: Any) -> EncoderConfig:
-        "Read the `config.json` of a model; `options` as of `EncoderConfig.from_pretrained`."
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike,  # bundled name, folder or hub id
+        **options: Any,  # as of `EncoderConfig.from_pretrained`
+    ) -> EncoderConfig:
+        """Read the `config.json` of a model.
+
+        Parameters
+        ----------
+        name : str | os.PathLike
+            bundled name, folder or hub id
+        **options : Any
+            as of `EncoderConfig.from_pretrained`
+
+        Returns
+        -------
+        EncoderConfig
+
+        Examples
+        --------
+        from convbert import AutoConfig, AutoTokenizer
+
+        AutoConfig.from_pretrained("convbert-tiny").num_hidden_layers, AutoTokenizer.from_pretrained("convbert-tiny").vocab_size
+        """
         return family_of(read_raw_config(name, options)).config.from_pretrained(name, **options)
 
     @classmethod
     def for_model(cls, model_type: str, **fields: Any) -> EncoderConfig:
-        "Make the configuration of a family: `for_model('albert', hidden_size=768, …)`."
+        """Make the configuration of a family: `for_model('albert', hidden_size=768, …)`.
+
+        Parameters
+        ----------
+        model_type : str
+        **fields : Any
+
+        Returns
+        -------
+        EncoderConfig
+        """
         return family_of(model_type).config(**fields)
 
 
 class AutoTokenizer(AutoClass):
-    "The tokenizer of any family."
+    """The tokenizer of any family.
+
+    Examples
+    --------
+    from convbert import AutoConfig, AutoTokenizer
+
+    AutoConfig.from_pretrained("convbert-tiny").num_hidden_layers, AutoTokenizer.from_pretrained("convbert-tiny").vocab_size
+    """
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike, **options: Any):
-        "Read the tokenizer of a model, or one that was saved alone; `options` as of the tokenizers' `from_pretrained`."
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike,  # bundled name, folder or hub id
+        **options: Any,  # as of the tokenizers' `from_pretrained`
+    ) -> PreTrainedTokenizer:
+        """Read the tokenizer of a model, or one that was saved alone.
+
+        Parameters
+        ----------
+        name : str | os.PathLike
+            bundled name, folder or hub id
+        **options : Any
+            as of the tokenizers' `from_pretrained`
+
+        Returns
+        -------
+        PreTrainedTokenizer
+
+        Examples
+        --------
+        from convbert import AutoConfig, AutoTokenizer
+
+        AutoConfig.from_pretrained("convbert-tiny").num_hidden_layers, AutoTokenizer.from_pretrained("convbert-tiny").vocab_size
+        """
         return tokenizer_at(name, options).from_pretrained(name, **options)
 
 # %% ../nbs/29_auto.ipynb #ed00000b
 class AutoModelBase(AutoClass):
-    "One head, in whichever family is asked for."
+    """One head, in whichever family is asked for.
+
+    Examples
+    --------
+    from convbert import AutoModelForMaskedLM
+
+    AutoModelForMaskedLM.from_pretrained("convbert-tiny").config.model_type
+    """
 
     head = "Model"  # ending of the classes' names
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike, *, config: Any = None, **options: Any):
-        "Load a model; `options` as of the models' `from_pretrained`."
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike,  # bundled name, folder or hub id
+        *,
+        config: Any = None,  # instead of the folder's: a configuration, or a name
+        **options: Any,  # as of the models' `from_pretrained`
+    ) -> Any:  # a model of the family that the files are of
+        """Load a model.
+
+        Parameters
+        ----------
+        name : str | os.PathLike
+            bundled name, folder or hub id
+        config : Any, default None
+            instead of the folder's: a configuration, or a name
+        **options : Any
+            as of the models' `from_pretrained`
+
+        Returns
+        -------
+        Any
+            a model of the family that the files are of
+
+        Examples
+        --------
+        from convbert import AutoModelForMaskedLM
+
+        AutoModelForMaskedLM.from_pretrained("convbert-tiny").config.model_type
+        """
         if config is None:
             return load_head(cls.head, name, **options)
         if isinstance(config, str | os.PathLike):
@@ -167,7 +277,12 @@ class AutoModelBase(AutoClass):
 
     @classmethod
     def from_config(cls, config: EncoderConfig):
-        "Make a model with fresh weights."
+        """Make a model with fresh weights.
+
+        Parameters
+        ----------
+        config : EncoderConfig
+        """
         return model_class(family_of(config), cls.head)(config)
 
 # %% ../nbs/29_auto.ipynb #ed00000c

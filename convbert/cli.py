@@ -8,7 +8,6 @@ Docs: https://convbert.github.io/convbert/cli.html.md"""
 __all__ = ['NO_OPTIONS', 'make_parser', 'print_message', 'main']
 
 # %% ../nbs/33_cli.ipynb #20f9c1f4
-import argparse
 import gc
 import logging
 import os
@@ -20,15 +19,15 @@ from typing import Any
 
 from . import __version__
 from .commands.export import add_export
-from .commands.options import in_shell_words
+from .commands.options import Parser, in_shell_words
 from .commands.pipelines import add_tasks
 from .commands.training import add_evaluate, add_finetune, add_pretrain
 
 # %% ../nbs/33_cli.ipynb #5760b9f9
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     "All commands and their arguments."
     what = "Encoders of text: answers and training from the shell."
-    parser = argparse.ArgumentParser(prog="convbert", description=what)
+    parser = Parser(prog="convbert", description=what)
     parser.add_argument("--version", action="version", version=f"convbert {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

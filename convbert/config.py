@@ -15,7 +15,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import dataclass_transform
+from typing_extensions import Self, dataclass_transform
 
 from .aliases import AliasMixin
 from .atomic import atomic_folder
@@ -90,7 +90,7 @@ class ConfigMixin(AliasMixin):
 class ChangeMixin(ConfigMixin):
     "Changed copies, and notes of other libraries; the fields of a configuration stay as they are."
 
-    def replace(self, **overrides: Any):
+    def replace(self, **overrides: Any) -> Self:
         "A changed copy, checked again; unknown fields are refused with the nearest known name."
         overrides = known_fields(type(self), {"extra": self.extra, **overrides})
         if {"num_labels", "id2label", "label2id"} & set(overrides):
@@ -120,7 +120,16 @@ def read_config(
 
 # %% ../nbs/09_config.ipynb #fce2ff69
 class ConfigFilesMixin(ChangeMixin):
-    "A configuration that knows its way to disk."
+    """A configuration that knows its way to disk.
+
+    Examples
+    --------
+    from convbert import ConvBertConfig
+
+    config = ConvBertConfig.from_pretrained("convbert-tiny")
+    config.save_pretrained("my-model")
+    ConvBertConfig.preset("base").hidden_size
+    """
 
     presets: dict[str, dict[str, Any]] = {}  # the family's published sizes
 
@@ -134,16 +143,68 @@ class ConfigFilesMixin(ChangeMixin):
         local_files_only: bool = False,  # never ask the hub
         token: str | None = None,  # for private hub models
         **overrides: Any,  # fields to change after reading
-    ):
-        "Read the `config.json` of a model."
+    ) -> Self:
+        """Read the `config.json` of a model.
+
+        Parameters
+        ----------
+        name : str | Path
+            bundled name, folder, or hub id
+        revision : str | None, default None
+            branch, tag or commit of a hub id
+        cache_dir : str | Path | None, default None
+            where hub files are kept
+        local_files_only : bool, default False
+            never ask the hub
+        token : str | None, default None
+            for private hub models
+        **overrides : Any
+            fields to change after reading
+
+        Returns
+        -------
+        Self
+
+        Examples
+        --------
+        from convbert import ConvBertConfig
+
+        config = ConvBertConfig.from_pretrained("convbert-tiny")
+        config.save_pretrained("my-model")
+        ConvBertConfig.preset("base").hidden_size
+        """
         hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
         overrides = translate(overrides, FILE_ARGUMENTS, {"token": token})
         folder = resolve(name, weights=False, **{**hub, "token": overrides.pop("token")})
         return read_snapshot(folder, lambda at: read_config(cls, at)).replace(**overrides)
 
     @classmethod
-    def preset(cls, name: str, **overrides: Any):
-        "The configuration of a published size, see `presets`."
+    def preset(
+        cls,
+        name: str,  # such as "base"
+        **overrides: Any,  # fields with other values
+    ) -> Self:
+        """The configuration of a published size, see `presets`.
+
+        Parameters
+        ----------
+        name : str
+            such as "base"
+        **overrides : Any
+            fields with other values
+
+        Returns
+        -------
+        Self
+
+        Examples
+        --------
+        from convbert import ConvBertConfig
+
+        config = ConvBertConfig.from_pretrained("convbert-tiny")
+        config.save_pretrained("my-model")
+        ConvBertConfig.preset("base").hidden_size
+        """
         if name not in cls.presets:
             raise ValueError(f"no preset {name!r}. {suggest(name, cls.presets)}")
         return cls(**{**cls.presets[name], **cls.canonical(overrides)})

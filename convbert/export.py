@@ -231,7 +231,30 @@ def export(
     tokenizer: Any = None,  # one, a folder or a name; the model's own when None
     precision: str = "float32",  # or "int8"
 ) -> float:  # the graph's relative error, see `relative_error`
-    "Write a model as a verified ONNX graph, all or nothing."
+    """Write a model as a verified ONNX graph, all or nothing.
+
+    Parameters
+    ----------
+    model : str | os.PathLike | nn.Module
+        bundled name, folder, hub id or a loaded model
+    folder : str | os.PathLike
+        new or empty: `model.onnx`, `config.json` and the tokenizer's files
+    tokenizer : Any, default None
+        one, a folder or a name; the model's own when None
+    precision : str, default 'float32'
+        or "int8"
+
+    Returns
+    -------
+    float
+        the graph's relative error, see `relative_error`
+
+    Examples
+    --------
+    from convbert.export import export
+
+    export("convbert-tiny", "my-graph")
+    """
     check_request(folder, precision)
     model, tokenizer = load_model(model, tokenizer)
     training = {part: part.training for part in model.modules()}

@@ -26,7 +26,19 @@ def _models_folder() -> Path:
 
 
 def bundled() -> list[str]:  # sorted names
-    "The models that come with the package."
+    """The models that come with the package.
+
+    Returns
+    -------
+    list[str]
+        sorted names
+
+    Examples
+    --------
+    from convbert import bundled
+
+    bundled()
+    """
     return sorted(config.parent.name for config in _models_folder().glob("*/config.json"))
 
 # %% ../nbs/06_hub.ipynb #21629b18
@@ -163,6 +175,8 @@ def _from_hub(name: str, revision: str | None, cache_dir, local_files_only: bool
     "The folder of a hub id: downloaded, or found in the cache."
     from huggingface_hub import HfApi, constants, errors, get_token
 
+    from convbert.progress import tqdm  # noqa: F401  a download would load it with a warning without ipywidgets
+
     cached, online = None, not (local_files_only or constants.HF_HUB_OFFLINE)
     if online and token is not False:
         implicit = token is True or (token is None and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN)
@@ -189,7 +203,28 @@ def resolve(
     token: str | bool | None = None,  # hub only: for private and gated repositories
     weights: bool = True,  # False fetches only the config and the tokenizer's files
 ) -> Path:  # a folder on this disk
-    "The folder that holds the files of the model called `name`."
+    """The folder that holds the files of the model called `name`.
+
+    Parameters
+    ----------
+    name : str | os.PathLike
+        a folder, a bundled name or a hub id `owner/name`
+    revision : str | None, default None
+        hub only: branch, tag or commit
+    cache_dir : str | os.PathLike | None, default None
+        hub only: where downloads are kept
+    local_files_only : bool, default False
+        hub only: use what is cached and ask nobody
+    token : str | bool | None, default None
+        hub only: for private and gated repositories
+    weights : bool, default True
+        False fetches only the config and the tokenizer's files
+
+    Returns
+    -------
+    Path
+        a folder on this disk
+    """
     folder = _find_on_disk(name)
     if folder is None:
         return _from_hub(name, revision, cache_dir, local_files_only, token, weights)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import Self
 
 from .atomic import atomic_folder
 from .checkpoints import Array, LoadReport, compact, is_floating, to_disk
@@ -148,7 +149,15 @@ class FrameworkHooks:
 
 # %% ../nbs/19_loading.ipynb #0f2cf548
 class SavingMixin(FrameworkHooks):
-    "Gives a model class `save_pretrained`; it needs `key_map`, `self.config` and `self.to_state`."
+    """Gives a model class `save_pretrained`; it needs `key_map`, `self.config` and `self.to_state`.
+
+    Examples
+    --------
+    from convbert import ConvBertForMaskedLM
+
+    model = ConvBertForMaskedLM.from_pretrained("convbert-tiny")
+    model.save_pretrained("my-model")
+    """
 
     def save_pretrained(
         self,
@@ -159,7 +168,33 @@ class SavingMixin(FrameworkHooks):
         is_main_process: bool = True,  # False: leave it to another process
         **others,  # what transformers would take
     ) -> None:  # raises `OSError` and leaves the folder as it was when something goes wrong
-        "Write `config.json` and the weights, all or nothing."
+        """Write `config.json` and the weights, all or nothing.
+
+        Parameters
+        ----------
+        folder : str | os.PathLike
+            made if it does not exist; its other files stay
+        max_shard_size : int | str, default '5GB'
+            a larger checkpoint is cut into files of this size
+        state_dict : Mapping[str, Array] | None, default None
+            to write instead of the model's own, under its names
+        is_main_process : bool, default True
+            False: leave it to another process
+        **others
+            what transformers would take
+
+        Returns
+        -------
+        None
+            raises `OSError` and leaves the folder as it was when something goes wrong
+
+        Examples
+        --------
+        from convbert import ConvBertForMaskedLM
+
+        model = ConvBertForMaskedLM.from_pretrained("convbert-tiny")
+        model.save_pretrained("my-model")
+        """
         refuse_others("save_pretrained", translate(others, SAVE_ARGUMENTS))
         if not is_main_process:
             return
@@ -180,7 +215,15 @@ class SavingMixin(FrameworkHooks):
 
 # %% ../nbs/19_loading.ipynb #ccdd3e2d
 class PretrainedMixin(SavingMixin):
-    "Gives a model class `from_pretrained` and `save_pretrained`; it needs `config_class`, `key_map` and `self.config`."
+    """Gives a model class `from_pretrained` and `save_pretrained`; it needs `config_class`, `key_map` and `self.config`.
+
+    Examples
+    --------
+    from convbert import ConvBertForMaskedLM
+
+    model = ConvBertForMaskedLM.from_pretrained("convbert-tiny")
+    model.save_pretrained("my-model")
+    """
 
     sizes_of: Callable[[Mapping[str, Array]], dict[str, int]] | None = None  # told by weights
     load_report: LoadReport | None = None  # set by `from_pretrained`; a model that was never loaded has none
@@ -201,8 +244,46 @@ class PretrainedMixin(SavingMixin):
         config: Any = None,  # instead of the folder's: a configuration, ours or transformers', or a name
         output_loading_info: bool = False,  # return the model and what did not fit, as transformers does
         **config_overrides,  # fields of the config to change, and what transformers would take
-    ):  # in evaluation mode; `load_report` says what did not fit
-        "Load a model; what did not fit is told in one warning, by name."
+    ) -> Self:  # in evaluation mode; `load_report` says what did not fit
+        """Load a model; what did not fit is told in one warning, by name.
+
+        Parameters
+        ----------
+        name : str | os.PathLike
+            bundled name, folder or hub id
+        revision : str | None, default None
+            hub only: branch, tag or commit
+        cache_dir : str | os.PathLike | None, default None
+            hub only: where downloads are kept
+        local_files_only : bool, default False
+            hub only: ask nobody
+        token : str | bool | None, default None
+            hub only: for private and gated repositories
+        dtype : Any, default None
+            a name or the framework's type; None is float32, "auto" keeps the disk's
+        device : Any, default None
+            where the parameters shall live; None: where the framework puts them
+        ignore_mismatched_sizes : bool, default False
+            start parameters of another shape afresh
+        config : Any, default None
+            instead of the folder's: a configuration, ours or transformers', or a name
+        output_loading_info : bool, default False
+            return the model and what did not fit, as transformers does
+        **config_overrides
+            fields of the config to change, and what transformers would take
+
+        Returns
+        -------
+        Self
+            in evaluation mode; `load_report` says what did not fit
+
+        Examples
+        --------
+        from convbert import ConvBertForMaskedLM
+
+        model = ConvBertForMaskedLM.from_pretrained("convbert-tiny")
+        model.save_pretrained("my-model")
+        """
         taken = translate(config_overrides, MODEL_ARGUMENTS, {"token": token, "dtype": dtype, "device": device})
         options = {name: taken.pop(name) for name in ("dtype", "device")}
         hub = dict(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=taken.pop("token"))

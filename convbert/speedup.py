@@ -139,7 +139,26 @@ def check_model(model: object) -> None:
 def speed_up(
     model: nn.Module,  # a ConvBERT of transformers, with any head; changed in place
 ) -> nn.Module:  # the same model
-    "Run our mixed attention inside a model of transformers; raises `TypeError` for any other."
+    """Run our mixed attention inside a model of transformers; raises `TypeError` for any other.
+
+    Parameters
+    ----------
+    model : nn.Module
+        a ConvBERT of transformers, with any head; changed in place
+
+    Returns
+    -------
+    nn.Module
+        the same model
+
+    Examples
+    --------
+    import transformers
+    from convbert import speed_up, undo_speed_up
+
+    model = speed_up(transformers.ConvBertModel(transformers.ConvBertConfig(num_hidden_layers=1)))
+    undo_speed_up(model)
+    """
     check_model(model)
     for outer in model.modules():  # outermost first: a layer ends with the config of the nearest model
         for part in outer.modules() if hasattr(outer, "config") else ():
@@ -157,7 +176,26 @@ def speed_up(
 def undo_speed_up(
     model: nn.Module,  # changed in place
 ) -> nn.Module:  # the same model
-    "Give every module the class that it had before `speed_up`."
+    """Give every module the class that it had before `speed_up`.
+
+    Parameters
+    ----------
+    model : nn.Module
+        changed in place
+
+    Returns
+    -------
+    nn.Module
+        the same model
+
+    Examples
+    --------
+    import transformers
+    from convbert import speed_up, undo_speed_up
+
+    model = speed_up(transformers.ConvBertModel(transformers.ConvBertConfig(num_hidden_layers=1)))
+    undo_speed_up(model)
+    """
     for part in model.modules():
         if isinstance(part, FastAttention | Depthwise | Pointwise):
             part.__class__ = part.base if isinstance(part, FastAttention) else nn.Conv1d

@@ -105,6 +105,52 @@ def chromium():
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def lab(chromium, tmp_path_factory):
+    """A running JupyterLab in a folder of its own."""
+    from lab import Lab
+
+    with Lab(tmp_path_factory.mktemp("lab")).running() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def desk(lab, chromium):
+    """One page with that JupyterLab."""
+    from lab import DEADLINE, Desk
+    from playwright.sync_api import expect
+
+    desk = Desk(lab, chromium)
+    expect.set_options(timeout=DEADLINE * 1000)
+    yield desk
+    expect.set_options(timeout=5000)
+    desk.context.close()
+
+
+@pytest.fixture
+def open_book(desk, request):
+    """Open a notebook of these cells; what goes wrong in the page, also while the notebook is closed, fails the test.
+
+    How the page looked in the end is kept among the pictures of the lab.
+    """
+    from lab import Book
+
+    books = []
+
+    def open_notebook(*cells, theme="light"):
+        if desk.theme != theme:
+            desk.open(theme)
+        books.append(Book(desk, f"{request.node.name}-{len(books)}", cells))
+        return books[-1]
+
+    yield open_notebook
+    desk.take_picture(request.node.name)
+    for book in books:
+        book.close()
+    wrong, desk.wrong = desk.wrong, []
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.fixture
 def open_page(chromium):
     """Open a file: `open_page(path, color_scheme="dark")`; errors and requests of the page fail the test."""

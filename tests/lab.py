@@ -37,8 +37,9 @@ class Lab:
         self.root = folder / "root"
         self.config, self.runtime, self.data = folder / "config", folder / "runtime", folder / "data"
         self.settings = folder / "settings"
-        for path in (self.root, self.runtime):
-            path.mkdir(parents=True)
+        self.pictures = Path(os.environ.get("CONVBERT_SCREENSHOTS") or folder / "screenshots").resolve()
+        for path in (self.root, self.runtime, self.pictures):
+            path.mkdir(parents=True, exist_ok=True)
         write_json(self.config / "labconfig" / "page_config.json", {"buildCheck": False, "buildAvailable": False})
         write_json(self.config / "labconfig" / "default_setting_overrides.json", OVERRIDES)
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -61,7 +62,8 @@ class Lab:
             "JUPYTERLAB_WORKSPACES_DIR": self.folder / "workspaces",
             "IPYTHONDIR": self.folder / "ipython",
         }
-        return {**kept, **{name: str(path) for name, path in ours.items()}, "HF_HUB_OFFLINE": "1"}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as an activated environment has it
+        return {**kept, **{name: str(path) for name, path in ours.items()}, "HF_HUB_OFFLINE": "1", "PATH": path}
 
     def command(self) -> list[str]:
         options = {
@@ -167,6 +169,11 @@ RUN = """async ([cell, milliseconds]) => {
   await Promise.race([jupyterapp.commands.execute("notebook:run-cell"), late]);
   return content.widgets[cell].model.outputs.toJSON();
 }"""
+START = """(cell) => {
+  jupyterapp.shell.currentWidget.content.activeCellIndex = cell;
+  jupyterapp.commands.execute("notebook:run-cell");
+}"""
+SHOWN = ".jp-NotebookPanel:not(.lm-mod-hidden)"
 KERNEL = "() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.id"
 
 
@@ -202,6 +209,10 @@ class Desk:
         self.page.wait_for_function(STARTED)
         self.wait_for_splash()
 
+    def take_picture(self, name: str) -> None:
+        """How the page looks, for those who look at it afterwards."""
+        self.page.screenshot(path=self.lab.pictures / f"{name}.png")
+
     def wait_for_splash(self) -> None:
         """The curtain in front of JupyterLab while it starts or changes its colours."""
         expect(self.page.locator("#jupyterlab-splash")).to_have_count(0)
@@ -219,7 +230,7 @@ class Book:
     """A notebook that is open on a desk. All of them share one kernel, which has torch in it after the first."""
 
     def __init__(self, desk: Desk, name: str, cells: tuple[str, ...]):
-        self.desk, self.page, self.last = desk, desk.page, len(cells)
+        self.desk, self.page, self.name, self.last = desk, desk.page, name, len(cells)
         end = "import ipywidgets\nipywidgets.Widget.close_all()"
         write_notebook(desk.lab.root / f"{name}.ipynb", (*cells, end))
         self.page.evaluate(OPEN, [f"{name}.ipynb", desk.kernel])
@@ -233,6 +244,18 @@ class Book:
         errors = ["\n".join(output["traceback"]) for output in outputs if output["output_type"] == "error"]
         assert not errors, errors[0]
         return "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
+
+    def start(self, cell: int) -> None:
+        """Run a cell, and do not wait for its end."""
+        self.page.evaluate(START, cell)
+
+    def output(self, cell: int):
+        """Where the outputs of a cell are shown."""
+        return self.page.locator(f"{SHOWN} .jp-CodeCell").nth(cell).locator(".jp-Cell-outputArea")
+
+    def press(self, command: str) -> None:
+        """A button of the toolbar."""
+        self.page.locator(f"{SHOWN} [data-command='notebook:{command}']").click()
 
     def expect(self, cell: int, text: str) -> None:
         """Run a cell until it prints this: what the browser tells may wait until Python has nothing else to do."""

@@ -1,18 +1,42 @@
 """The command line as a user meets it: answers, exit codes, one-line errors."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
-from convbert import __version__, pipeline
+from convbert import __version__, cli, pipeline
 
 CONVBERT = [sys.executable, "-c", "from convbert.cli import main; raise SystemExit(main())"]
 
 
 def run(*words, text=None):
     return subprocess.run([*CONVBERT, *words], capture_output=True, text=True, input=text, timeout=120)
+
+
+def commands():
+    """The parser of each command, by name."""
+    parser = cli.make_parser()
+    (choices,) = (action.choices for action in parser._actions if action.dest == "command")
+    return choices
+
+
+@pytest.mark.parametrize("name", commands())
+def test_help_explains_every_option_with_its_default(name):
+    parser = commands()[name]
+    parser.format_help()
+    for action in parser._actions:
+        if action.option_strings and action.dest != "help":
+            told = re.search(r"\(default: \S.*\)$|\(required\)$|when it is left out|left out: ", action.help)
+            assert told, f"{action.option_strings}: {action.help}"
+            assert "None" not in action.help and "in Python" not in action.help, action.help
+
+
+def test_parsing_does_not_wait_for_the_words_of_the_help():
+    code = "import sys; from convbert.cli import make_parser; make_parser(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_the_readme_command_prints_the_answers():

@@ -2,10 +2,7 @@
 
 import os
 import re
-import shutil
 import string
-import subprocess
-import sys
 
 import pytest
 from conftest import ROOT
@@ -16,46 +13,9 @@ pytest.importorskip("nbformat", reason="the notebooks of these tests are written
 expect = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser of these tests").expect
 pytest.importorskip("psutil", reason="the kernels are found with it when they must end (accelerate brings it)")
 
-from lab import DEADLINE, Book, Desk, Lab, write_notebook  # noqa: E402
+from lab import SHOWN, Book, Desk  # noqa: E402
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def lab(chromium, tmp_path_factory):
-    with Lab(tmp_path_factory.mktemp("lab")).running() as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def desk(lab, chromium):
-    desk = Desk(lab, chromium)
-    expect.set_options(timeout=DEADLINE * 1000)
-    yield desk
-    expect.set_options(timeout=5000)
-    desk.context.close()
-
-
-@pytest.fixture
-def open_book(desk, request):
-    """Open a notebook of these cells; what goes wrong in the page, also while the notebook is closed, fails the test.
-
-    How the page looked in the end is kept as a picture in the folder of the lab.
-    """
-    books = []
-
-    def open_notebook(*cells, theme="light"):
-        if desk.theme != theme:
-            desk.open(theme)
-        books.append(Book(desk, f"{request.node.name}-{len(books)}", cells))
-        return books[-1]
-
-    yield open_notebook
-    desk.page.screenshot(path=desk.lab.folder / f"{request.node.name}.png")
-    for book in books:
-        book.close()
-    wrong, desk.wrong = desk.wrong, []
-    assert not wrong, "\n".join(wrong)
 
 
 # -- the views --------------------------------------------------------------------------------------------------------
@@ -69,7 +29,6 @@ COLOURS = """(view) => {
 CHANGE_THEME = "(theme) => jupyterapp.commands.execute('apputils:change-theme', { theme })"
 TEXT = "The ship sailed across the sea to the old harbour."
 TOKENS = 15  # of it, with [CLS] and [SEP]; 2 is "ship", 7 is "sea"
-SHOWN = ".jp-NotebookPanel:not(.lm-mod-hidden)"
 MASKED = "He opened the [MASK] and read the letter twice."
 
 
@@ -335,67 +294,18 @@ def test_throttled_openings(lab, chromium):
     desk.open("light")
     throttle = desk.context.new_cdp_session(desk.page)
     throttle.send("Emulation.setCPUThrottlingRate", {"rate": 8})
-    for i in range(int(os.environ.get("CONVBERT_OPENINGS", 2))):
-        view = list(ROWS)[i % 2]
-        book = Book(desk, f"opening-{i}", (show(view, MASKED),))
-        book.run(0)
-        expect(book.view.locator(".cv-answers tbody tr")).to_have_count(ROWS[view])
-        expect(book.view.locator(".cv-progress:visible, [aria-busy=true]")).to_have_count(0)
+    kinds = list(ROWS.items())
+    openings = [i % len(kinds) for i in range(int(os.environ.get("CONVBERT_OPENINGS", 2)))]
+    for first in range(0, len(openings), 10):
+        book = Book(desk, f"openings-{first}", [show(view, MASKED) for view in ROWS])
+        for cell in openings[first : first + 10]:
+            book.run(cell)
+            view, rows = book.output(cell).locator(".cv"), kinds[cell][1]
+            expect(view.locator(".cv-answers tbody tr"), f"after opening {first}").to_have_count(rows)
+            expect(view.locator(".cv-progress:visible, [aria-busy=true]")).to_have_count(0)
+            book.run(book.last)
         book.close()
     desk.context.close()
-
-
-def test_a_restarted_kernel_is_said(open_book):
-    book = open_book(show("head_view"))
-    book.run(0)
-    gone, still = book.view.locator(".cv-gone"), book.page.locator(f"{SHOWN} figure[class^=cv-still]")
-    expect(book.view.locator(".cv-arc[d^=M]").first).to_be_attached()
-    expect(gone).to_be_hidden()
-    expect(still).to_have_count(1)
-    expect(still).to_be_hidden()
-    book.page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
-    expect(gone).to_contain_text("run the cell again")
-    book.run(0)
-    expect(gone).to_be_hidden()
-
-
-def test_a_notebook_opened_again_shows_pictures(open_book):
-    book = open_book(show("split_view"), show("knockout_view", MASKED))
-    book.run(0)
-    book.run(1)
-    book.page.evaluate("jupyterapp.shell.currentWidget.context.save()")
-    page, root = book.page, book.desk.lab.root
-    path = root / page.evaluate("jupyterapp.shell.currentWidget.context.path")
-    shutil.copy(path, root / "again.ipynb")  # under another name: this one has a kernel
-    book.desk.open("light")
-    page.evaluate("jupyterapp.commands.execute('docmanager:open', { path: 'again.ipynb' })")
-    stills = page.locator("figure[class^=cv-still]")
-    expect(stills).to_have_count(2)
-    for still in stills.all():
-        expect(still).to_contain_text("To bring it to life, run the cell.")
-        expect(still).to_be_visible()
-        assert still.locator("img").evaluate("image => image.naturalWidth") > 300
-    expect(page.locator(":text('model not found'):visible")).to_have_count(0)
-    page.screenshot(path=book.desk.lab.folder / "opened-again.png")
-    book.desk.wrong = [wrong for wrong in book.desk.wrong if "model not found" not in wrong]  # JupyterLab says so, too
-
-
-def test_nbconvert_shows_pictures(lab, chromium):
-    """`jupyter nbconvert --execute --to html`, opened where there is no network."""
-    cells = [show("head_view"), show("split_view"), show("knockout_view", MASKED), show("mask_explorer")]
-    path = lab.folder / "converted.ipynb"
-    write_notebook(path, cells)
-    command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "html", "--log-level", "ERROR", str(path)]
-    subprocess.run(command, env=lab.environment(), check=True, timeout=DEADLINE)
-    context = chromium.new_context(offline=True)
-    page = context.new_page()
-    page.goto(path.with_suffix(".html").as_uri())
-    expect(page.locator("figure[class^=cv-still] img")).to_have_count(len(cells))
-    for image in page.locator("figure[class^=cv-still] img").all():
-        expect(image).to_be_visible()
-        assert image.evaluate("image => image.complete && image.naturalWidth") > 300
-    page.screenshot(path=lab.folder / "converted.png", full_page=True)
-    context.close()
 
 
 def palette(theme: str) -> list[str]:

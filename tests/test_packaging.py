@@ -1,5 +1,6 @@
 """What is shipped, what an import loads, and what must not be in the repository."""
 
+import ast
 import json
 import os
 import re
@@ -77,6 +78,15 @@ def test_public_names_are_listed_everywhere():
     assert set(re.findall(names, seen_by_editors)) == set(convbert.__all__)
 
 
+def test_names_of_the_views_are_listed_everywhere():
+    """Editors read the imports and `__all__`; Python looks a name up in the table of modules."""
+    tree = ast.parse((PACKAGE / "visualize/__init__.py").read_text(encoding="utf-8"))
+    seen = {a.name: node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for a in node.names}
+    table = convbert.visualize._MODULE_OF
+    assert {name: home for name, home in seen.items() if home not in ("importlib", "typing")} == table
+    assert convbert.visualize.__all__ == sorted(table)
+
+
 def test_what_a_first_hour_needs_is_found_and_loaded_when_used():
     names = {"AutoModel", "Plan", "finetune", "pipeline", "pretrain", "visualize"}
     code = "import sys, convbert\nprint(*dir(convbert))\nassert 'torch' not in sys.modules"
@@ -135,8 +145,8 @@ def built(tmp_path_factory) -> dict[str, list[str]]:
 
 def shipped() -> list[str]:
     """Every module and model file that must be in wheel and source archive."""
-    models = [path for path in (PACKAGE / "models").rglob("*") if path.is_file()]
-    assert models, "convbert/models holds no bundled model"
+    models = [PACKAGE / "py.typed", *(path for path in (PACKAGE / "models").rglob("*") if path.is_file())]
+    assert models[1:], "convbert/models holds no bundled model"
     return [path.relative_to(ROOT).as_posix() for path in [*PACKAGE.rglob("*.py"), *models]]
 
 

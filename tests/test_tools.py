@@ -23,11 +23,16 @@ def test_every_fault_of_a_notebook_is_named_with_its_cell(tmp_path):
     picture = {"output_type": "display_data", "data": {"image/png": "A" * 80_000}}
     error = {"output_type": "error", "ename": "KeyError"}
     place = {"output_type": "stream", "text": "saved to /tmp/model"}
-    write_notebook(tmp_path / "nbs/01_good.ipynb", title, ("code", "1 + 1"), ("markdown", "![A map](map.svg)"))
+    write_notebook(
+        tmp_path / "nbs/01_good.ipynb",
+        title,
+        ("code", "#| export\n#| help\n" + "a = 1\n" * 40),
+        ("markdown", "![A map](map.svg)"),
+    )
     write_notebook(tmp_path / "nbs/a/01_untitled.ipynb", ("markdown", "# One"))
     write_notebook(tmp_path / "nbs/a/01_loud.ipynb", ("markdown", "# One\n> A page.\nAnd more."))
     write_notebook(tmp_path / "nbs/a/02_long.ipynb", title, *[("code", "1")] * 60)
-    write_notebook(tmp_path / "nbs/a/03_export.ipynb", title, ("code", "#| export\n" + "a = 1\n" * 40))
+    write_notebook(tmp_path / "nbs/a/03_export.ipynb", title, ("code", "#| export\n" + "a = 1\n" * 41))
     write_notebook(tmp_path / "nbs/a/04_outputs.ipynb", title, ("code", "1", picture, error), ("code", "1", place))
     blind = '![](map.svg)\n<img src="a.png" alt="">\n<iframe src="a.html" title="A view"></iframe>'
     write_notebook(tmp_path / "nbs/a/05_blind.ipynb", title, ("markdown", blind))

@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/commands/pipelines.html.md"""
 
 # %% auto #0
 __all__ = ['TABLES', 'LISTS', 'TASKS', 'FIELDS', 'ALIASES', 'parse_line', 'read_inputs', 'read_table', 'parse_cell', 'read_lines',
-           'given_input', 'with_inputs', 'column_advice', 'answer', 'add_tasks']
+           'given_input', 'with_inputs', 'column_advice', 'answer', 'call_of', 'add_tasks']
 
 # %% ../../nbs/commands/02_pipelines.ipynb #e08ee193
 import argparse
@@ -17,7 +17,8 @@ import re
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,10 @@ TASKS = {
     "zero-shot-classification": dict(candidate_labels=[str], hypothesis_template=str, multi_label=bool),
     "feature-extraction": dict(pooling=str, normalize=bool, stride=int),
 }
-FIELDS = {  # parts of one input, instead of a text
-    "text-classification": dict(text_pair=str),
-    "question-answering": dict(question=str, context=str),
-    "multiple-choice": dict(question=str, context=str, choices=[str]),
+FIELDS = {  # parts of one input, instead of a text, and what each is
+    "text-classification": dict(text_pair="the second text of a pair"),
+    "question-answering": dict(question="what is asked", context="the text that has the answer"),
+    "multiple-choice": dict(question="what is asked", context="what stands before it", choices="two or more"),
 }
 ALIASES = {"text-classification": ["sentiment-analysis"], "token-classification": ["ner"]}
 
@@ -166,17 +167,28 @@ def answer(args: argparse.Namespace) -> None:
         warnings.warn(said, stacklevel=2)
 
 # %% ../../nbs/commands/02_pipelines.ipynb #f45c64e0
+def call_of(task: str) -> Callable:
+    "What takes the options of a task."
+    from convbert.pipelines import TASKS
+
+    return TASKS[task].__call__
+
+
 def add_tasks(commands) -> None:
     "One command per task."
     for task, options in TASKS.items():
         names = dict(aliases=ALIASES.get(task, []), help=f"answers of pipeline({task!r})")
         p = commands.add_parser(task, description=answer.__doc__, **names)
         p.add_argument("text", nargs="*", help="texts; --file or standard input when there is none")
-        add_options(p, FIELDS.get(task, {}), "one input")
-        p.add_argument("--file", help="read texts, or rows of .jsonl or .csv, from this file")
+        for name, what in FIELDS.get(task, {}).items():
+            how = dict(nargs="+") if name in LISTS else {}
+            p.add_argument(
+                f"--{name.replace('_', '-')}", help=f"{what}, of one input (default: inputs are texts)", **how
+            )
+        p.add_argument("--file", help="read texts, or rows of .jsonl or .csv, from this file (default: standard input)")
         add_columns(p)
         p.add_argument("--model", help="bundled name, folder or hub id (default: the bundled one for this task)")
         p.add_argument("--device", help="cpu, cuda, … (default: an accelerator when there is one)")
-        p.add_argument("--json", action="store_true", help="print one JSON line per text")
-        add_options(p, options, "the pipeline")
+        p.add_argument("--json", action="store_true", help="print one JSON line per text (default: off)")
+        add_options(p, options, partial(call_of, task))
         p.set_defaults(run=answer, task=task)

@@ -11,7 +11,6 @@ __all__ = ['sinusoidal_positions', 'Embeddings']
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from .factory import LayerFactory, Module
 

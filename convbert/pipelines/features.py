@@ -91,7 +91,16 @@ def as_features(
 
 # %% ../../nbs/pipelines/30_features.ipynb #aef1e8b2
 class FeatureExtractionPipeline(Pipeline):
-    "Turn texts into vectors."
+    """Turn texts into vectors.
+
+    Examples
+    --------
+    from convbert import pipeline
+
+    embed = pipeline("feature-extraction")
+    vectors = embed(["Rain.", "The ship sailed at dawn."], pooling="mean", normalize=True)
+    len(vectors), len(vectors[0])
+    """
 
     task = "feature-extraction"
     unread = ("encoder.pooler.",)  # features are the last layer's, and a checkpoint with a head may have no pooler
@@ -107,12 +116,45 @@ class FeatureExtractionPipeline(Pipeline):
         pooling: str | None = None,  # None: a vector per token; "cls": the first one; "mean": their mean
         normalize: bool = False,  # divide each vector by its length, so that a dot product is a cosine
         return_tensors: bool = False,  # `torch.Tensor` on the CPU, or what the model's framework has, instead of lists
-        stride: int | None = None,  # read long texts in windows that share so many tokens; None truncates them
+        stride: int | None = None,  # read long texts in windows that share so many tokens; truncate them when None
         batch_size: int | None = None,  # most rows per batch
         batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
-    ) -> Any:  # `(T, D)` or, pooled, `(D,)` numbers per text
-        "Features of one text, a list or a stream."
+    ) -> list | Any:  # `(T, D)` or, pooled, `(D,)` numbers per text
+        """Features of one text, a list or a stream.
+
+        Parameters
+        ----------
+        texts : Any
+            a text, a pair `{"text": …, "text_pair": …}`, a list of these, or a stream
+        pooling : str | None, default None
+            None: a vector per token; "cls": the first one; "mean": their mean
+        normalize : bool, default False
+            divide each vector by its length, so that a dot product is a cosine
+        return_tensors : bool, default False
+            `torch.Tensor` on the CPU, or what the model's framework has, instead of lists
+        stride : int | None, default None
+            read long texts in windows that share so many tokens; truncate them when None
+        batch_size : int | None, default None
+            most rows per batch
+        batch_tokens : int, default 8192
+            most tokens in flight, padding included
+        progress : bool | None, default None
+            a bar: always, never, or for long work
+
+        Returns
+        -------
+        list | Any
+            `(T, D)` or, pooled, `(D,)` numbers per text
+
+        Examples
+        --------
+        from convbert import pipeline
+
+        embed = pipeline("feature-extraction")
+        vectors = embed(["Rain.", "The ship sailed at dawn."], pooling="mean", normalize=True)
+        len(vectors), len(vectors[0])
+        """
         preprocess = partial(encode_texts, tokenizer=self.tokenizer, max_length=self.max_length, stride=stride)
         advice = "the rest was not read; pass stride=64 to read all of it"
         reduce = partial(pool_window, pooling=pooling)

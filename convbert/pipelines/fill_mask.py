@@ -25,6 +25,7 @@ from .options import count_checks
 from .outputs import Result, ResultList
 from .preprocessing import get_text
 from .spec import RunOptions, TaskSpec, try_call
+from .streaming import ResultStream
 from ..tokenizers.base import PreTrainedTokenizer
 
 # %% ../../nbs/pipelines/19_fill_mask.ipynb #f2970fab
@@ -173,7 +174,15 @@ class MaskResults(Pipeline):
 
 # %% ../../nbs/pipelines/19_fill_mask.ipynb #d485ac83
 class FillMaskPipeline(MaskResults):
-    "Fill the `[MASK]`s of texts."
+    """Fill the `[MASK]`s of texts.
+
+    Examples
+    --------
+    from convbert import pipeline
+
+    fill_mask = pipeline("fill-mask")
+    fill_mask("The ship sailed across the [MASK].", top_k=3)
+    """
 
     task = "fill-mask"
     checks = Pipeline.checks | count_checks("top_k")
@@ -189,8 +198,40 @@ class FillMaskPipeline(MaskResults):
         batch_size: int | None = None,  # most texts per batch
         batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
-    ) -> Any:  # `{score, token, token_str, sequence}`, best first or as targets; one such list per mask, per text
-        "Results for one text, a list or a stream."
+    ) -> ResultList | ResultStream:  # per mask of a text a list of `{score, token, token_str, sequence}`
+        """Results for one text, a list or a stream.
+
+        Parameters
+        ----------
+        texts : Any
+            a text with one or more `[MASK]`, a list of them, or a stream
+        top_k : int | None, default None
+            results per mask; 5, or all targets, when None
+        targets : str | list[str] | None, default None
+            score these words only; results in this order (joint: best first)
+        normalize_targets : bool, default False
+            make the targets' scores sum to 1
+        joint : bool, default False
+            score all masks of a text jointly
+        batch_size : int | None, default None
+            most texts per batch
+        batch_tokens : int, default 8192
+            most tokens in flight, padding included
+        progress : bool | None, default None
+            a bar: always, never, or for long work
+
+        Returns
+        -------
+        ResultList | ResultStream
+            per mask of a text a list of `{score, token, token_str, sequence}`
+
+        Examples
+        --------
+        from convbert import pipeline
+
+        fill_mask = pipeline("fill-mask")
+        fill_mask("The ship sailed across the [MASK].", top_k=3)
+        """
         if joint and normalize_targets:
             raise ValueError("normalize_targets=True is for masks that are scored one by one, not for joint=True")
         options = RunOptions(batch_size, batch_tokens, progress)
@@ -206,7 +247,16 @@ class FillMaskPipeline(MaskResults):
         return self.run(texts, spec, options)
 
     def spec(self, reduce: Callable[[np.ndarray, EncodedInput], list]) -> TaskSpec:
-        "Fill masks independently, given how tokens are chosen from the scores `(M, V)` of a row."
+        """Fill masks independently, given how tokens are chosen from the scores `(M, V)` of a row.
+
+        Parameters
+        ----------
+        reduce : Callable[[np.ndarray, EncodedInput], list]
+
+        Returns
+        -------
+        TaskSpec
+        """
         parse = partial(parse_masked_text, mask=self.tokenizer.mask_token)
         advice = "only the part around the masks was read"
         return TaskSpec(parse, self.preprocess, self.independent_results, reduce=reduce, advice=advice)

@@ -120,7 +120,15 @@ def gather_question(
 
 # %% ../../nbs/pipelines/28_multiple_choice.ipynb #a0e8abaa
 class MultipleChoicePipeline(Pipeline):
-    "Choose between several answers or continuations."
+    """Choose between several answers or continuations.
+
+    Examples
+    --------
+    from convbert import pipeline
+
+    choose = pipeline("multiple-choice")
+    choose(question="She opened the door and", choices=["walked in.", "ate the roof."])
+    """
 
     task = "multiple-choice"
     checks = Pipeline.checks | {"top_k": lambda value, _: check_top_k(value)}
@@ -136,8 +144,40 @@ class MultipleChoicePipeline(Pipeline):
         batch_size: int | None = None,  # most rows per batch; each choice is a row
         batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
-    ) -> Any:  # `{label, choice, score}`, or a list of them, per question; `label` is the index of the choice
-        "Results for one question, a list or a stream."
+    ) -> Result | Any:  # `{label, choice, score}`, or a list of them, per question; `label` is the index of the choice
+        """Results for one question, a list or a stream.
+
+        Parameters
+        ----------
+        inputs : Any, default None
+            `{"question": …, "choices": […], "context": …}`, a list of these, a stream, or a question
+        choices : Sequence[str] | None, default None
+            the choices of the one question, at least two
+        question : str | None, default None
+            the question, by name
+        context : str | None, default None
+            and what stands before it
+        top_k : int | str | None, default 'best'
+            "best": one result; a number: a list of so many choices; None: of all
+        batch_size : int | None, default None
+            most rows per batch; each choice is a row
+        batch_tokens : int, default 8192
+            most tokens in flight, padding included
+        progress : bool | None, default None
+            a bar: always, never, or for long work
+
+        Returns
+        -------
+        Result | Any
+            `{label, choice, score}`, or a list of them, per question; `label` is the index of the choice
+
+        Examples
+        --------
+        from convbert import pipeline
+
+        choose = pipeline("multiple-choice")
+        choose(question="She opened the door and", choices=["walked in.", "ate the roof."])
+        """
         questions = gather_question(inputs, {"question": question, "choices": choices, "context": context})
         spec = TaskSpec(
             parse=parse_choices,

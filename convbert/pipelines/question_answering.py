@@ -56,7 +56,15 @@ def question_results(
 
 # %% ../../nbs/pipelines/27_question_answering.ipynb #15c40035
 class QuestionAnsweringPipeline(Pipeline):
-    "Find the answer to a question in a text."
+    """Find the answer to a question in a text.
+
+    Examples
+    --------
+    from convbert import pipeline
+
+    ask = pipeline("question-answering")
+    ask("Who wrote the letter?", "The old man wrote a letter to his son, who lived in York.")
+    """
 
     task = "question-answering"
     checks = Pipeline.checks | count_checks("max_answer_len", "max_seq_len", "max_question_len")
@@ -79,8 +87,52 @@ class QuestionAnsweringPipeline(Pipeline):
         batch_size: int | None = None,  # most rows per batch
         batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
-    ) -> Any:  # `{score, start, end, answer}`, or a list of them, per question
-        "Answers to one question, a list or a stream."
+    ) -> Result | Any:  # `{score, start, end, answer}`, or a list of them, per question
+        """Answers to one question, a list or a stream.
+
+        Parameters
+        ----------
+        inputs : Any, default None
+            `{"question": …, "context": …}`, a list of these, or a stream; with `context`, questions
+        context : str | list[str] | None, default None
+            one for all questions, or one for each
+        question : str | list[str] | None, default None
+            instead of `inputs`, with `context`
+        top_k : int | str | None, default 'best'
+            "best": one answer; a number: a list of so many; None: of all
+        doc_stride : int | None, default None
+            tokens that windows of a long text share; None: half a row, at most 128
+        max_answer_len : int, default 15
+            most tokens in an answer
+        max_seq_len : int, default 384
+            most tokens in a row; never more than the model takes
+        max_question_len : int, default 64
+            most tokens of a question
+        handle_impossible_answer : bool, default False
+            whether "", from 0 to 0, may be the answer
+        align_to_words : bool, default True
+            widen answers to whole words
+        merge : bool, default True
+            equal texts are one answer, with their summed probability; else each by itself
+        batch_size : int | None, default None
+            most rows per batch
+        batch_tokens : int, default 8192
+            most tokens in flight, padding included
+        progress : bool | None, default None
+            a bar: always, never, or for long work
+
+        Returns
+        -------
+        Result | Any
+            `{score, start, end, answer}`, or a list of them, per question
+
+        Examples
+        --------
+        from convbert import pipeline
+
+        ask = pipeline("question-answering")
+        ask("Who wrote the letter?", "The old man wrote a letter to his son, who lived in York.")
+        """
         layout = window_layout(self.max_length, doc_stride, max_seq_len, max_question_len)
         wanted = 1 if top_k == "best" else top_k
         preprocess = partial(encode_questions, tokenizer=self.tokenizer, layout=layout)

@@ -11,10 +11,9 @@ __all__ = ['count_characters', 'iter_chunks', 'stream_results', 'progress_bar', 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from .inference import predict_chunk
 from .spec import RunOptions, RunStats, TaskSpec
+from ..progress import tqdm
 
 # %% ../../nbs/pipelines/14_streaming.ipynb #c7edcc04
 def count_characters(item: Any) -> int:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from ..auto import tokenizer_class
 from ..compat import PIPELINE_ARGUMENTS, translate
@@ -154,9 +154,33 @@ def build_pipeline(
         tokenizer = tokenizer_class(loaded.config).from_pretrained(name if own else tokenizer, **shared)
     return kind(loaded, tokenizer, **calls)
 
+# %% ../../nbs/pipelines/31_tasks.ipynb #c15e3088
+@overload
+def pipeline(task: Literal["fill-mask"], model: Any = None, **options: Any) -> FillMaskPipeline: ...
+@overload
+def pipeline(
+    task: Literal["text-classification", "sentiment-analysis"], model: Any = None, **options: Any
+) -> TextClassificationPipeline: ...
+@overload
+def pipeline(
+    task: Literal["token-classification", "ner"], model: Any = None, **options: Any
+) -> TokenClassificationPipeline: ...
+@overload
+def pipeline(task: Literal["question-answering"], model: Any = None, **options: Any) -> QuestionAnsweringPipeline: ...
+@overload
+def pipeline(task: Literal["multiple-choice"], model: Any = None, **options: Any) -> MultipleChoicePipeline: ...
+@overload
+def pipeline(
+    task: Literal["zero-shot-classification"], model: Any = None, **options: Any
+) -> ZeroShotClassificationPipeline: ...
+@overload
+def pipeline(task: Literal["feature-extraction"], model: Any = None, **options: Any) -> FeatureExtractionPipeline: ...
+@overload
+def pipeline(task: str, model: Any = None, **options: Any) -> Any: ...
+
 # %% ../../nbs/pipelines/31_tasks.ipynb #c15e3089
 def pipeline(
-    task: str,  # a key of `TASKS`, or an alias
+    task: str,  # "fill-mask", "text-classification", … (`convbert.pipelines.TASKS` has all), or an alias
     model: Any = None,  # bundled name, folder (weights or a graph), hub id or a loaded model; the task's own when None
     *,
     framework: str | None = None,  # "pt", "tf" (Keras) or "flax"; None: the loaded model's, or PyTorch
@@ -164,8 +188,38 @@ def pipeline(
     device: Any = None,  # PyTorch only: an accelerator when there is one; a loaded model stays
     dtype: Any = None,  # float32 when None
     **options: Any,  # `revision`, `cache_dir`, `local_files_only`, `token` (see `resolve`); fields; options of calls
-):  # a callable: texts in, results out
-    "A ready-made pipeline for a task."
+) -> Any:  # the task's pipeline, a callable: texts in, results out
+    """A ready-made pipeline for a task.
+
+    Parameters
+    ----------
+    task : str
+        "fill-mask", "text-classification", … (`convbert.pipelines.TASKS` has all), or an alias
+    model : Any, default None
+        bundled name, folder (weights or a graph), hub id or a loaded model; the task's own when None
+    framework : str | None, default None
+        "pt", "tf" (Keras) or "flax"; None: the loaded model's, or PyTorch
+    tokenizer : str | Path | PreTrainedTokenizer | None, default None
+        the model's own when None
+    device : Any, default None
+        PyTorch only: an accelerator when there is one; a loaded model stays
+    dtype : Any, default None
+        float32 when None
+    **options : Any
+        `revision`, `cache_dir`, `local_files_only`, `token` (see `resolve`); fields; options of calls
+
+    Returns
+    -------
+    Any
+        the task's pipeline, a callable: texts in, results out
+
+    Examples
+    --------
+    from convbert import pipeline
+
+    fill_mask = pipeline("fill-mask")
+    fill_mask("The ship sailed across the [MASK].")
+    """
     kind, runner = TASKS[find_task(task)], choose_runner(framework, model)
     taken = translate(merge_model_kwargs({"dtype": dtype, "device": device, **options}), PIPELINE_ARGUMENTS)
     dtype, device = taken.pop("dtype"), taken.pop("device")

@@ -54,7 +54,15 @@ def rank_labels(
 
 # %% ../../nbs/pipelines/20_text_classification.ipynb #8d0e3878
 class TextClassificationPipeline(Pipeline):
-    "Label texts or pairs of texts."
+    """Label texts or pairs of texts.
+
+    Examples
+    --------
+    from convbert import pipeline
+
+    classify = pipeline("text-classification")
+    classify(["A quiet, moving film.", "Two hours of my life, gone."])
+    """
 
     task = "text-classification"
     checks = Pipeline.checks | {
@@ -69,12 +77,42 @@ class TextClassificationPipeline(Pipeline):
         *,
         top_k: int | str | None = "best",  # "best": one result; a number: a list of so many labels; None: of all
         function_to_apply: str | None = None,  # "softmax", "sigmoid" or "none"; by the config when None
-        stride: int | None = None,  # read long texts in windows that share so many tokens; None truncates them
+        stride: int | None = None,  # read long texts in windows that share so many tokens; truncate them when None
         batch_size: int | None = None,  # most rows per batch
         batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
-    ) -> Any:  # `{label, score}`, or a list of them, per text
-        "Results for one text, a list or a stream."
+    ) -> Result | Any:  # `{label, score}`, or a list of them, per text
+        """Results for one text, a list or a stream.
+
+        Parameters
+        ----------
+        texts : Any
+            a text, a pair `{"text": …, "text_pair": …}`, a list of these, or a stream
+        top_k : int | str | None, default 'best'
+            "best": one result; a number: a list of so many labels; None: of all
+        function_to_apply : str | None, default None
+            "softmax", "sigmoid" or "none"; by the config when None
+        stride : int | None, default None
+            read long texts in windows that share so many tokens; truncate them when None
+        batch_size : int | None, default None
+            most rows per batch
+        batch_tokens : int, default 8192
+            most tokens in flight, padding included
+        progress : bool | None, default None
+            a bar: always, never, or for long work
+
+        Returns
+        -------
+        Result | Any
+            `{label, score}`, or a list of them, per text
+
+        Examples
+        --------
+        from convbert import pipeline
+
+        classify = pipeline("text-classification")
+        classify(["A quiet, moving film.", "Two hours of my life, gone."])
+        """
         names = self.model.config.id2label
         score = SCORE_FUNCTIONS[choose_score_function(self.model.config, function_to_apply)]
 

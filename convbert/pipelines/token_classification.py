@@ -28,6 +28,7 @@ from .batches import EncodedInput
 from .outputs import ResultList, SpanList
 from .preprocessing import check_stride
 from .spec import RunOptions, TaskSpec
+from .streaming import ResultStream
 from .tag_schemes import known_tagging, split_tag, tag_prefixes
 from convbert.pipelines.token_inputs import (
     TokenizedText,
@@ -67,7 +68,7 @@ class WordTagging(Pipeline):
         batch_size: int | None = None,  # most rows per batch
         batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
-    ) -> Any:  # per sentence a list of labels, one per word
+    ) -> list[list[str]] | Any:  # per sentence a list of labels, one per word; a stream of them for a stream
         "One label for every word: that of its first token."
         names = self.model.config.id2label
         default = "O" if "O" in names.values() else None
@@ -104,7 +105,15 @@ def label_results(
 
 # %% ../../nbs/pipelines/24_token_classification.ipynb #bec8d0db
 class TokenClassificationPipeline(WordTagging):
-    "Label the words of texts, and find entities."
+    """Label the words of texts, and find entities.
+
+    Examples
+    --------
+    from convbert import pipeline
+
+    tag = pipeline("token-classification")
+    tag("The ship sailed across the sea.")
+    """
 
     task = "token-classification"
     checks = Pipeline.checks | {
@@ -116,15 +125,47 @@ class TokenClassificationPipeline(WordTagging):
         self,
         texts: Any,  # a text, a list of texts, or a stream; with `is_split_into_words`, words in the place of each text
         *,
-        aggregation_strategy: str | None = None,  # the model's when None, see above
+        aggregation_strategy: str | None = None,  # "none", "words", "simple", "first", "average", "max"; or the model's
         ignore_labels: str | Iterable[str] = ("O",),  # words, entities or tokens of these labels are left out
         stride: int | None = None,  # tokens that windows of a long text share; 64, or half a short window, when None
         is_split_into_words: bool = False,  # each text is a list of words
         batch_size: int | None = None,  # most rows per batch
         batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
-    ) -> Any:  # per text a list of `{entity, score, index, word, start, end}`, or of `{entity_group, score, word, …}`
-        "Results for one text, a list or a stream."
+    ) -> ResultList | ResultStream:  # per text rows with `entity` or `entity_group`, `score`, `word`, …
+        """Results for one text, a list or a stream.
+
+        Parameters
+        ----------
+        texts : Any
+            a text, a list of texts, or a stream; with `is_split_into_words`, words in the place of each text
+        aggregation_strategy : str | None, default None
+            "none", "words", "simple", "first", "average", "max"; or the model's
+        ignore_labels : str | Iterable[str], default ('O',)
+            words, entities or tokens of these labels are left out
+        stride : int | None, default None
+            tokens that windows of a long text share; 64, or half a short window, when None
+        is_split_into_words : bool, default False
+            each text is a list of words
+        batch_size : int | None, default None
+            most rows per batch
+        batch_tokens : int, default 8192
+            most tokens in flight, padding included
+        progress : bool | None, default None
+            a bar: always, never, or for long work
+
+        Returns
+        -------
+        ResultList | ResultStream
+            per text rows with `entity` or `entity_group`, `score`, `word`, …
+
+        Examples
+        --------
+        from convbert import pipeline
+
+        tag = pipeline("token-classification")
+        tag("The ship sailed across the sea.")
+        """
         ignored = {ignore_labels} if isinstance(ignore_labels, str) else set(ignore_labels or ())
         spell, names = self.tokenizer.convert_tokens_to_string, self.model.config.id2label
         strategy = aggregation_strategy or DEFAULT_STRATEGIES[known_tagging(self.model.config)]

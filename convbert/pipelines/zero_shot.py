@@ -109,7 +109,26 @@ def label_results(
 
 # %% ../../nbs/pipelines/29_zero_shot.ipynb #f6fe2686
 class ZeroShotClassificationPipeline(Pipeline):
-    "Label texts with labels that are chosen at call time."
+    """Label texts with labels that are chosen at call time.
+
+    Examples
+    --------
+    import torch
+    from convbert import ConvBertConfig, ConvBertForSequenceClassification, ConvBertTokenizerFast
+    from convbert.pipelines.zero_shot import ZeroShotClassificationPipeline
+
+    torch.manual_seed(0)
+    names = {0: "contradiction", 1: "neutral", 2: "entailment"}
+    model = ConvBertForSequenceClassification(
+        ConvBertConfig.preset("tiny", num_hidden_layers=1, id2label=names)
+    )
+    classify = ZeroShotClassificationPipeline(
+        model, ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+    )
+    classify(
+        ["The ship sailed at dawn.", "The court fined the bank."], ["travel", "law", "food"]
+    )
+    """
 
     task = "zero-shot-classification"
     checks = Pipeline.checks | {
@@ -132,8 +151,49 @@ class ZeroShotClassificationPipeline(Pipeline):
         batch_size: int | None = None,  # most rows per batch; each label of a text is a row
         batch_tokens: int = 8192,  # most tokens in flight, padding included
         progress: bool | None = None,  # a bar: always, never, or for long work
-    ) -> Any:  # `{sequence, labels, scores}` per text, the best label first
-        "Results for one text, a list or a stream."
+    ) -> Result | Any:  # `{sequence, labels, scores}` per text, the best label first
+        """Results for one text, a list or a stream.
+
+        Parameters
+        ----------
+        texts : Any
+            a text, a list of texts, or a stream
+        candidate_labels : str | Sequence[str]
+            a list, or one text with commas between the labels
+        hypothesis_template : str, default 'This example is {}.'
+            the hypothesis
+        multi_label : bool, default False
+            several labels may be true: score each independently
+        batch_size : int | None, default None
+            most rows per batch; each label of a text is a row
+        batch_tokens : int, default 8192
+            most tokens in flight, padding included
+        progress : bool | None, default None
+            a bar: always, never, or for long work
+
+        Returns
+        -------
+        Result | Any
+            `{sequence, labels, scores}` per text, the best label first
+
+        Examples
+        --------
+        import torch
+        from convbert import ConvBertConfig, ConvBertForSequenceClassification, ConvBertTokenizerFast
+        from convbert.pipelines.zero_shot import ZeroShotClassificationPipeline
+
+        torch.manual_seed(0)
+        names = {0: "contradiction", 1: "neutral", 2: "entailment"}
+        model = ConvBertForSequenceClassification(
+            ConvBertConfig.preset("tiny", num_hidden_layers=1, id2label=names)
+        )
+        classify = ZeroShotClassificationPipeline(
+            model, ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+        )
+        classify(
+            ["The ship sailed at dawn.", "The court fined the bank."], ["travel", "law", "food"]
+        )
+        """
         labels = parse_labels(candidate_labels)
         hypotheses = [fill_template(hypothesis_template, label) for label in labels]
         labels_of_logits = dict(entailment=self.entailment, contradiction=self.contradiction)

@@ -163,7 +163,15 @@ def warn_of_length(
 
 # %% ../../nbs/tokenizers/14_base.ipynb #0b000a06
 class CallMixin:
-    "Encoding."
+    """Encoding.
+
+    Examples
+    --------
+    from convbert import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained("convbert-tiny")
+    tokenizer(["The ship sailed.", "It rained."], padding=True, return_tensors="pt")
+    """
 
     @takes(CallOptions)
     def __call__(
@@ -171,8 +179,30 @@ class CallMixin:
         text: Any,  # a text, a list of texts, or (split into words) a list of words or of lists of words
         text_pair: Any = None,  # the second texts of pairs, in the same form
         **options,  # see `CallOptions`
-    ) -> BatchEncoding:
-        "Encode a text, a pair of texts, or a batch of either."
+    ) -> BatchEncoding:  # `input_ids` and what else the model takes
+        """Encode a text, a pair of texts, or a batch of either.
+
+        Parameters
+        ----------
+        text : Any
+            a text, a list of texts, or (split into words) a list of words or of lists of words
+        text_pair : Any, default None
+            the second texts of pairs, in the same form
+        **options
+            see `CallOptions`
+
+        Returns
+        -------
+        BatchEncoding
+            `input_ids` and what else the model takes
+
+        Examples
+        --------
+        from convbert import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained("convbert-tiny")
+        tokenizer(["The ship sailed.", "It rained."], padding=True, return_tensors="pt")
+        """
         options = make_options(CallOptions, options)
         if options.return_token_type_ids is None:
             options = replace(options, return_token_type_ids="token_type_ids" in self.model_input_names)

@@ -154,5 +154,7 @@ class AlbertTokenizer(UnigramTokenizer):
     hub_class = "AlbertTokenizer"
 
 
-ConvBertTokenizerFast, ElectraTokenizerFast = ConvBertTokenizer, ElectraTokenizer
-DistilBertTokenizerFast, AlbertTokenizerFast = DistilBertTokenizer, AlbertTokenizer
+ConvBertTokenizerFast = ConvBertTokenizer
+ElectraTokenizerFast = ElectraTokenizer
+DistilBertTokenizerFast = DistilBertTokenizer
+AlbertTokenizerFast = AlbertTokenizer

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..docstrings import with_options
 from ..validation import check_choice, check_count, suggest
 
 # %% ../../nbs/tokenizers/01_options.ipynb #56a87645
@@ -32,13 +33,14 @@ def make_options(
 def takes(
     kind: type,  # a dataclass of options
 ):  # decorator for a method that collects `**options`
-    "Show the names of the options in the signature of a method."
+    "Show the options in the signature of a method, and in its docstring."
 
     def decorate(method):
         signature = inspect.signature(method)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         more = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default) for f in fields(kind)]
         method.__signature__ = signature.replace(parameters=own + more)
+        method.__doc__ = with_options(method.__doc__, kind)
         return method
 
     return decorate
@@ -92,7 +94,43 @@ CHOICES = {
 # %% ../../nbs/tokenizers/01_options.ipynb #ad17080e
 @dataclass(frozen=True)
 class CallOptions:
-    "How one call of a tokenizer pads, truncates and returns."
+    """How one call of a tokenizer pads, truncates and returns.
+
+    Parameters
+    ----------
+    add_special_tokens : bool, default True
+        `[CLS]` and `[SEP]`
+    padding : bool | str | None, default False
+        True or "longest", "max_length", False or "do_not_pad"
+    truncation : bool | str | None, default None
+        True or "longest_first", "only_first", "only_second", False
+    max_length : int | None, default None
+        None: the tokenizer's `model_max_length`
+    stride : int, default 0
+        tokens that a piece shares with the one before it
+    is_split_into_words : bool, default False
+        the texts are lists of words
+    pad_to_multiple_of : int | None, default None
+        round the padded length up
+    padding_side : str | None, default None
+        None: the tokenizer's
+    return_tensors : str | None, default None
+        "pt", "np", "tf", "jax", or None for lists
+    return_token_type_ids : bool | None, default None
+        None: if the model takes them
+    return_attention_mask : bool | None, default None
+        None: yes
+    return_overflowing_tokens : bool, default False
+        what was cut off comes back as further rows
+    return_special_tokens_mask : bool, default False
+        1 where a token is not from the text
+    return_offsets_mapping : bool, default False
+        the characters of the text that each token stands for
+    return_length : bool, default False
+        the number of tokens in each row
+    verbose : bool, default True
+        say once when a text is longer than the model
+    """
 
     add_special_tokens: bool = True  # `[CLS]` and `[SEP]`
     padding: bool | str | None = False  # True or "longest", "max_length", False or "do_not_pad"
@@ -121,11 +159,21 @@ class CallOptions:
 
     @property
     def padding_strategy(self) -> str | None:
-        'What to pad to: the longest row ("longest"), a fixed length ("max_length"), or nothing.'
+        """What to pad to: the longest row ("longest"), a fixed length ("max_length"), or nothing.
+
+        Returns
+        -------
+        str | None
+        """
         return PADDING_STRATEGIES.get(self.padding)
 
     @property
     def truncation_strategy(self) -> str | None:
-        "What to truncate. A `max_length` alone asks for it too, unless it is the length to pad to."
+        """What to truncate. A `max_length` alone asks for it too, unless it is the length to pad to.
+
+        Returns
+        -------
+        str | None
+        """
         implied = self.truncation is None and self.max_length is not None and self.padding_strategy is None
         return TRUNCATION_STRATEGIES.get("longest_first" if implied else self.truncation)

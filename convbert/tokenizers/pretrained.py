@@ -15,6 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Self
+
 from ..atomic import atomic_folder
 from ..compat import SAVE_ARGUMENTS, TOKENIZER_ARGUMENTS, refuse_others, translate
 from ..hub import Origin, resolve, trace
@@ -62,10 +64,28 @@ VOCAB_FILES = (WORDPIECE.vocab_file, UNIGRAM.vocab_file)
 
 
 class SavingMixin:
-    "Writing a tokenizer into a folder."
+    """Writing a tokenizer into a folder.
+
+    Examples
+    --------
+    from convbert import ConvBertTokenizerFast
+
+    tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+    tokenizer.save_pretrained("my-model")
+    """
 
     def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:
-        "Write the vocabulary alone, `vocab.txt` or `spiece.model`; returns the path."
+        """Write the vocabulary alone, `vocab.txt` or `spiece.model`; returns the path.
+
+        Parameters
+        ----------
+        save_directory : str | os.PathLike
+        filename_prefix : str | None, default None
+
+        Returns
+        -------
+        tuple[str]
+        """
         name, content = self.algorithm.vocab_file, self.vocab_file_content()
         if content is None:
             raise ValueError(f"this tokenizer did not come with a {name}: save_pretrained writes all that it has")
@@ -73,8 +93,32 @@ class SavingMixin:
         file.write_bytes(content)
         return (str(file),)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **others) -> tuple[str, ...]:
-        "Write the tokenizer's files into a folder, all or none; returns their paths."
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,  # made if it does not exist
+        **others,  # what transformers would take
+    ) -> tuple[str, ...]:  # paths of the files
+        """Write the tokenizer's files into a folder, all or none.
+
+        Parameters
+        ----------
+        save_directory : str | os.PathLike
+            made if it does not exist
+        **others
+            what transformers would take
+
+        Returns
+        -------
+        tuple[str, ...]
+            paths of the files
+
+        Examples
+        --------
+        from convbert import ConvBertTokenizerFast
+
+        tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+        tokenizer.save_pretrained("my-model")
+        """
         refuse_others("save_pretrained", translate(others, SAVE_ARGUMENTS))
         config = saved_config(self)
         special = {name: config[name] for name in SPECIAL if config[name] is not None}
@@ -102,7 +146,15 @@ def drop_neutral(
 
 # %% ../../nbs/tokenizers/13_pretrained.ipynb #2f536a6b
 class PretrainedMixin(SavingMixin):
-    "Reading a tokenizer from a folder and writing it there."
+    """Reading a tokenizer from a folder and writing it there.
+
+    Examples
+    --------
+    from convbert import ConvBertTokenizerFast
+
+    tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+    tokenizer.save_pretrained("my-model")
+    """
 
     origin: Origin | None = None  # set by `from_pretrained`
 
@@ -116,8 +168,35 @@ class PretrainedMixin(SavingMixin):
         local_files_only: bool = False,  # hub only: use what is cached and ask nobody
         token: str | bool | None = None,  # hub only: for private repositories
         **overrides,  # options that win over the files, and what transformers would take
-    ):
-        "The tokenizer of that name."
+    ) -> Self:
+        """The tokenizer of that name.
+
+        Parameters
+        ----------
+        name : str | os.PathLike
+            a folder, a bundled name or a hub id `owner/name`
+        revision : str | None, default None
+            hub only: branch, tag or commit
+        cache_dir : str | os.PathLike | None, default None
+            hub only: where downloads are kept
+        local_files_only : bool, default False
+            hub only: use what is cached and ask nobody
+        token : str | bool | None, default None
+            hub only: for private repositories
+        **overrides
+            options that win over the files, and what transformers would take
+
+        Returns
+        -------
+        Self
+
+        Examples
+        --------
+        from convbert import ConvBertTokenizerFast
+
+        tokenizer = ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+        tokenizer.save_pretrained("my-model")
+        """
         overrides = translate(drop_neutral(overrides, cls.algorithm), TOKENIZER_ARGUMENTS, {"token": token})
         token = overrides.pop("token")
         special = {name: overrides.pop(name) for name in SPECIAL_LISTS if name in overrides}

@@ -16,8 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from tqdm.auto import tqdm
-
+from ..progress import tqdm
 from .inputs import check_corpus
 from .options import TokenizerOptions
 from .unigram import UnigramOptions, UnigramVocab, build_unigram, split_digit_comma

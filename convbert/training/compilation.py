@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from ..progress import tqdm
 from .distributed import autocast, log_once
 from .runs import Run
 

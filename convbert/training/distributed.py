@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from ..progress import tqdm
 from .optim import Recipe
 
 # %% ../../nbs/training/15_distributed.ipynb #00ba8d40

@@ -39,16 +39,62 @@ from ..validation import suggest
 # %% ../../nbs/training/24_finetuning.ipynb #7c9277b7
 @dataclass(frozen=True)
 class Tuning:
-    "How a model is fine-tuned; the defaults are those of small models in the ELECTRA and ConvBERT papers."
+    """How a model is fine-tuned; the defaults are those of small models in the ELECTRA and ConvBERT papers.
 
-    epochs: float = 3.0
+    Parameters
+    ----------
+    epochs : float, default 3.0
+        passes over the rows
+    batch_size : int, default 32
+        examples in a step, over all processes
+    learning_rate : float, default 0.0003
+        of the head, at its peak; 1e-4 for models of base size
+    layer_decay : float, default 0.8
+        factor of the learning rate from each layer to the one below it
+    layer_decay_mode : str, default 'paper'
+        "paper", or "official": as the original code counts layers
+    warmup : float, default 0.1
+        share of the steps over which the learning rate rises
+    beta2 : float, default 0.999
+        of AdamW
+    weight_decay : float, default 0.01
+        of AdamW
+    clip : float, default 1.0
+        largest gradient norm
+    dropout : float | None, default 0.1
+        share of the activations that is dropped; the model's own when None
+    label_smoothing : float, default 0.0
+        share of the target that is spread over all labels
+    max_length : int, default 128
+        tokens of an example
+    stride : int, default 64
+        tokens that the rows of a long context share
+    evaluate_every : float, default 1.0
+        epochs between evaluations
+    watch : str | None, default None
+        the score by which the best weights are kept; the task's first when None
+    patience : int | None, default None
+        stop after so many evaluations without a better score
+    precision : str, default 'auto'
+        "float32", "bfloat16", or bfloat16 where the hardware supports it
+    seed : int, default 0
+        of all random numbers
+
+    Examples
+    --------
+    from convbert.training.finetuning import Tuning, to_recipe
+
+    to_recipe(Tuning(epochs=2), per_epoch=100, watch="accuracy")
+    """
+
+    epochs: float = 3.0  # passes over the rows
     batch_size: int = 32  # examples in a step, over all processes
     learning_rate: float = 3e-4  # of the head, at its peak; 1e-4 for models of base size
     layer_decay: float = 0.8  # factor of the learning rate from each layer to the one below it
-    layer_decay_mode: str = "paper"  # or "official", as the original code counts layers
+    layer_decay_mode: str = "paper"  # "paper", or "official": as the original code counts layers
     warmup: float = 0.1  # share of the steps over which the learning rate rises
     beta2: float = 0.999  # of AdamW
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # of AdamW
     clip: float = 1.0  # largest gradient norm
     dropout: float | None = 0.1  # share of the activations that is dropped; the model's own when None
     label_smoothing: float = 0.0  # share of the target that is spread over all labels
@@ -145,7 +191,7 @@ def check_encodable(data: TaskData, preprocessing: Preprocessing) -> None:  # ra
 def finetune(
     model: str | Path | nn.Module,  # where to start: bundled name, folder, hub id, or a model of the task's class
     dataset: Any,  # files, a hub name, a `datasets.Dataset`, a table or dictionaries, see `load_rows`
-    task: str,  # see `training.datasets` for the columns of each
+    task: str,  # "text-classification", …; see `training.datasets` for the columns of each
     folder: str | Path,  # for checkpoints, and at the end the model
     *,
     evaluation: Any = None,  # like `dataset`; its `validation` split or a tenth of the rows when None
@@ -155,8 +201,45 @@ def finetune(
     tokenizer: str | Path | PreTrainedTokenizer | None = None,  # the model's own when None
     device: str | torch.device | None = None,  # an accelerator when there is one
     **options,  # see `Tuning`
-) -> Finetuned:
-    "Fine-tune a model, or resume a run that was stopped."
+) -> Finetuned:  # its scores beside the baseline's
+    """Fine-tune a model, or resume a run that was stopped.
+
+    Parameters
+    ----------
+    model : str | Path | nn.Module
+        where to start: bundled name, folder, hub id, or a model of the task's class
+    dataset : Any
+        files, a hub name, a `datasets.Dataset`, a table or dictionaries, see `load_rows`
+    task : str
+        "text-classification", …; see `training.datasets` for the columns of each
+    folder : str | Path
+        for checkpoints, and at the end the model
+    evaluation : Any, default None
+        like `dataset`; its `validation` split or a tenth of the rows when None
+    columns : Mapping[str, Any] | None, default None
+        our names -> the dataset's, see `choose_columns`
+    labels : Sequence[str] | None, default None
+        names of the label ids
+    metrics : Sequence[str], default ()
+        see `training.metrics`, the first is watched; the task's when there are none
+    tokenizer : str | Path | PreTrainedTokenizer | None, default None
+        the model's own when None
+    device : str | torch.device | None, default None
+        an accelerator when there is one
+    **options
+        see `Tuning`
+
+    Returns
+    -------
+    Finetuned
+        its scores beside the baseline's
+
+    Examples
+    --------
+    from convbert import finetune
+
+    finetune("convbert-tiny", "reviews.csv", "text-classification", "my-model", epochs=2)
+    """
     tuning, folder = make_options(Tuning, options), Path(folder)
     data = load_task_data(task, dataset, evaluation, columns, labels, metrics)
     if tuning.watch and tuning.watch not in data.metrics:

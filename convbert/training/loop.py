@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from ..progress import tqdm
 from .compilation import StepForward
 from .distributed import autocast, count_targets, join_process_group, log_once, shard_batch
 from .optim import Recipe, make_optimizers, set_rates
 from convbert.training.runs import (
     Run,
+    StoppedRun,
     best_evaluation,
     evaluations,
     exclusive_run,
@@ -282,7 +283,7 @@ def log_progress(run: Run, meter: Meter, bar: tqdm) -> None:
 
 # %% ../../nbs/training/17_loop.ipynb #0e63a001
 def stop_run(run: Run, meter: Meter, bar: tqdm, evaluate: Callable | None) -> None:
-    "Save, and raise `KeyboardInterrupt` if the run is not finished; say so where the time was up before the steps."
+    "Save, and raise `StoppedRun` if the run is not finished; say so where the time was up before the steps."
     log_progress(run, meter, bar)
     if evaluate and is_finished(run) and not any(row["step"] == run.step for row in evaluations(run.log)):
         evaluate_run(run, evaluate)  # stopped without an evaluation before, and resumed when its time was up
@@ -290,7 +291,7 @@ def stop_run(run: Run, meter: Meter, bar: tqdm, evaluate: Callable | None) -> No
         save_checkpoint(run)
     run.group.barrier()
     if not is_finished(run):
-        raise KeyboardInterrupt(f"stopped after step {run.step}; the same call resumes from {run.path}")
+        raise StoppedRun(f"stopped after step {run.step}; the same call resumes from {run.path}")
     if run.recipe.schedule == "steps" and is_out_of_time(run) and run.step < run.recipe.steps:
         done = f"the {run.recipe.minutes:g} minutes are up after step {run.step:,} of {run.recipe.steps:,}"
         way = "the schedule is still that of all steps, and the same call with more minutes goes on from here"

@@ -38,18 +38,64 @@ class Schedule:
 # %% ../../nbs/training/14_optim.ipynb #9ebdff3d
 @dataclass(frozen=True)
 class Recipe(Schedule):
-    "The hyperparameters of a training run."
+    """The hyperparameters of a training run.
+
+    Parameters
+    ----------
+    steps : int
+        optimizer steps in all
+    learning_rate : float, default 0.001
+        peak
+    warmup : int, default 100
+        steps over which the rate rises from 0
+    decay : int | None, default None
+        last steps over which it decays to 0; all after the warm-up when None
+    beta2 : float, default 0.98
+        of AdamW
+    weight_decay : float, default 0.01
+        of AdamW, and of Muon
+    clip : float, default 1.0
+        largest gradient norm
+    optimizer : str, default 'adamw'
+        "adamw", or "muon": Muon for the matrices of the layers, AdamW for all other parameters
+    layer_decay : float, default 1.0
+        factor of the learning rate from each layer to the one below it, see `layer_scale`
+    layer_decay_mode : str, default 'paper'
+        "paper", or "official": as the original code counts layers
+    label_smoothing : float, default 0.0
+        share of the target that is spread over all classes
+    precision : str, default 'auto'
+        "float32", "bfloat16", or bfloat16 where the hardware supports it
+    compile : bool | None, default None
+        `torch.compile`: always, never, or where it saves time within the run
+    seed : int, default 0
+        of all random numbers
+    save_every : int, default 100
+        steps between checkpoints
+    evaluate_every : int, default 500
+        steps between evaluations
+    watch : str | None, default None
+        keep the weights with the best such score; the last weights when None
+    watch_lower : bool, default False
+        the watched score is better when it is lower
+    patience : int | None, default None
+        stop after so many evaluations without a better watched score
+    minutes : float | None, default None
+        of wall clock, after which the run stops if its steps have not ended it before
+    schedule : str, default 'steps'
+        what the learning rate follows: its "steps", or the "clock" of its `minutes`
+    """
 
     steps: int  # optimizer steps in all
     learning_rate: float = 1e-3  # peak
     warmup: int = 100  # steps over which the rate rises from 0
     decay: int | None = None  # last steps over which it decays to 0; all after the warm-up when None
     beta2: float = 0.98  # of AdamW
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # of AdamW, and of Muon
     clip: float = 1.0  # largest gradient norm
-    optimizer: str = "adamw"  # or "muon": Muon for the matrices of the layers, AdamW for all other parameters
+    optimizer: str = "adamw"  # "adamw", or "muon": Muon for the matrices of the layers, AdamW for all other parameters
     layer_decay: float = 1.0  # factor of the learning rate from each layer to the one below it, see `layer_scale`
-    layer_decay_mode: str = "paper"  # or "official", as the original code counts layers
+    layer_decay_mode: str = "paper"  # "paper", or "official": as the original code counts layers
     label_smoothing: float = 0.0  # share of the target that is spread over all classes
     precision: str = "auto"  # "float32", "bfloat16", or bfloat16 where the hardware supports it
     compile: bool | None = None  # `torch.compile`: always, never, or where it saves time within the run

@@ -46,17 +46,54 @@ TINY_RECIPE = Recipe(
 # %% ../../nbs/training/26_pretraining.ipynb #3af62c2d
 @dataclass(frozen=True)
 class Plan:
-    "What to train, on which text, and how; the defaults are those of the bundled `convbert-tiny`."
+    """What to train, on which text, and how; the defaults are those of the bundled `convbert-tiny`.
+
+    Parameters
+    ----------
+    files : Sequence[str]
+        plain text, or rows with a text in each, see `load_documents`
+    config : EncoderConfig, default ConvBertConfig.preset('tiny')
+        the vocabulary size is set by the tokenizer
+    recipe : Recipe, default TINY_RECIPE
+        steps, learning rate and so on
+    masking : Masking, default Masking(rate=0.2, mask=1.0, random=0.0)
+        which tokens are hidden, and how
+    mask_rates : tuple[tuple[int, float], ...], default ((800, 0.3), (3300, 0.2))
+        (step, rate): changes of the mask rate
+    lengths : tuple[int, ...], default (128,) * 7 + (512,)
+        see `MaskedBatches`
+    tokens_per_batch : int, default 8192
+        tokens in a step
+    vocab_size : int, default 8192
+        of the vocabulary trained on the text: WordPiece, or Unigram for an ALBERT
+    lowercase : bool, default True
+        the vocabulary that is trained, see `vocab_size`
+    tokenizer : str | None, default None
+        use this one (bundled name, folder, hub id) instead of training one
+    model : str | None, default None
+        continue from these weights, with their config and tokenizer; from random ones when None
+    hold_out_every : int, default 200
+        one document in so many is held out for evaluation
+    columns : Mapping[str, str] | None, default None
+        what rows call their column "text", see `load_documents`
+
+    Examples
+    --------
+    from convbert import Plan
+    from convbert.training.optim import Recipe
+
+    Plan(["articles.txt"], model="convbert-tiny", recipe=Recipe(steps=20, warmup=5))
+    """
 
     files: Sequence[str]  # plain text, or rows with a text in each, see `load_documents`
     config: EncoderConfig = ConvBertConfig.preset("tiny")  # the vocabulary size is set by the tokenizer
-    recipe: Recipe = TINY_RECIPE
-    masking: Masking = Masking(rate=0.2, mask=1.0, random=0.0)
+    recipe: Recipe = TINY_RECIPE  # steps, learning rate and so on
+    masking: Masking = Masking(rate=0.2, mask=1.0, random=0.0)  # which tokens are hidden, and how
     mask_rates: tuple[tuple[int, float], ...] = ((800, 0.3), (3300, 0.2))  # (step, rate): changes of the mask rate
     lengths: tuple[int, ...] = (128,) * 7 + (512,)  # see `MaskedBatches`
-    tokens_per_batch: int = 8192
+    tokens_per_batch: int = 8192  # tokens in a step
     vocab_size: int = 8192  # of the vocabulary trained on the text: WordPiece, or Unigram for an ALBERT
-    lowercase: bool = True
+    lowercase: bool = True  # the vocabulary that is trained, see `vocab_size`
     tokenizer: str | None = None  # use this one (bundled name, folder, hub id) instead of training one
     model: str | None = None  # continue from these weights, with their config and tokenizer; from random ones when None
     hold_out_every: int = 200  # one document in so many is held out for evaluation
@@ -67,7 +104,12 @@ class Plan:
         complete_plan(self)
 
     def run_config(self) -> dict[str, Any]:
-        "What must be equal for a run to be resumed: all but its length, and when it saves and evaluates."
+        """What must be equal for a run to be resumed: all but its length, and when it saves and evaluates.
+
+        Returns
+        -------
+        dict[str, Any]
+        """
         free = ("steps", "decay", "minutes", "save_every", "evaluate_every", "compile", "precision")
         recipe = {k: v for k, v in asdict(self.recipe).items() if k not in free}
         model = {
@@ -99,10 +141,35 @@ def evaluate(
     files: Sequence[str | Path],  # plain text, or rows, that the model was not trained on
     model: str | Path = "convbert-tiny",  # bundled name, folder or hub id
     length: int = 128,  # tokens in a row
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "cpu",  # or an accelerator
     columns: Mapping[str, str] | None = None,  # what rows call their column "text", see `load_documents`
 ) -> dict[str, float]:  # top1, top5, perplexity, and the number of masked tokens
-    "Score a model on text files: one pass over the text, with 15 % of the tokens masked."
+    """Score a model on text files: one pass over the text, with 15 % of the tokens masked.
+
+    Parameters
+    ----------
+    files : Sequence[str | Path]
+        plain text, or rows, that the model was not trained on
+    model : str | Path, default 'convbert-tiny'
+        bundled name, folder or hub id
+    length : int, default 128
+        tokens in a row
+    device : str | torch.device, default 'cpu'
+        or an accelerator
+    columns : Mapping[str, str] | None, default None
+        what rows call their column "text", see `load_documents`
+
+    Returns
+    -------
+    dict[str, float]
+        top1, top5, perplexity, and the number of masked tokens
+
+    Examples
+    --------
+    from convbert.training.pretraining import evaluate
+
+    evaluate(["articles.txt"], "convbert-tiny")
+    """
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForMaskedLM.from_pretrained(model, device=choose_device(device))
     refuse_untrained(network, "evaluation")
@@ -146,7 +213,30 @@ def pretrain(
     folder: str | Path,  # holds checkpoints, and at the end the model
     device: str | torch.device | None = None,  # the CPU, or an accelerator when there is one
 ) -> dict[str, float]:  # scores on the held-out documents
-    "Train a masked language model on plain text, or resume the run in the folder."
+    """Train a masked language model on plain text, or resume the run in the folder.
+
+    Parameters
+    ----------
+    plan : Plan | str | Path | Sequence[str | Path]
+        or only its files
+    folder : str | Path
+        holds checkpoints, and at the end the model
+    device : str | torch.device | None, default None
+        the CPU, or an accelerator when there is one
+
+    Returns
+    -------
+    dict[str, float]
+        scores on the held-out documents
+
+    Examples
+    --------
+    from convbert import Plan, pretrain
+    from convbert.training.optim import Recipe
+
+    plan = Plan(["articles.txt"], model="convbert-tiny", recipe=Recipe(steps=20, warmup=5))
+    pretrain(plan, "my-model")
+    """
     if not isinstance(plan, Plan):
         plan = Plan([plan] if isinstance(plan, str | Path) else plan)
     folder, run_config = Path(folder), plan.run_config()
@@ -158,7 +248,19 @@ def pretrain(
 def run_pretraining(
     plan: Plan, folder: Path, device: str | torch.device | None, run_config: dict[str, Any]
 ) -> dict[str, float]:
-    "Pretrain in a folder that this run has locked."
+    """Pretrain in a folder that this run has locked.
+
+    Parameters
+    ----------
+    plan : Plan
+    folder : Path
+    device : str | torch.device | None
+    run_config : dict[str, Any]
+
+    Returns
+    -------
+    dict[str, float]
+    """
     tokenizer, train, held = prepare_text(plan, folder)
     model = resize_embeddings(create_model(plan, tokenizer), tokenizer).to(choose_device(device))
     rows = plan.masking, plan.lengths, plan.tokens_per_batch, plan.recipe.seed, plan.mask_rates

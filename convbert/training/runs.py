@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/training/runs.html.md"""
 # %% auto #0
 __all__ = ['PLANNED', 'Run', 'evaluations', 'best_evaluation', 'is_out_of_time', 'is_finished', 'write_atomically',
            'save_checkpoint', 'exclusive_run', 'read_checkpoint', 'check_run_config', 'save_best', 'saved_step',
-           'check_best', 'restore_best', 'load_checkpoint']
+           'check_best', 'restore_best', 'load_checkpoint', 'StoppedRun']
 
 # %% ../../nbs/training/16_runs.ipynb #54b413bb
 import math
@@ -268,3 +268,11 @@ def load_checkpoint(
     run.step, run.seconds, run.log = step, seconds, state["log"]
     run.compiled = state.get("compiled", {}) if before.steps == recipe.steps else {}
     check_best(run, ahead=True)
+
+# %% ../../nbs/training/16_runs.ipynb #4f5550a2
+class StoppedRun(KeyboardInterrupt):
+    "A run that was stopped and can be resumed."
+
+    def _render_traceback_(self) -> list[str]:
+        "What IPython shows."
+        return [str(self)]

@@ -4,6 +4,15 @@
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what `__getattr__` hands out, spelled out for editors and type checkers
+    from .ablation import knock_out, knock_outs
+    from .explorer import mask_explorer
+    from .figures import plot_heads, plot_maps, plot_profile, plot_share, plot_token
+    from .head_contributions import HeadSplit, Profile, head_split, profile
+    from .knockout import knockout_view
+    from .views import head_view, split_view
 
 _NAMES = {
     "head_contributions": ("head_split", "profile", "HeadSplit", "Profile"),
@@ -15,10 +24,26 @@ _NAMES = {
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = sorted(_MODULE_OF)
+__all__ = [
+    "HeadSplit",
+    "Profile",
+    "head_split",
+    "head_view",
+    "knock_out",
+    "knock_outs",
+    "knockout_view",
+    "mask_explorer",
+    "plot_heads",
+    "plot_maps",
+    "plot_profile",
+    "plot_share",
+    "plot_token",
+    "profile",
+    "split_view",
+]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Import a part when it is first used, so that the numbers do not wait for the widgets."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'convbert.visualize' has no attribute {name!r}")

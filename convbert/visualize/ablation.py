@@ -164,7 +164,22 @@ def compare_predictions(
     conv: list[tuple[int, int]],
     top_k: int,  # answers on either side
 ) -> list[list[Change]]:  # see `knock_out`
-    "Predictions with all heads, and with some masked."
+    """Predictions with all heads, and with some masked.
+
+    Parameters
+    ----------
+    target : AblationTarget
+    attention : list[tuple[int, int]]
+        (layer, head) of each masked head
+    conv : list[tuple[int, int]]
+    top_k : int
+        answers on either side
+
+    Returns
+    -------
+    list[list[Change]]
+        see `knock_out`
+    """
     masks = make_head_mask(target.model.config, [], []), make_head_mask(target.model.config, attention, conv)
     before, after = (target.predict(mask[None])[0] for mask in masks)
     return [top_changes(*scores, target.label, top_k) for scores in zip(before, after, strict=True)]
@@ -180,7 +195,36 @@ def knock_out(
     tokenizer: Any = None,  # the model's own when None; needed for a loaded model
     top_k: int = 5,  # answers on either side
 ) -> list[list[Change]]:  # per mask, or one for a classifier: the first answers before, then newcomers
-    "What a model predicts without some of its heads."
+    """What a model predicts without some of its heads.
+
+    Parameters
+    ----------
+    model : Any
+        bundled name, folder, hub id, a loaded model, or a pipeline
+    text : str
+        with a `[MASK]`, unless the model is a classifier
+    attention : Iterable[tuple[int, int]], default ()
+        (layer, head) of attention heads to mask, both counted from 0
+    conv : Iterable[tuple[int, int]], default ()
+        (layer, head) of convolution heads to mask
+    text_pair : str | None, default None
+        a second text, after `[SEP]`
+    tokenizer : Any, default None
+        the model's own when None; needed for a loaded model
+    top_k : int, default 5
+        answers on either side
+
+    Returns
+    -------
+    list[list[Change]]
+        per mask, or one for a classifier: the first answers before, then newcomers
+
+    Examples
+    --------
+    from convbert.visualize import knock_out
+
+    knock_out("convbert-tiny", "He opened the [MASK] and read the letter twice.", attention=[(3, 0)], top_k=2)
+    """
     check_counts(top_k=top_k)
     attention, conv = check_heads("attention", attention), check_heads("conv", conv)
     return compare_predictions(ablation_target(model, text, text_pair, tokenizer), attention, conv, top_k)
@@ -211,7 +255,27 @@ def batches_by_layer(
 # %% ../../nbs/visualize/03_ablation.ipynb #30dea846
 @dataclass
 class KnockOuts:
-    "The effect of masking each head: the change of the first answer's log-probability (mean over masks)."
+    """The effect of masking each head: the change of the first answer's log-probability (mean over masks).
+
+    Parameters
+    ----------
+    answers : list[str]
+        M first answers, one per mask
+    probabilities : list[float]
+        M, with all heads
+    heads : Tensor, default field(repr=False)
+        `(L, 2, H)`: attention heads `[:, 0]`, convolution heads `[:, 1]`
+    layers : Tensor, default field(repr=False)
+        `(L, 2)`: all heads of a kind in one layer
+    kinds : Tensor
+        `(2,)`: all heads of a kind
+
+    Examples
+    --------
+    from convbert.visualize import knock_outs
+
+    knock_outs("convbert-tiny", "He opened the [MASK] and read the letter twice.").heads.shape
+    """
 
     answers: list[str]  # M first answers, one per mask
     probabilities: list[float]  # M, with all heads
@@ -228,7 +292,32 @@ def knock_outs(
     tokenizer: Any = None,  # the model's own when None; needed for a loaded model
     batch_tokens: int = 2048,  # most tokens in a batch
 ) -> KnockOuts:  # its tensors have size 1 in the place of 2 for a model without convolution
-    "Mask each head on its own, each layer of a kind, and each kind."
+    """Mask each head on its own, each layer of a kind, and each kind.
+
+    Parameters
+    ----------
+    model : Any
+        bundled name, folder, hub id, a loaded model, or a pipeline
+    text : str
+        with a `[MASK]`, unless the model is a classifier
+    text_pair : str | None, default None
+        a second text, after `[SEP]`
+    tokenizer : Any, default None
+        the model's own when None; needed for a loaded model
+    batch_tokens : int, default 2048
+        most tokens in a batch
+
+    Returns
+    -------
+    KnockOuts
+        its tensors have size 1 in the place of 2 for a model without convolution
+
+    Examples
+    --------
+    from convbert.visualize import knock_outs
+
+    knock_outs("convbert-tiny", "He opened the [MASK] and read the letter twice.").heads.shape
+    """
     check_counts(batch_tokens=batch_tokens)
     return ablation_effects(Ablations(ablation_target(model, text, text_pair, tokenizer), batch_tokens))
 
@@ -266,7 +355,7 @@ class Ablations:
 # %% ../../nbs/visualize/03_ablation.ipynb #5e1f2a80
 def ablation_effects(ablations: Ablations) -> KnockOuts:
     "Run all that remain."
-    from tqdm.auto import tqdm
+    from convbert.progress import tqdm
 
     for _ in tqdm(range(len(ablations.batches)), desc="knock_outs", delay=2, leave=False):
         ablations.step()

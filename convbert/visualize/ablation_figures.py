@@ -27,13 +27,35 @@ from convbert.visualize.style import (
 
 # %% ../../nbs/visualize/06_ablation_figures.ipynb #2ea50766
 def flatten_changes(found: list[list[Change]]) -> list[tuple[int, int, Change]]:  # (mask, row among all, change)
-    "The answers of all masks, one below the other."
+    """The answers of all masks, one below the other.
+
+    Parameters
+    ----------
+    found : list[list[Change]]
+        (mask, row among all, change)
+
+    Returns
+    -------
+    list[tuple[int, int, Change]]
+        (mask, row among all, change)
+    """
     pairs = [(m, change) for m, rows in enumerate(found) for change in rows]
     return [(m, i, change) for i, (m, change) in enumerate(pairs)]
 
 
 def draw_changes(ax: Any, found: list[list[Change]], look: Palette = LIGHT) -> None:
-    "Two bars per answer, with all heads and with some masked; a gap between the answers of different masks."
+    """Two bars per answer, with all heads and with some masked; a gap between the answers of different masks.
+
+    Parameters
+    ----------
+    ax : Any
+    found : list[list[Change]]
+    look : Palette, default LIGHT
+
+    Returns
+    -------
+    None
+    """
     rows = [(m + i, change) for m, i, change in flatten_changes(found)]
     height = dict(height=0.34, linewidth=0)
     ax.barh([y - 0.19 for y, _ in rows], [c.before for _, c in rows], color=look.faint, label="all heads", **height)
@@ -45,12 +67,40 @@ def draw_changes(ax: Any, found: list[list[Change]], look: Palette = LIGHT) -> N
 
 
 def answer_label_width(found: list[list[Change]]) -> float:  # inches
-    "The width of the answers, to the left of their bars."
+    """The width of the answers, to the left of their bars.
+
+    Parameters
+    ----------
+    found : list[list[Change]]
+        inches
+
+    Returns
+    -------
+    float
+        inches
+    """
     return 0.15 + text_width([change.answer for rows in found for change in rows])
 
 
-def plot_changes(found: list[list[Change]]):  # what `knock_out` returned; a `matplotlib` figure
-    "Answers before and after."
+def plot_changes(
+    found: list[list[Change]],  # what `knock_out` returned
+):  # a `matplotlib` figure
+    """Answers before and after.
+
+    Parameters
+    ----------
+    found : list[list[Change]]
+        what `knock_out` returned
+
+    Examples
+    --------
+    from convbert.visualize import knock_out
+    from convbert.visualize.ablation_figures import plot_changes
+
+    sentence = "He opened the [MASK] and read the letter twice."
+    every_head = [(layer, head) for layer in range(4) for head in range(4)]
+    plot_changes(knock_out("convbert-tiny", sentence, attention=every_head, top_k=3))
+    """
     rows = sum(map(len, found)) + len(found) - 1
     figure = new_figure([3.2], 0.28 * rows + 0.1, (answer_label_width(found), 0.2, 0.45, 0.1))
     draw_changes(figure.axes[0], found)
@@ -96,7 +146,18 @@ def draw_effects(
 
 # %% ../../nbs/visualize/06_ablation_figures.ipynb #d11fc038
 def draw_effect_grids(axes: list[Any], outs: KnockOuts, look: Palette = LIGHT) -> None:
-    "Layers down, heads across, one grid per kind."
+    """Layers down, heads across, one grid per kind.
+
+    Parameters
+    ----------
+    axes : list[Any]
+    outs : KnockOuts
+    look : Palette, default LIGHT
+
+    Returns
+    -------
+    None
+    """
     L, kinds, H = outs.heads.shape
     largest = outs.heads.abs().max().clamp(min=1e-9).item()
     named = zip(axes, ("attention", "convolution"), (look.attention, look.conv), outs.heads.unbind(1), strict=False)
@@ -115,8 +176,24 @@ def draw_effect_grids(axes: list[Any], outs: KnockOuts, look: Palette = LIGHT) -
     axes[0].annotate(text, (0, 1), **where, fontsize=8, color=look.faint, parse_math=False, va="bottom")
 
 
-def plot_knock_outs(outs: KnockOuts):  # a `matplotlib` figure
-    "The effect of every head on the first answer."
+def plot_knock_outs(
+    outs: KnockOuts,  # what `knock_outs` returned
+):  # a `matplotlib` figure
+    """The effect of every head on the first answer.
+
+    Parameters
+    ----------
+    outs : KnockOuts
+        what `knock_outs` returned
+
+    Examples
+    --------
+    from convbert.visualize import knock_outs
+    from convbert.visualize.ablation_figures import plot_knock_outs
+
+    sentence = "He opened the [MASK] and read the letter twice."
+    plot_knock_outs(knock_outs("convbert-tiny", sentence))
+    """
     L, kinds, H = outs.heads.shape
     right = 0.4 if kinds > 1 else 1.0  # for the end of the title
     figure = new_figure([0.42 * max(H, 4)] * kinds, 0.42 * L, (0.5, right, 0.45, 0.6))

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 import traitlets
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..ablation import make_head_mask
 from ..families.registry import wrong_head
 from ..masked_lm import MaskedLM
+from ..progress import tqdm
 from ..tokenizers.base import PreTrainedTokenizer
 from ..validation import check_counts
 from .encoded_text import capture_warnings, check_text, encode_text, load_model, name_model
@@ -147,13 +147,38 @@ class MaskExplorer(ExplorerValidation):
 # %% ../../nbs/visualize/11_explorer.ipynb #f91be084
 def mask_explorer(
     model: Any,  # bundled name, folder, hub id, a loaded masked language model, or a pipeline
-    text: str,
+    text: str,  # to look at
     place: int | None = None,  # which token to mask first; a `[MASK]` of the text, or its last word, when None
     *,
     tokenizer: Any = None,  # the model's own when None; needed for a loaded model
     top_k: int = 8,  # words to show
 ) -> MaskExplorer:
-    "Mask any word of a text: see the predictions, and the heads that contribute to them."
+    """Mask any word of a text: see the predictions, and the heads that contribute to them.
+
+    Parameters
+    ----------
+    model : Any
+        bundled name, folder, hub id, a loaded masked language model, or a pipeline
+    text : str
+        to look at
+    place : int | None, default None
+        which token to mask first; a `[MASK]` of the text, or its last word, when None
+    tokenizer : Any, default None
+        the model's own when None; needed for a loaded model
+    top_k : int, default 8
+        words to show
+
+    Returns
+    -------
+    MaskExplorer
+
+    Examples
+    --------
+    from convbert.visualize import mask_explorer
+
+    explorer = mask_explorer("convbert-tiny", "The ship sailed across the sea to the old harbour.", place=7)
+    explorer.draw()
+    """
     check_counts(top_k=top_k)
     check_text(text, "text")
     title = f"Behind any word: {name_model(model)} fills a mask"

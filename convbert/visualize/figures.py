@@ -35,7 +35,18 @@ from convbert.visualize.style import (
 
 # %% ../../nbs/visualize/05_figures.ipynb #c0a20cf1
 def write_share(ax: Any, share: Tensor, image: Any) -> None:
-    "Write per cent into the cells, in legible black or white."
+    """Write per cent into the cells, in legible black or white.
+
+    Parameters
+    ----------
+    ax : Any
+    share : Tensor
+    image : Any
+
+    Returns
+    -------
+    None
+    """
     cells = image.cmap(share.numpy())
     for layer, row in enumerate(share.tolist()):
         for token, fraction in enumerate(row):
@@ -44,10 +55,26 @@ def write_share(ax: Any, share: Tensor, image: Any) -> None:
 
 
 def plot_share(
-    split: HeadSplit,
+    split: HeadSplit,  # made by `head_split(model, text)`
     ax: Any = None,  # axes to draw in; a new figure when None
 ):  # a `matplotlib` figure
-    "The share of attention and convolution heads at each token, layer by layer."
+    """The share of attention and convolution heads at each token, layer by layer.
+
+    Parameters
+    ----------
+    split : HeadSplit
+        made by `head_split(model, text)`
+    ax : Any, default None
+        axes to draw in; a new figure when None
+
+    Examples
+    --------
+    from convbert.visualize import head_split, plot_share
+
+    text = "The old bank of the river was steep, so the bank refused to pay for a new bridge."
+    split = head_split("convbert-tiny", text)
+    plot_share(split)
+    """
     check_instance(split, HeadSplit, "head_split(model, text)")
     share = split.attention_share
     L, T = share.shape
@@ -69,11 +96,29 @@ def plot_share(
 
 # %% ../../nbs/visualize/05_figures.ipynb #65a4e3cc
 def plot_heads(
-    split: HeadSplit,
-    layer: int,
+    split: HeadSplit,  # made by `head_split(model, text)`
+    layer: int,  # counted from 0
     ax: Any = None,  # axes to draw in; a new figure when None
 ):  # a `matplotlib` figure
-    "The norm of each head's contribution to each token."
+    """The norm of each head's contribution to each token.
+
+    Parameters
+    ----------
+    split : HeadSplit
+        made by `head_split(model, text)`
+    layer : int
+        counted from 0
+    ax : Any, default None
+        axes to draw in; a new figure when None
+
+    Examples
+    --------
+    from convbert.visualize import head_split, plot_heads
+
+    text = "The old bank of the river was steep, so the bank refused to pay for a new bridge."
+    split = head_split("convbert-tiny", text)
+    plot_heads(split, layer=3)
+    """
     check_instance(split, HeadSplit, "head_split(model, text)")
     layer = check_index("layer", layer, len(split.attention_norm))
     attention, conv = split.attention_norm[layer], split.conv_norm[layer]
@@ -110,13 +155,35 @@ def select_head(
 
 # %% ../../nbs/visualize/05_figures.ipynb #33761efc
 def plot_maps(
-    split: HeadSplit,
-    layer: int,
+    split: HeadSplit,  # made by `head_split(model, text)`
+    layer: int,  # counted from 0
     attention_head: int | None = None,  # the mean of all when None
     conv_head: int | None = None,  # the mean of all when None
     ax: Any = None,  # two axes to draw in (one for a model without convolution); a new figure when None
 ):  # a `matplotlib` figure
-    "Attention maps beside kernels: each row is a token, each column what it looks at or is mixed with."
+    """Attention maps beside kernels: each row is a token, each column what it looks at or is mixed with.
+
+    Parameters
+    ----------
+    split : HeadSplit
+        made by `head_split(model, text)`
+    layer : int
+        counted from 0
+    attention_head : int | None, default None
+        the mean of all when None
+    conv_head : int | None, default None
+        the mean of all when None
+    ax : Any, default None
+        two axes to draw in (one for a model without convolution); a new figure when None
+
+    Examples
+    --------
+    from convbert.visualize import head_split, plot_maps
+
+    text = "The old bank of the river was steep, so the bank refused to pay for a new bridge."
+    split = head_split("convbert-tiny", text)
+    plot_maps(split, layer=3)
+    """
     check_instance(split, HeadSplit, "head_split(model, text)")
     layer = check_index("layer", layer, len(split.attention))
     attention, kernel = split.attention[layer], split.conv_kernel[layer]
@@ -178,12 +245,32 @@ def draw_stacked_bars(
 
 # %% ../../nbs/visualize/05_figures.ipynb #bd28bb26
 def plot_token(
-    split: HeadSplit,
-    layer: int,
-    token: int,
+    split: HeadSplit,  # made by `head_split(model, text)`
+    layer: int,  # counted from 0
+    token: int,  # counted from 0
     ax: Any = None,  # axes to draw in; a new figure when None
 ):  # a `matplotlib` figure
-    "The sources of one token: attention heads upwards, convolution heads downwards."
+    """The sources of one token: attention heads upwards, convolution heads downwards.
+
+    Parameters
+    ----------
+    split : HeadSplit
+        made by `head_split(model, text)`
+    layer : int
+        counted from 0
+    token : int
+        counted from 0
+    ax : Any, default None
+        axes to draw in; a new figure when None
+
+    Examples
+    --------
+    from convbert.visualize import head_split, plot_token
+
+    text = "The old bank of the river was steep, so the bank refused to pay for a new bridge."
+    split = head_split("convbert-tiny", text)
+    plot_token(split, layer=3, token=13)
+    """
     check_instance(split, HeadSplit, "head_split(model, text)")
     attention, conv = token_sources(split, layer, token)
     token, T, C = index(token), len(split.tokens), len(conv)
@@ -240,10 +327,24 @@ def draw_shares(ax: Any, seen: Profile, look: Palette) -> None:
 
 # %% ../../nbs/visualize/05_figures.ipynb #56cd8751
 def plot_profile(
-    seen: Profile,
+    seen: Profile,  # made by `profile(model, texts)`
     ax: Any = None,  # four axes to draw in (three for a model without convolution); a new figure when None
 ):  # a `matplotlib` figure
-    "A model over many texts: shares of each layer, distance and entropy of attention, centres of kernels."
+    """A model over many texts: shares of each layer, distance and entropy of attention, centres of kernels.
+
+    Parameters
+    ----------
+    seen : Profile
+        made by `profile(model, texts)`
+    ax : Any, default None
+        four axes to draw in (three for a model without convolution); a new figure when None
+
+    Examples
+    --------
+    from convbert.visualize import plot_profile, profile
+
+    plot_profile(profile("convbert-tiny", ["The ship sailed across the sea.", "She closed the door."]))
+    """
     check_instance(seen, Profile, "profile(model, texts)")
     L, C = seen.centre.shape
     widths = [1.6, 0.95, 0.95, 0.95][: 4 if C else 3]

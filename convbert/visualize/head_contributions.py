@@ -138,11 +138,33 @@ class HeadSplit:
 # %% ../../nbs/visualize/02_head_contributions.ipynb #0b8f14d9
 def head_split(
     model: Any,  # bundled name, folder, hub id, a loaded model, or a pipeline
-    text: str,
+    text: str,  # to look at
     text_pair: str | None = None,  # a second text, after `[SEP]`
     tokenizer: Any = None,  # the model's own when None; needed for a loaded model
 ) -> HeadSplit:
-    "Maps and contributions of every head for a text."
+    """Maps and contributions of every head for a text.
+
+    Parameters
+    ----------
+    model : Any
+        bundled name, folder, hub id, a loaded model, or a pipeline
+    text : str
+        to look at
+    text_pair : str | None, default None
+        a second text, after `[SEP]`
+    tokenizer : Any, default None
+        the model's own when None; needed for a loaded model
+
+    Returns
+    -------
+    HeadSplit
+
+    Examples
+    --------
+    from convbert.visualize import head_split
+
+    head_split("convbert-tiny", "The ship sailed across the sea.").attention_share
+    """
     model, tokenizer = load_model(model, tokenizer)
     max_length = min(model.config.max_position_embeddings, tokenizer.model_max_length)
     encoded = encode_text(tokenizer, text, text_pair, max_length)
@@ -186,13 +208,37 @@ def layer_statistics(layer: LayerSplit) -> dict[str, Tensor]:  # each `(B, H, T)
 # %% ../../nbs/visualize/02_head_contributions.ipynb #c389edd8
 def profile(
     model: Any,  # bundled name, folder, hub id, a loaded model, or a pipeline
-    texts: Iterable[str],
+    texts: Iterable[str],  # to average over
     tokenizer: Any = None,  # the model's own when None; needed for a loaded model
     special_tokens: bool = False,  # whether `[CLS]` and `[SEP]` count
     progress: Callable[[Iterable], Iterable] | None = None,  # a bar; tqdm's, after two seconds, when None
 ) -> Profile:
-    "Average the heads over many texts, one at a time, in constant memory."
-    from tqdm.auto import tqdm
+    """Average the heads over many texts, one at a time, in constant memory.
+
+    Parameters
+    ----------
+    model : Any
+        bundled name, folder, hub id, a loaded model, or a pipeline
+    texts : Iterable[str]
+        to average over
+    tokenizer : Any, default None
+        the model's own when None; needed for a loaded model
+    special_tokens : bool, default False
+        whether `[CLS]` and `[SEP]` count
+    progress : Callable[[Iterable], Iterable] | None, default None
+        a bar; tqdm's, after two seconds, when None
+
+    Returns
+    -------
+    Profile
+
+    Examples
+    --------
+    from convbert.visualize import profile
+
+    profile("convbert-tiny", ["The ship sailed across the sea.", "She closed the door."]).attention_share
+    """
+    from convbert.progress import tqdm
 
     if isinstance(texts, str):
         raise TypeError("profile averages over texts, got one text: give a list, or use `head_split` for one text")

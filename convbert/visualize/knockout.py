@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 import traitlets
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ..ablation import make_head_mask
 from ..masked_lm import MaskedLM
+from ..progress import tqdm
 from ..tokenizers.base import PreTrainedTokenizer
 from ..validation import check_counts, is_whole
 from convbert.visualize.ablation import (
@@ -259,7 +259,35 @@ def knockout_view(
     silenced: Iterable[tuple[str, int, int]] = (),  # ("attention" or "conv", layer, head) to begin with
     top_k: int = 5,  # answers on either side
 ) -> KnockoutView:
-    "Switch heads off and watch the prediction change."
+    """Switch heads off and watch the prediction change.
+
+    Parameters
+    ----------
+    model : Any
+        bundled name, folder, hub id, a loaded model, or a pipeline
+    text : str
+        with a `[MASK]`, unless the model is a classifier
+    text_pair : str | None, default None
+        a second text, after `[SEP]`
+    tokenizer : Any, default None
+        the model's own when None; needed for a loaded model
+    silenced : Iterable[tuple[str, int, int]], default ()
+        ("attention" or "conv", layer, head) to begin with
+    top_k : int, default 5
+        answers on either side
+
+    Returns
+    -------
+    KnockoutView
+
+    Examples
+    --------
+    from convbert.visualize import knockout_view
+
+    sentence = "He opened the [MASK] and read the letter twice."
+    view = knockout_view("convbert-tiny", sentence, silenced=[("attention", 3, 0)])
+    view.draw()
+    """
     check_counts(top_k=top_k)
     check_text(text, "text")
     title = f"The heads of {name_model(model)}, switched off one by one"

@@ -123,18 +123,54 @@ def show_split(
 # %% ../../nbs/visualize/09_views.ipynb #c066dff3
 def head_view(
     model: Any,  # bundled name, folder, hub id, a loaded model, or a pipeline
-    text: str,
+    text: str,  # to look at
     text_pair: str | None = None,  # a second text, after `[SEP]`
     *,
     tokenizer: Any = None,  # the model's own when None; needed for a loaded model
     **state: Any,  # traits to begin with: layer, token, attention_head, conv_head, sentences, special_tokens, title
 ) -> HeadView:
-    "Attention weights and convolution kernels of a layer, token by token."
+    """Attention weights and convolution kernels of a layer, token by token.
+
+    Parameters
+    ----------
+    model : Any
+        bundled name, folder, hub id, a loaded model, or a pipeline
+    text : str
+        to look at
+    text_pair : str | None, default None
+        a second text, after `[SEP]`
+    tokenizer : Any, default None
+        the model's own when None; needed for a loaded model
+    **state : Any
+        traits to begin with: layer, token, attention_head, conv_head, sentences, special_tokens, title
+
+    Returns
+    -------
+    HeadView
+
+    Examples
+    --------
+    from convbert.visualize import head_view
+    from fastcore.test import test_eq
+
+    bank = "The old bank of the river was steep.", "So the bank refused to pay for a new bridge."
+    view = head_view("convbert-tiny", *bank, layer=3, attention_head=1, token=14)
+    test_eq((view.tokens[view.token], view.answered), ("bank", [3]))
+    """
     return show_split(HeadView, model, (text, text_pair), tokenizer, state)
 
 # %% ../../nbs/visualize/09_views.ipynb #44fbb2f3
 class SplitView(HeadView):
-    "Shares of attention and convolution, layer by token; a cell opens its layer, as in `HeadView`."
+    """Shares of attention and convolution, layer by token; a cell opens its layer, as in `HeadView`.
+
+    Examples
+    --------
+    from convbert.visualize import split_view
+
+    sea = "The old man sat by the sea and waited for the ship that had taken his son away."
+    shares = split_view("convbert-tiny", sea)
+    shares.draw()
+    """
 
     parts: ClassVar = ("marks", "panel", "stage", "split_view")
     lowest: ClassVar = {**HeadView.lowest, "layer": -1}
@@ -142,17 +178,57 @@ class SplitView(HeadView):
     layer = traitlets.Int(-1, help="which layer is open, or -1 for none").tag(sync=True)
 
     def draw(self) -> Any:  # a `matplotlib` figure
-        "The share map."
+        """The share map.
+
+        Returns
+        -------
+        Any
+            a `matplotlib` figure
+
+        Examples
+        --------
+        from convbert.visualize import split_view
+
+        sea = "The old man sat by the sea and waited for the ship that had taken his son away."
+        shares = split_view("convbert-tiny", sea)
+        shares.draw()
+        """
         return plot_share(self.split)
 
 
 def split_view(
     model: Any,  # bundled name, folder, hub id, a loaded model, or a pipeline
-    text: str,
+    text: str,  # to look at
     text_pair: str | None = None,  # a second text, after `[SEP]`
     *,
     tokenizer: Any = None,  # the model's own when None; needed for a loaded model
     **state: Any,  # as in `head_view`; `layer=2` opens that layer
 ) -> SplitView:
-    "The shares of attention and convolution, at every token in every layer."
+    """The shares of attention and convolution, at every token in every layer.
+
+    Parameters
+    ----------
+    model : Any
+        bundled name, folder, hub id, a loaded model, or a pipeline
+    text : str
+        to look at
+    text_pair : str | None, default None
+        a second text, after `[SEP]`
+    tokenizer : Any, default None
+        the model's own when None; needed for a loaded model
+    **state : Any
+        as in `head_view`; `layer=2` opens that layer
+
+    Returns
+    -------
+    SplitView
+
+    Examples
+    --------
+    from convbert.visualize import split_view
+
+    sea = "The old man sat by the sea and waited for the ship that had taken his son away."
+    shares = split_view("convbert-tiny", sea)
+    shares.draw()
+    """
     return show_split(SplitView, model, (text, text_pair), tokenizer, state)

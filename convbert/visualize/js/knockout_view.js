@@ -193,7 +193,7 @@ const ASKS = ["texts", "silenced"];
 const KEYS = [
   ["← → ↑ ↓", "another head"],
   ["Home End", "the first head of a layer, the last"],
-  ["Space", "silence a head, or let it speak again"],
+  ["Space", "switch a head off, or on again"],
   ["Esc", "all heads on"],
   ["Enter", "in the text: apply it"],
 ];

@@ -45,7 +45,7 @@ function legend(s) {
 
 /** What keys do. */
 const keysOf = (s) => [
-  ["← →", "choose a token"],
+  ["← → Enter", "choose a token"],
   ["Home End", "the first token, the last"],
   ["Shift ← →", "point at a second token"],
   ["↑ ↓", "another layer"],
