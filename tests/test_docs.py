@@ -78,6 +78,12 @@ def test_no_directive_is_left_on_a_page(pages):
     assert not left
 
 
+def test_no_cell_tells_when_it_was_run(pages):
+    """Quarto would hide the headings that such a cell makes from the table of contents."""
+    told = [(name, cell["number"]) for name in NAMES for cell in cells(pages / name) if "execution" in cell["metadata"]]
+    assert not told
+
+
 def test_page_names_do_not_collide():
     names = Counter(nbpath2html(Path(name)).as_posix() for name in NAMES)
     assert not [name for name, count in names.items() if count > 1]

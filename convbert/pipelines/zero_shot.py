@@ -119,9 +119,15 @@ class ZeroShotClassificationPipeline(Pipeline):
 
     torch.manual_seed(0)
     names = {0: "contradiction", 1: "neutral", 2: "entailment"}
-    model = ConvBertForSequenceClassification(ConvBertConfig.preset("tiny", num_hidden_layers=1, id2label=names))
-    classify = ZeroShotClassificationPipeline(model, ConvBertTokenizerFast.from_pretrained("convbert-tiny"))
-    classify(["The ship sailed at dawn.", "The court fined the bank."], ["travel", "law", "food"])
+    model = ConvBertForSequenceClassification(
+        ConvBertConfig.preset("tiny", num_hidden_layers=1, id2label=names)
+    )
+    classify = ZeroShotClassificationPipeline(
+        model, ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+    )
+    classify(
+        ["The ship sailed at dawn.", "The court fined the bank."], ["travel", "law", "food"]
+    )
     """
 
     task = "zero-shot-classification"
@@ -178,9 +184,15 @@ class ZeroShotClassificationPipeline(Pipeline):
 
         torch.manual_seed(0)
         names = {0: "contradiction", 1: "neutral", 2: "entailment"}
-        model = ConvBertForSequenceClassification(ConvBertConfig.preset("tiny", num_hidden_layers=1, id2label=names))
-        classify = ZeroShotClassificationPipeline(model, ConvBertTokenizerFast.from_pretrained("convbert-tiny"))
-        classify(["The ship sailed at dawn.", "The court fined the bank."], ["travel", "law", "food"])
+        model = ConvBertForSequenceClassification(
+            ConvBertConfig.preset("tiny", num_hidden_layers=1, id2label=names)
+        )
+        classify = ZeroShotClassificationPipeline(
+            model, ConvBertTokenizerFast.from_pretrained("convbert-tiny")
+        )
+        classify(
+            ["The ship sailed at dawn.", "The court fined the bank."], ["travel", "law", "food"]
+        )
         """
         labels = parse_labels(candidate_labels)
         hypotheses = [fill_template(hypothesis_template, label) for label in labels]
