@@ -1,4 +1,4 @@
-"""The live boxes of the site: a tokenizer, answers and maps in JavaScript, in Node and in a browser without a network."""
+"""The live boxes of the site: their tokenizer in Node, their answers and themselves in a browser without a network."""
 
 import gzip
 import json
@@ -35,10 +35,14 @@ const { WordPiece } = await import(process.argv[2]);
 let tokenizer;
 for await (const line of createInterface({ input: process.stdin })) {
   const { file, text, pair } = JSON.parse(line);
-  if (file) tokenizer = new WordPiece(file);
-  const { ids, types, tokens } = tokenizer.encode(text ?? "", pair ?? undefined);
-  const spans = tokens.map((token) => [token.start, token.end]);
-  console.log(JSON.stringify({ ids, types, spans, words: tokens.map((token) => token.word) }));
+  try {
+    if (file) tokenizer = new WordPiece(file);
+    const { ids, types, tokens } = tokenizer.encode(text ?? "", pair ?? undefined);
+    const spans = tokens.map((token) => [token.start, token.end]);
+    console.log(JSON.stringify({ ids, types, spans, words: tokens.map((token) => token.word) }));
+  } catch (error) {
+    console.log(JSON.stringify({ error: error.message }));
+  }
 }
 """
 
@@ -143,16 +147,9 @@ def test_every_character_has_the_category_that_it_has_in_python(node, tmp_path):
         assert found["ids"] == wanted["input_ids"]
 
 
-def test_a_tokenizer_that_is_not_berts_is_refused(tmp_path):
-    script = (
-        f"import {{ WordPiece }} from {json.dumps((SOURCE / 'wordpiece.js').as_uri())};"
-        "try { new WordPiece({ model: { type: 'Unigram' }, added_tokens: [] }) } catch (error) { console.log(error.message) }"
-    )
-    if not shutil.which("node"):
-        pytest.skip("no node on this machine: https://nodejs.org")
-    (tmp_path / "try.mjs").write_text(script)
-    done = subprocess.run(["node", tmp_path / "try.mjs"], capture_output=True, text=True, timeout=60)
-    assert "a tokenizer of Unigram" in done.stdout, done.stderr
+def test_a_tokenizer_that_is_not_berts_is_refused(node):
+    file = {"model": {"type": "Unigram"}, "added_tokens": []}
+    assert "a tokenizer of Unigram" in node.ask(file=file)["error"]
 
 
 # -- the models, in a browser
@@ -210,7 +207,9 @@ def visit(chromium, site, address):
     def open_page(body, init="", dark=False, **options):
         name = f"page-{len(list(site.glob('page-*')))}.html"
         dress = ' class="quarto-dark"' if dark else ""
-        head = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        head = (
+            '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        )
         (site / name).write_text(f"{head}<title>test</title><body{dress}>{body}</body></html>", encoding="utf-8")
         files.append(site / name)
         context = chromium.new_context(**options)
@@ -291,7 +290,9 @@ def test_the_browser_labels_texts_as_python_does(visit, folders):
 def test_the_browser_tags_words_as_python_does(visit, folders):
     texts = [*TEXTS[:47], "Mr. O'Neil didn't pay $3.50, U.S.A. or not!", "naïve café 👩\u200d🚀 e\u0301", "x"]
     found = visit("").evaluate(RUN, ["tagging", [[text] for text in texts]])
-    for text, rows, expected in zip(texts, found, pipeline("token-classification", folders / "tagging")(texts), strict=True):
+    for text, rows, expected in zip(
+        texts, found, pipeline("token-classification", folders / "tagging")(texts), strict=True
+    ):
         assert [(row["word"], row["label"]) for row in rows] == [(row["word"], row["entity"]) for row in expected]
         spans = in_characters(text, [(row["start"], row["end"]) for row in rows])
         assert spans == [(row["start"], row["end"]) for row in expected]
@@ -310,7 +311,8 @@ def test_the_browser_answers_questions_as_python_does(visit, folders):
 
 # -- the box
 
-BOX = """<h1>Title</h1><div class="convbert-live" data-task="{task}" {data}><p><img alt="A picture" src="images/live/{task}.svg"></p></div>
+BOX = """<h1>Title</h1>
+<div class="convbert-live" data-task="{task}" {data}><p><img alt="A picture" src="images/heads.svg"></p></div>
 <script type="module" src="live/box.js"></script>"""
 
 
@@ -351,7 +353,11 @@ def test_a_box_answers_while_its_reader_types(visit):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["sentiment", "tagging", "question-answering", "heads"])
 def test_every_task_has_a_box_that_fits_a_phone(task, visit):
-    texts = f'data-question="{QUESTIONS[0]}" data-text="{LIGHTHOUSE}"' if task == "question-answering" else f'data-text="{TEXTS[0]}"'
+    texts = (
+        f'data-question="{QUESTIONS[0]}" data-text="{LIGHTHOUSE}"'
+        if task == "question-answering"
+        else f'data-text="{TEXTS[0]}"'
+    )
     page = visit(BOX.format(task=task, data=f"{texts} data-heads"), dark=True, viewport={"width": 360, "height": 700})
     page.get_by_role("button", name="Run it here").click()
     page.wait_for_selector("[data-state=ready] svg.map")
@@ -382,8 +388,33 @@ def test_a_site_without_the_build_keeps_its_pictures(visit, site):
 
 # -- transformers.js
 
-TRANSFORMERS = """<script type="importmap">{"imports": {
-  "onnxruntime-common": "/live/build/ort/ort.js",
-  "onnxruntime-web/webgpu": "/live/build/ort/ort.js",
-  "@huggingface/jinja": "/jinja.js", "@huggingface/tokenizers": "/tokenizers.js"
-}}</script>"""
+IMPORTS = {"onnxruntime-common": "/live/build/ort/ort.js", "onnxruntime-web/webgpu": "/live/build/ort/ort.js"}
+TRANSFORMERS = """async ([folder, texts]) => {
+  const { env, pipeline } = await import("/transformers.web.js");
+  const file = (await fetch("/live/build/ort/ort.wasm.gz")).body.pipeThrough(new DecompressionStream("gzip"));
+  const wasmBinary = await new Response(file).arrayBuffer();
+  Object.assign(env, { allowLocalModels: true, allowRemoteModels: false, localModelPath: "/", useBrowserCache: false });
+  Object.assign(env.backends.onnx.wasm, { numThreads: 1, wasmPaths: undefined, wasmBinary });
+  const fillMask = await pipeline("fill-mask", folder, { dtype: "q8", device: "wasm" });
+  const found = [];
+  for (const text of texts) found.push(await fillMask(text));
+  return found;
+}"""
+
+
+@pytest.mark.slow
+def test_transformers_js_loads_an_exported_folder(visit, site, run_command, tmp_path):
+    try:
+        library = live.unpack("@huggingface/transformers", tmp_path)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"npm cannot bring transformers.js: {error}")
+    shutil.copy(library / "dist" / "transformers.web.js", site)
+    exported = site / "exported"
+    code, error = run_command("export", "convbert-tiny", str(exported), "--layout", "browser", "--precision", "int8")
+    assert code in (0, None), error
+    assert (exported / "onnx" / "model_quantized.onnx").stat().st_size < 6e6 and not (exported / "model.onnx").exists()
+    texts = [masked(text, at) for at, text in enumerate(TEXTS[:20])]
+    page = visit(f'<script type="importmap">{json.dumps({"imports": IMPORTS})}</script>')
+    found = page.evaluate(TRANSFORMERS, ["exported", texts])
+    for rows, wanted in zip(found, pipeline("fill-mask", exported)(texts), strict=True):
+        close(rows, wanted, "token_str", 1e-3)
