@@ -109,19 +109,20 @@ def assert_same_tokens(node, tokenizer, text, pair=None):
 
 def test_javascript_encodes_hostile_text_as_python_does(node, tmp_path):
     hostile = pytest.importorskip("test_tokenization")
+    texts = hostile.hostile.map(well_formed)
+
+    @hostile.quick
+    @given(text=texts, pair=hostile.st.none() | texts)
+    def same(tokenizer, text, pair):
+        assert_same_tokens(node, tokenizer, text, pair)
+
     for at, key in enumerate(hostile.MATRIX):
         options = dict(zip(("do_lower_case", "strip_accents", "tokenize_chinese_chars"), key, strict=True))
         tokenizer = hostile.ConvBertTokenizer(hostile.VOCAB, **options)
         node.ask(file=tokenizer_file(tokenizer, tmp_path / str(at)))
         for text in hostile.TEXTS:
             assert_same_tokens(node, tokenizer, text)
-
-        @hostile.quick
-        @given(text=hostile.hostile.map(well_formed), pair=hostile.st.none() | hostile.hostile.map(well_formed))
-        def same(text, pair, tokenizer=tokenizer):
-            assert_same_tokens(node, tokenizer, text, pair)
-
-        same()
+        same(tokenizer)
 
 
 def test_half_a_surrogate_pair_counts_as_one_character(node, tokenizer, tmp_path):

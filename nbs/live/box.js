@@ -10,7 +10,7 @@ import { bytesOf, loadModel, manifest, whatIsMissing } from "./model.js";
 
 const TYPING = 80; // milliseconds without a key before the model answers
 const SPEAKING = 900; // and before a screen reader is told
-const LONGEST = 1000; // characters
+const LONGEST = { question: 200, text: 1000 }; // characters of a field
 
 /** An element with its properties and its content. */
 function make(name, properties = {}, ...content) {
@@ -132,7 +132,7 @@ class Box {
     this.status = note("The model runs in your browser: what you type is not sent anywhere.");
     this.status.setAttribute("role", "status");
     this.speech = make("p", { className: "unseen", "aria-live": "polite" });
-    this.answers = make("div", { className: "answers" });
+    this.answers = make("div", { className: "answers", tabIndex: -1, role: "group", "aria-label": "Answers" });
     this.heads = new Heads(this.number, "heads" in this.host.dataset);
     this.button.addEventListener("click", () => this.load());
     const form = this.fields.map(({ label, input }) => make("div", { className: "field" }, label, input));
@@ -144,7 +144,7 @@ class Box {
 
   makeField(name, text) {
     const id = `convbert-live-${this.number}-${name}`;
-    const properties = { id, rows: name === "question" ? 1 : 2, maxLength: LONGEST, spellcheck: false };
+    const properties = { id, rows: name === "question" ? 1 : 2, maxLength: LONGEST[name], spellcheck: false };
     const input = make("textarea", { ...properties, value: this.host.dataset[name] ?? "" });
     const later = debounce(() => this.update(), TYPING);
     input.addEventListener("focus", () => this.load(), { once: true });
@@ -157,6 +157,7 @@ class Box {
     if (this.host.dataset.state !== "picture") return;
     this.host.dataset.state = "loading";
     const bar = make("progress", { max: 1, value: 0, "aria-label": "Download of the model" });
+    const pressed = document.activeElement === this.button;
     this.button.replaceWith(bar);
     this.say("Loading the model…");
     try {
@@ -165,6 +166,7 @@ class Box {
       this.still.remove();
       bar.remove();
       await this.update();
+      if (pressed) this.answers.focus({ preventScroll: true }); // what had the focus is gone
     } catch (error) {
       this.host.dataset.state = "picture";
       bar.replaceWith(this.button);
@@ -183,6 +185,7 @@ class Box {
     const inputs = "question" in texts ? [texts.question, texts.text] : [texts.text];
     const result = await this.model.run(...inputs);
     if (asked !== this.asked) return;
+    if (!result.encoded.tokens.length) return this.say("There are no words in this text.");
     const { shown, said } = this.task.answer(result, this.model, texts);
     this.answers.replaceChildren(...shown);
     this.heads.update(result, this.model.tokenizer);
