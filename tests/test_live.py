@@ -12,6 +12,7 @@ from threading import Thread
 
 import live
 import pytest
+import readme
 from conftest import ROOT
 from hypothesis import given
 
@@ -385,6 +386,11 @@ def test_a_site_without_the_build_keeps_its_pictures(visit, site):
         page.wait_for_load_state("networkidle")
         assert page.get_by_role("img", name="A picture").is_visible() and not page.get_by_role("textbox").count()
         raise AssertionError("404")
+
+
+def test_the_readme_shows_the_picture_and_no_box():
+    text = readme.readme()
+    assert "convbert-live" not in text and "<script" not in text and "nbs/images/heads.svg" in text
 
 
 # -- transformers.js

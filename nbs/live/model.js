@@ -101,6 +101,8 @@ export const loadModel = once(async (task, progress = () => {}) => {
   const [runtime, bytes, vocabulary, options] = await Promise.all([
     loadRuntime(found.runtime, count), download(graph.file, count), json(tokenizer), json(config),
   ]);
-  const session = await runtime.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+  const settings = { disable_quant_qdq: "1" }; // int8 weights become float32 when the graph is loaded, not in every run
+  const how = { executionProviders: ["wasm"], extra: { session: settings } };
+  const session = await runtime.InferenceSession.create(bytes, how);
   return new Model(runtime, session, new WordPiece(vocabulary), options);
 });
