@@ -6,10 +6,11 @@
  */
 import { answerQuestion, bandOf, classify, fillMask, headMap, tag } from "./answers.js";
 import { drawMap } from "./heads.js";
-import { bytesOf, loadModel, manifest, whatIsMissing } from "./model.js";
+import { loadModel, whatIsMissing } from "./model.js";
 
 const TYPING = 80; // milliseconds without a key before the model answers
 const SPEAKING = 900; // and before a screen reader is told
+const MEGABYTES = 8; // of the runtime and a model, which tools/live.py checks
 const LONGEST = { question: 200, text: 1000 }; // characters of a field
 
 /** An element with its properties and its content. */
@@ -123,12 +124,11 @@ class Box {
   }
 
   /** Put the fields and the button above the picture. */
-  async show() {
+  show() {
     const missing = whatIsMissing();
     if (missing) return this.host.append(note(`This browser has no ${missing}, which the model needs to run here.`));
-    const bytes = bytesOf(await manifest(), this.modelName);
     this.fields = Object.entries(this.task.fields).map(([name, label]) => this.makeField(name, label));
-    this.button = make("button", { type: "button" }, `Run it here (${(bytes / 1e6).toFixed(1)} MB)`);
+    this.button = make("button", { type: "button" }, `Run it here (${MEGABYTES} MB)`);
     this.status = note("The model runs in your browser: what you type is not sent anywhere.");
     this.status.setAttribute("role", "status");
     this.speech = make("p", { className: "unseen", "aria-live": "polite" });
@@ -159,7 +159,7 @@ class Box {
     const bar = make("progress", { max: 1, value: 0, "aria-label": "Download of the model" });
     const pressed = document.activeElement === this.button;
     this.button.replaceWith(bar);
-    this.say("Loading the model…");
+    this.say(`Loading the model: ${MEGABYTES} MB, once…`);
     try {
       this.model = await loadModel(this.modelName, (share) => (bar.value = share));
       this.host.dataset.state = "ready";
@@ -265,7 +265,7 @@ function start() {
   document.head.append(make("link", { rel: "stylesheet", href: new URL("box.css", import.meta.url).href }));
   for (const host of hosts) {
     host.dataset.state = "found";
-    new Box(host).show().catch(() => {}); // a site without the build keeps its pictures
+    new Box(host).show();
   }
 }
 
