@@ -325,7 +325,7 @@ def test_a_box_answers_while_its_reader_types(visit):
     page.wait_for_function("document.querySelector('tbody th').innerText === 'letter'")
     page.wait_for_function("document.querySelector('[aria-live=polite]').textContent.startsWith('letter 3')")
     page.get_by_label("A sentence with a [MASK]").fill("No mask here.")
-    page.wait_for_function("document.querySelector('[role=status]').textContent.includes('Write [MASK]')")
+    page.wait_for_function("document.querySelector('.note').textContent.includes('Write [MASK]')")
     page.get_by_label("A sentence with a [MASK]").fill(MASK)
     page.wait_for_function("document.querySelector('tbody th').innerText === 'door'")
     page.get_by_label("Layer", exact=True).select_option("3")
@@ -363,7 +363,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_picture_and_the_button(visit):
     page = visit(BOX.format(task="sentiment", data='data-text="A fine film."'), init=init)
     for _ in range(2):
         page.get_by_role("button", name="Run it here").click()
-        page.wait_for_function("document.querySelector('[role=status]').textContent.includes('could not be loaded')")
+        page.wait_for_function("document.querySelector('.note').textContent.includes('could not be loaded')")
     assert page.get_by_role("img", name="A picture").is_visible()
 
 

@@ -130,7 +130,6 @@ class Box {
     this.fields = Object.entries(this.task.fields).map(([name, label]) => this.makeField(name, label));
     this.button = make("button", { type: "button" }, `Run it here (${MEGABYTES} MB)`);
     this.status = note("The model runs in your browser: what you type is not sent anywhere.");
-    this.status.setAttribute("role", "status");
     this.speech = make("p", { className: "unseen", "aria-live": "polite" });
     this.answers = make("div", { className: "answers", tabIndex: -1, role: "group", "aria-label": "Answers" });
     this.heads = new Heads(this.number, "heads" in this.host.dataset);
@@ -162,16 +161,16 @@ class Box {
     this.say(`Loading the model: ${MEGABYTES} MB, once…`);
     try {
       this.model = await loadModel(this.modelName, (share) => (bar.value = share));
-      this.host.dataset.state = "ready";
-      this.still.remove();
-      bar.remove();
-      await this.update();
-      if (pressed) this.answers.focus({ preventScroll: true }); // what had the focus is gone
     } catch (error) {
       this.host.dataset.state = "picture";
       bar.replaceWith(this.button);
-      this.say(`The model could not be loaded: ${error.message}. Try again.`);
+      return this.say(`The model could not be loaded: ${error.message}. Try again.`);
     }
+    this.host.dataset.state = "ready";
+    this.still.remove();
+    bar.remove();
+    await this.update();
+    if (pressed) this.answers.focus({ preventScroll: true }); // what had the focus is gone
   }
 
   /** Answer what the fields hold now; an answer that a newer text has overtaken is dropped. */
@@ -189,17 +188,14 @@ class Box {
     const { shown, said } = this.task.answer(result, this.model, texts);
     this.answers.replaceChildren(...shown);
     this.heads.update(result, this.model.tokenizer);
-    this.host.dataset.milliseconds = (performance.now() - began).toFixed(1);
-    this.say(result.encoded.cut ? "Only the beginning of this text is read." : this.seconds());
-    this.speak(said);
+    const cut = result.encoded.cut ? " Only the beginning of this text is read." : "";
+    this.say(`Answered in ${Math.round(performance.now() - began)} ms, in your browser.${cut}`, said);
   }
 
-  seconds() {
-    return `Answered in ${Math.round(Number(this.host.dataset.milliseconds))} ms, in your browser.`;
-  }
-
-  say(text) {
+  /** Show a line, and have the same or another one read out. */
+  say(text, spoken = text) {
     this.status.textContent = text;
+    this.speak(spoken);
   }
 
   speak = debounce((text) => (this.speech.textContent = text), SPEAKING);
