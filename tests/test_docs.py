@@ -68,6 +68,7 @@ def test_every_page_is_made_and_has_a_title(pages):
 def test_no_directive_is_left_on_a_page(pages):
     """nbdev takes its own directives out; one that is misspelt would stand on the page."""
     known = {"echo", "output", "eval", "include", "warning", "error", "code-fold", "label", "fig-cap", "fig-alt"}
+    known |= {*get_config(ROOT).tst_flags.split()}  # which tests heed; Quarto takes no notice
     left = [
         (name, directive)
         for name in NAMES
