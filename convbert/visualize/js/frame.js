@@ -22,12 +22,23 @@ function keepKeys(root) {
   return () => document.removeEventListener("pointerdown", leave, true);
 }
 
+/** The widget's own model, and not anywidget's proxy of it; nothing where there is none. */
+const widgetOf = (model) => (model.exported ? null : model.set({}));
+
+/** Say that the kernel has ended. ipywidgets would mark the view, but anywidget (0.11) takes its listener away. */
+function watchKernel(model, gone) {
+  const draw = () => (gone.hidden = widgetOf(model)?.comm_live !== false);
+  model.on("comm_live_update", draw);
+  draw();
+  return () => model.off("comm_live_update", draw);
+}
+
 /**
  * Let messages from Python reach the model. anywidget (0.11) keeps them until the module of a view is loaded, and drops
  * all that ever come if that takes more than two seconds. A view that draws is loaded: ipywidgets' own handler will do.
  */
 function hearPython(model) {
-  const widget = model.set({}); // the model itself, and not anywidget's proxy of it
+  const widget = widgetOf(model);
   const kind = widget && Object.getPrototypeOf(widget);
   if (!kind || !Object.hasOwn(kind, "_handle_comm_msg")) return;
   const handle = Object.getPrototypeOf(kind)._handle_comm_msg;
@@ -35,16 +46,15 @@ function hearPython(model) {
 }
 
 /** Tell Python what is shown, so that what was lost is sent again; say so when there is no answer for long. */
-function keepUp(model, { asks, state }, root, late) {
+function keepUp(model, { asks, state }, late, gone) {
   if (model.exported) return () => {};
   let quiet, patience;
-  const gone = () => root.closest(".jupyter-widgets-disconnected");
   const shown = () => Object.fromEntries(["answered", ...state].map((name) => [name, model.get(name)]));
-  const report = () => gone() || model.send({ ask: "state", shown: shown() });
+  const report = () => gone.hidden && model.send({ ask: "state", shown: shown() });
   const watch = () => {
     clearTimeout(patience);
     late.hidden = true;
-    if (!isAnswered(model, asks)) patience = setTimeout(() => ((late.hidden = Boolean(gone())), report()), PATIENCE);
+    if (!isAnswered(model, asks)) patience = setTimeout(() => ((late.hidden = !gone.hidden), report()), PATIENCE);
   };
   const answered = () => {
     clearTimeout(quiet);
@@ -139,13 +149,13 @@ function makeTools(model, root, { picture, numbers, keys }) {
 
 /**
  * Show a view: `parts` are its elements, `asks` the traits that Python answers, `state` all that may change,
- * `picture()` the elements of the picture to save, `numbers()` the rows to copy, `keys` pairs of a key and what it does,
- * `stops` what ends with the view.
+ * `picture()` the elements of the picture to save, `numbers()` the rows to copy, `keys` pairs of a key and what it
+ * does, `stops` what ends with the view.
  */
 export function showView(model, el, { look = "", asks, state, parts, picture, numbers, keys, stops }) {
   const root = make("div", { class: `cv ${look}`, tabindex: "-1" });
   const late = make("p", { class: "cv-note cv-late", role: "status", hidden: true }, LATE);
-  const gone = make("p", { class: "cv-note cv-gone", role: "status" }, GONE);
+  const gone = make("p", { class: "cv-note cv-gone", role: "status", hidden: true }, GONE);
   const { row, help, stop } = makeTools(model, root, { picture, numbers, keys });
   if (model.get("still")) root.append(make("style", {}, hide(model.get("still"))));
   root.append(...[titleOf(model), gone, late, ...parts, row, help.list].filter(Boolean));
@@ -153,7 +163,7 @@ export function showView(model, el, { look = "", asks, state, parts, picture, nu
     if (event.key === "?" && !event.target.matches("input[type=text]:not([readonly])")) help.toggle();
   });
   el.append(root);
-  const ends = [...stops, stop, keepKeys(root), keepUp(model, { asks, state }, root, late)];
+  const ends = [...stops, stop, keepKeys(root), watchKernel(model, gone), keepUp(model, { asks, state }, late, gone)];
   return () => ends.forEach((end) => end());
 }
 
