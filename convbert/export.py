@@ -7,7 +7,7 @@ Docs: https://convbert.github.io/convbert/export.html.md"""
 # %% auto #0
 __all__ = ['SENTENCES', 'OPSET', 'MAX_ERROR', 'with_onnx_backend', 'without_warnings', 'sample_batch', 'export_graph',
            'quantized_nodes', 'quantize', 'relative_error', 'check_graph', 'check_request', 'load_tokenizer',
-           'load_model', 'write_graph', 'export']
+           'load_model', 'write_config', 'write_graph', 'export']
 
 # %% ../nbs/31_export.ipynb #0ca7c8c3
 import json
@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from .atomic import atomic_folder, is_staging
 from .auto import AutoTokenizer
 from .backends.dispatch import use_backend
+from .browser import WithMaps, store_in_int8
 from .heads import MultipleChoice
 from .hub import resolve
-from .serving import EXPORTABLE, GRAPH, OnnxModel, is_exportable, read_model_class
+from .serving import EXPORTABLE, GRAPH, LAYOUTS, OnnxModel, is_exportable, read_model_class
 from .snapshots import read_snapshot
 from .validation import check_choice
 
@@ -169,9 +170,14 @@ def check_graph(
     return error
 
 # %% ../nbs/31_export.ipynb #7a564c5a
-def check_request(folder: str | os.PathLike, precision: str) -> None:  # raises for the first thing that is wrong
+def check_request(
+    folder: str | os.PathLike,
+    precision: str,
+    layout: str,
+) -> None:  # raises for the first thing that is wrong
     "Refuse a request before any work begins."
     check_choice("precision", precision, MAX_ERROR)
+    check_choice("layout", layout, LAYOUTS)
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
         raise ImportError(f'export needs {", ".join(missing)}: pip install "convbert[onnx]"')
@@ -202,34 +208,51 @@ def load_model(
     return model, load_tokenizer(tokenizer)
 
 # %% ../nbs/31_export.ipynb #fbe67cff
-def write_graph(
-    staged: Path,  # an empty folder
-    model: nn.Module,  # in evaluation mode
+def write_config(
+    staged: Path,
+    model: nn.Module,
     tokenizer: Any,
-    precision: str,  # a key of `MAX_ERROR`
-) -> float:  # see `relative_error`
-    "Write graph, config and tokenizer, and verify the graph."
+) -> None:
+    "Write config and tokenizer."
     config = {**model.config.to_dict(), "architectures": [type(model).__name__], "dtype": "float32"}
     (staged / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(staged)
+
+
+def write_graph(
+    staged: Path,  # with config and tokenizer
+    model: nn.Module,  # in evaluation mode
+    tokenizer: Any,
+    precision: str,  # a key of `MAX_ERROR`
+    layout: str,  # a key of `LAYOUTS`
+    output_attentions: bool,
+) -> float:  # see `relative_error`
+    "Write a graph, and verify it."
     padded = sample_batch(list(SENTENCES), tokenizer, model)
     repeats = zip(SENTENCES, (1, 2, 9, 99), strict=True)  # the last is as long as the model can read
     batches = [padded, *(sample_batch([text], tokenizer, model, times) for text, times in repeats)]
+    model = WithMaps(model) if output_attentions else model
     export_graph(model, {name: x.to(model.device) for name, x in padded.items()}, staged / GRAPH)
     error = check_graph(staged, model, batches, "float32")
     if precision == "int8":
-        quantize(staged / GRAPH, staged / "int8.onnx")
+        make_int8 = quantize if layout == "server" else store_in_int8
+        make_int8(staged / GRAPH, staged / "int8.onnx")
         os.replace(staged / "int8.onnx", staged / GRAPH)
         error = check_graph(staged, model, batches, "int8")
+    target = staged / LAYOUTS[layout][precision]
+    target.parent.mkdir(exist_ok=True)
+    os.replace(staged / GRAPH, target)
     return error
 
 # %% ../nbs/31_export.ipynb #02a570d0
 def export(
     model: str | os.PathLike | nn.Module,  # bundled name, folder, hub id or a loaded model
-    folder: str | os.PathLike,  # new or empty: `model.onnx`, `config.json` and the tokenizer's files
+    folder: str | os.PathLike,  # new or empty: the graph, `config.json` and the tokenizer's files
     *,
     tokenizer: Any = None,  # one, a folder or a name; the model's own when None
     precision: str = "float32",  # or "int8"
+    layout: str = "server",  # `model.onnx`; or "browser": `onnx/model.onnx`, or `model_quantized.onnx` in int8
+    output_attentions: bool = False,  # also output attention maps and convolution kernels
 ) -> float:  # the graph's relative error, see `relative_error`
     """Write a model as a verified ONNX graph, all or nothing.
 
@@ -238,11 +261,15 @@ def export(
     model : str | os.PathLike | nn.Module
         bundled name, folder, hub id or a loaded model
     folder : str | os.PathLike
-        new or empty: `model.onnx`, `config.json` and the tokenizer's files
+        new or empty: the graph, `config.json` and the tokenizer's files
     tokenizer : Any, default None
         one, a folder or a name; the model's own when None
     precision : str, default 'float32'
         or "int8"
+    layout : str, default 'server'
+        `model.onnx`; or "browser": `onnx/model.onnx`, or `model_quantized.onnx` in int8
+    output_attentions : bool, default False
+        also output attention maps and convolution kernels
 
     Returns
     -------
@@ -255,12 +282,13 @@ def export(
 
     export("convbert-tiny", "my-graph")
     """
-    check_request(folder, precision)
+    check_request(folder, precision, layout)
     model, tokenizer = load_model(model, tokenizer)
     training = {part: part.training for part in model.modules()}
     try:
         with atomic_folder(folder) as staged:
-            return write_graph(staged, model.eval(), tokenizer, precision)
+            write_config(staged, model, tokenizer)
+            return write_graph(staged, model.eval(), tokenizer, precision, layout, output_attentions)
     finally:
         for part, mode in training.items():
             part.training = mode

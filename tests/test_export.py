@@ -22,6 +22,7 @@ pytest.importorskip("onnxscript", reason="graphs are exported through onnxscript
 from convbert import ConvBertForMaskedLM, pipeline
 from convbert import export as package
 from convbert.auto import model_class
+from convbert.browser import store_in_int8
 from convbert.export import export
 from convbert.families.registry import split_name
 from convbert.serving import EXPORTABLE, OnnxModel
@@ -141,6 +142,25 @@ def test_torch_export_traces_every_model(name, tokenizer):
             assert_same(program(**batch), model(**batch))
 
 
+@pytest.mark.parametrize("name", ["ConvBertForTokenClassification", "DistilBertForQuestionAnswering"])
+def test_a_folder_for_the_browser_has_the_maps_of_all_heads(name, tokenizer, tmp_path):
+    model, folder = small(name, tokenizer), tmp_path / "new"
+    assert export(model, folder, tokenizer=tokenizer, layout="browser", output_attentions=True) < 1e-5
+    assert not {"config.json", "tokenizer.json", "tokenizer_config.json", "onnx"} - {f.name for f in folder.iterdir()}
+    assert [file.name for file in (folder / "onnx").iterdir()] == ["model.onnx"]
+    graph, batch = OnnxModel(folder), read_by(model, batch_of(torch.arange(9) < torch.tensor([[9], [6]])))
+    with torch.inference_mode():
+        found, wanted = graph(**batch), model(**batch, output_attentions=True)
+    assert found.keys() == wanted.keys() and {"attentions"} <= found.keys()
+    for part, expected in wanted.items():
+        stacked = torch.stack(expected) if isinstance(expected, tuple) else expected
+        assert_close(found[part], stacked, atol=2e-5, rtol=1e-4)
+    small_file = tmp_path / "small.onnx"
+    store_in_int8(folder / "onnx" / "model.onnx", small_file)
+    assert small_file.stat().st_size < 0.4 * (folder / "onnx" / "model.onnx").stat().st_size
+    assert pickle.loads(pickle.dumps(graph))(**batch).attentions.equal(found.attentions)
+
+
 # -- the bundled models, in pipelines
 
 
@@ -213,6 +233,7 @@ def test_int8_predicts_the_same_tokens(tiny, tmp_path, tokenizer):
         (["convbert-tiny", "full"], "'full' is there already"),
         (["convbert-tiny", "full/file"], "is there already"),
         (["convbert-tiny", "new", "--precision", "int4"], "precision='int4' is unknown. Did you mean 'int8'"),
+        (["convbert-tiny", "new", "--layout", "brwser"], "layout='brwser' is unknown. Did you mean 'browser'"),
         (["full", "new"], "names none of ConvBertModel"),
     ],
 )

@@ -17,6 +17,7 @@ NOTEBOOK, README = ROOT / "nbs" / "index.ipynb", ROOT / "README.md"
 NOTE = "<!-- Made from nbs/index.ipynb by tools/readme.py: edit the notebook. -->"
 _directive = re.compile(r"^#\|\s*([\w-]+)\s*:?\s*(.*?)\s*(?:\n|$)", re.M)
 _target = re.compile(r"(\]\(|(?:src|srcset|href)=\")([^)\"\s]+)")
+_live_box = re.compile(r'<div class="convbert-live"[^>]*>\s*(.*?)\s*</div>\s*<script [^>]*></script>', re.S)
 _fence = re.compile(r"(^```.*?^```)", re.M | re.S)
 
 
@@ -56,6 +57,7 @@ def readme() -> str:
     nb.cells = [cell for cell in map(visible, nb.cells) if cell is not None]
     nb.metadata["language_info"] = {"name": "python"}  # nbdev-clean takes it out; fences are marked with it
     text, _ = MarkdownExporter().from_notebook_node(nb)
+    text = _live_box.sub(r"\1", text)  # of what runs on the site, the picture
     docs = get_config(ROOT).doc_url
     parts = _fence.split(text)  # odd parts are fenced code, which stays as it is
     parts[::2] = [_target.sub(lambda m: m[1] + relink(m[2], docs), part) for part in parts[::2]]

@@ -14,12 +14,14 @@ from pathlib import Path
 # %% ../../nbs/commands/04_export.ipynb #68ed4c9e
 def export(args: argparse.Namespace) -> None:
     "Write a model as an ONNX graph for any batch and length, checked against torch."
-    from convbert.export import GRAPH
+    from convbert.export import LAYOUTS
     from convbert.export import export as write
 
-    error = write(args.model, args.folder, tokenizer=args.tokenizer, precision=args.precision)
-    size = (Path(args.folder).expanduser() / GRAPH).stat().st_size / 1e6
-    print(f"{args.folder}: {GRAPH} of {size:.1f} MB, outputs differ by {error:.2g} from torch")
+    how = dict(tokenizer=args.tokenizer, precision=args.precision, layout=args.layout)
+    error = write(args.model, args.folder, **how, output_attentions=args.output_attentions)
+    graph = LAYOUTS[args.layout][args.precision]
+    size = (Path(args.folder).expanduser() / graph).stat().st_size / 1e6
+    print(f"{args.folder}: {graph} of {size:.1f} MB, outputs differ by {error:.2g} from torch")
 
 
 def add_export(commands) -> None:
@@ -28,5 +30,7 @@ def add_export(commands) -> None:
     p.add_argument("model", help="bundled name, folder or hub id")
     p.add_argument("folder", help="where graph, config and tokenizer go: a new or an empty folder")
     p.add_argument("--precision", default="float32", help="float32, or int8 for speed on a CPU (default: float32)")
+    p.add_argument("--layout", default="server", help="server, or browser for transformers.js (default: server)")
+    p.add_argument("--output-attentions", action="store_true", help="output attention maps and kernels, too")
     p.add_argument("--tokenizer", help="bundled name, folder or hub id (default: the model's own)")
     p.set_defaults(run=export)
