@@ -68,7 +68,7 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 def is_fault(message) -> bool:
-    """Whether a message is an error; that the models of live boxes are missing is none, they are built with the site."""
+    """Whether a message is an error; missing models of live boxes are none: they are built with the site."""
     return message.type == "error" and "/live/build/" not in message.location["url"]
 
 
