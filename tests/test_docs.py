@@ -1,5 +1,6 @@
 """The pages of the site, checked as far as that goes without Quarto: what a page is made of, links and pictures."""
 
+import json
 import os
 import re
 import subprocess
@@ -68,6 +69,7 @@ def test_every_page_is_made_and_has_a_title(pages):
 def test_no_directive_is_left_on_a_page(pages):
     """nbdev takes its own directives out; one that is misspelt would stand on the page."""
     known = {"echo", "output", "eval", "include", "warning", "error", "code-fold", "label", "fig-cap", "fig-alt"}
+    known |= {*get_config(ROOT).tst_flags.split()}  # which tests heed; Quarto takes no notice
     left = [
         (name, directive)
         for name in NAMES
@@ -171,9 +173,17 @@ def test_settings_of_the_site_are_staged_beside_its_pages(pages):
     settings = (pages / "_quarto.yml").read_text(encoding="utf-8")
     assert settings == (ROOT / "_quarto.yml").read_text(encoding="utf-8")
     site, made = yaml.safe_load(settings), yaml.safe_load((pages / "nbdev.yml").read_text(encoding="utf-8"))
-    named = [*site["metadata-files"], *site["project"]["resources"], site["format"]["html"]["css"]]
+    html = site["format"]["html"]
+    themes = [file for files in html["theme"].values() for file in files if file.endswith(".scss")]
+    named = [*site["metadata-files"], *site["project"]["resources"], html["css"], html["include-after-body"], *themes]
     assert not [name for name in named if not (pages / name).exists()]
     assert [tool["href"] for tool in site["website"]["navbar"]["tools"]] == [made["website"]["repo-url"]]
+
+
+def test_pages_load_the_mathjax_that_is_served_with_them():
+    site = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+    pinned = json.loads((ROOT / "tools/site/package.json").read_text(encoding="utf-8"))["dependencies"]["mathjax"]
+    assert f"/mathjax@{pinned}/" in site["format"]["html"]["html-math-method"]["url"]
 
 
 def test_texts_link_to_files_that_exist():
