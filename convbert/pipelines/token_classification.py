@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from convbert.pipelines.aggregation import (
     LabelledGroups,
@@ -55,7 +54,7 @@ def token_task_spec(
 class WordTagging(Pipeline):
     "A label for each word."
 
-    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizer, **options: Any):
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizer, **options: Any):
         "Join a model and its tokenizer; see `Pipeline`."
         super().__init__(model, tokenizer, **options)
         known_tagging(model.config)  # refuses a note that it does not know
