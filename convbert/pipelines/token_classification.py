@@ -124,7 +124,7 @@ class TokenClassificationPipeline(WordTagging):
         self,
         texts: Any,  # a text, a list of texts, or a stream; with `is_split_into_words`, words in the place of each text
         *,
-        aggregation_strategy: str | None = None,  # "none", "words", "simple", "first", "average", "max"; or the model's
+        aggregation_strategy: str | None = None,  # none, words, simple, first, average, max; the model's own when None
         ignore_labels: str | Iterable[str] = ("O",),  # words, entities or tokens of these labels are left out
         stride: int | None = None,  # tokens that windows of a long text share; 64, or half a short window, when None
         is_split_into_words: bool = False,  # each text is a list of words
@@ -139,7 +139,7 @@ class TokenClassificationPipeline(WordTagging):
         texts : Any
             a text, a list of texts, or a stream; with `is_split_into_words`, words in the place of each text
         aggregation_strategy : str | None, default None
-            "none", "words", "simple", "first", "average", "max"; or the model's
+            none, words, simple, first, average, max; the model's own when None
         ignore_labels : str | Iterable[str], default ('O',)
             words, entities or tokens of these labels are left out
         stride : int | None, default None
