@@ -110,7 +110,7 @@ class ProcessGroup:
 # %% ../../nbs/training/15_distributed.ipynb #e81f5a20
 def log_once(group: ProcessGroup, line: str) -> None:
     "Print a line above the progress bar, in the main process only."
-    if group.is_main:
+    if group.is_main and sys.stderr is not None:  # a program without a console has none
         tqdm.write(line, file=sys.stderr)
 
 # %% ../../nbs/training/15_distributed.ipynb #817c823b
