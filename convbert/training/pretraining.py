@@ -209,7 +209,7 @@ def text_device(
 
 # %% ../../nbs/training/26_pretraining.ipynb #161cb276
 def pretrain(
-    plan: Plan | str | Path | Sequence[str | Path],  # or only its files
+    plan: Plan | str | Path | Sequence[str | Path],  # a `Plan`, or only its files
     folder: str | Path,  # holds checkpoints, and at the end the model
     device: str | torch.device | None = None,  # the CPU, or an accelerator when there is one
 ) -> dict[str, float]:  # scores on the held-out documents
@@ -218,7 +218,7 @@ def pretrain(
     Parameters
     ----------
     plan : Plan | str | Path | Sequence[str | Path]
-        or only its files
+        a `Plan`, or only its files
     folder : str | Path
         holds checkpoints, and at the end the model
     device : str | torch.device | None, default None
