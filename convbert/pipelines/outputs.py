@@ -106,7 +106,9 @@ class ResultList(list):
     def captions(self, length: int) -> list[dict[str, str]]:  # one per element, of at most so many characters
         "What was asked, as columns; it goes along when the list is sorted or shortened."
         inputs = {id(part): item for part, item in self.asked}
-        return [name_input(inputs[id(part)], length) if id(part) in inputs else {} for part in self]
+        found = [name_input(inputs[id(part)], length) if id(part) in inputs else {} for part in self]
+        mixed = len(column_names(found)) > 1  # which are one column all the same
+        return [{"text": "".join(each.values())} if each else {} for each in found] if mixed else found
 
     def rows(self, length: int) -> list[dict[str, Any]]:  # see `captions`
         "The elements as rows of a table, after what was asked; a `sequence` that repeats it is left out."
