@@ -106,6 +106,8 @@ const TASKS = {
   },
 };
 
+const reason = (error) => error?.message ?? error; // WebAssembly may throw a number
+
 const inWords = ({ label, score }) => `${label} ${percent(score)}`;
 
 let boxes = 0;
@@ -130,8 +132,7 @@ class Box {
     this.fields = Object.entries(this.task.fields).map(([name, label]) => this.makeField(name, label));
     this.button = make("button", { type: "button" }, `Run it here (${(bytes / 1e6).toFixed(1)} MB)`);
     this.status = note("The model runs in your browser: what you type is not sent anywhere.");
-    this.status.setAttribute("role", "status");
-    this.speech = make("p", { className: "unseen", "aria-live": "polite" });
+    this.speech = make("p", { className: "unseen", role: "status" });
     this.answers = make("div", { className: "answers", tabIndex: -1, role: "group", "aria-label": "Answers" });
     this.heads = new Heads(this.number, "heads" in this.host.dataset);
     this.button.addEventListener("click", () => this.load());
@@ -146,9 +147,8 @@ class Box {
     const id = `convbert-live-${this.number}-${name}`;
     const properties = { id, rows: name === "question" ? 1 : 2, maxLength: LONGEST[name], spellcheck: false };
     const input = make("textarea", { ...properties, value: this.host.dataset[name] ?? "" });
-    const later = debounce(() => this.update(), TYPING);
     input.addEventListener("focus", () => this.load(), { once: true });
-    input.addEventListener("input", () => (this.model ? later() : this.load()));
+    input.addEventListener("input", debounce(() => this.model && this.update(), TYPING));
     return { name, input, label: make("label", { htmlFor: id }, text) };
   }
 
@@ -160,18 +160,23 @@ class Box {
     const pressed = document.activeElement === this.button;
     this.button.replaceWith(bar);
     this.say("Loading the model…");
+    const refocus = (element) => {
+      const lost = pressed && document.activeElement === document.body; // what had the focus is gone
+      if (lost) element.focus({ preventScroll: true });
+    };
     try {
       this.model = await loadModel(this.modelName, (share) => (bar.value = share));
-      this.host.dataset.state = "ready";
-      this.still.remove();
-      bar.remove();
-      await this.update();
-      if (pressed) this.answers.focus({ preventScroll: true }); // what had the focus is gone
     } catch (error) {
       this.host.dataset.state = "picture";
       bar.replaceWith(this.button);
-      this.say(`The model could not be loaded: ${error.message}. Try again.`);
+      refocus(this.button);
+      return this.say(`The model could not be loaded: ${reason(error)}. Try again.`);
     }
+    this.host.dataset.state = "ready";
+    this.still.remove();
+    bar.remove();
+    await this.update();
+    refocus(this.answers);
   }
 
   /** Answer what the fields hold now; an answer that a newer text has overtaken is dropped. */
@@ -183,23 +188,26 @@ class Box {
     if (wrong) return this.say(wrong);
     const began = performance.now();
     const inputs = "question" in texts ? [texts.question, texts.text] : [texts.text];
-    const result = await this.model.run(...inputs);
+    let result;
+    try {
+      result = await this.model.run(...inputs);
+    } catch (error) {
+      return this.say(`The model could not answer: ${reason(error)}.`);
+    }
     if (asked !== this.asked) return;
     if (!result.encoded.tokens.length) return this.say("There are no words in this text.");
     const { shown, said } = this.task.answer(result, this.model, texts);
     this.answers.replaceChildren(...shown);
     this.heads.update(result, this.model.tokenizer);
-    this.host.dataset.milliseconds = (performance.now() - began).toFixed(1);
-    this.say(result.encoded.cut ? "Only the beginning of this text is read." : this.seconds());
-    this.speak(said);
+    const cut = result.encoded.cut ? "Only the beginning of this text is read." : "";
+    const took = `Answered in ${Math.round(performance.now() - began)} ms, in your browser.`;
+    this.say(cut || took, `${said} ${cut}`);
   }
 
-  seconds() {
-    return `Answered in ${Math.round(Number(this.host.dataset.milliseconds))} ms, in your browser.`;
-  }
-
-  say(text) {
+  /** Show a line, and tell it, or another, to a screen reader once nothing newer has come for a while. */
+  say(text, spoken = text) {
     this.status.textContent = text;
+    this.speak(spoken);
   }
 
   speak = debounce((text) => (this.speech.textContent = text), SPEAKING);
