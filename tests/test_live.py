@@ -5,16 +5,15 @@ import json
 import os
 import shutil
 import subprocess
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import live
+import numpy as np
 import pytest
 import readme
 from conftest import ROOT
 from hypothesis import given
+from page_checks import CONTRAST, TOO_FAINT, serving
 
 from convbert import pipeline
 
@@ -166,6 +165,7 @@ def site(tmp_path_factory):
             (folder / "live").mkdir(exist_ok=True)
             shutil.copy(file, folder / "live")
     shutil.copytree(ROOT / "nbs" / "images", folder / "images")
+    shutil.copy(ROOT / "nbs" / "styles.css", folder)
     if os.environ.get("CONVBERT_LIVE"):  # a build that is there already
         shutil.copytree(os.environ["CONVBERT_LIVE"], folder / "live" / "build")
         return folder
@@ -174,6 +174,13 @@ def site(tmp_path_factory):
     except (FileNotFoundError, subprocess.SubprocessError) as error:
         pytest.skip(f"npm cannot bring onnxruntime-web: {error}")
     return folder
+
+
+@pytest.mark.slow
+def test_a_model_and_what_runs_it_are_at_most_eight_megabytes(site):
+    built = json.loads((site / "live" / "build" / "manifest.json").read_text())
+    for model in built["models"].values():
+        assert sum(file["bytes"] for file in [*built["runtime"].values(), *model["files"].values()]) <= 8e6
 
 
 @pytest.fixture(scope="module")
@@ -185,20 +192,15 @@ def folders(site):
     return build
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """A static server that says nothing."""
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
 def address(site):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site))
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serving(site) as address:
+        yield address
+
+
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>test</title><link rel="stylesheet" href="styles.css"></head>
+<body class="quarto-light"><main>{body}</main></body></html>"""
 
 
 @pytest.fixture
@@ -209,18 +211,14 @@ def visit(chromium, site, address):
     """
     contexts, wrong, files = [], [], []
 
-    def open_page(body, init="", dark=False, failing="favicon.ico", **options):
+    def open_page(body, init="", failing="favicon.ico", **options):
         def listen(message):
             about = message.location["url"]
             if message.type in ("error", "warning") and not about.endswith(("favicon.ico", failing)):
                 wrong.append(f"{message.text} {about}")
 
         name = f"page-{len(list(site.glob('page-*')))}.html"
-        dress = ' class="quarto-dark"' if dark else ""
-        head = (
-            '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        )
-        (site / name).write_text(f"{head}<title>test</title><body{dress}>{body}</body></html>", encoding="utf-8")
+        (site / name).write_text(PAGE.format(body=body), encoding="utf-8")
         files.append(site / name)
         context = chromium.new_context(**options)
         contexts.append(context)
@@ -232,7 +230,7 @@ def visit(chromium, site, address):
         )
         page.on("console", listen)
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(f"{address}/{name}")
+        page.goto(address + name)
         return page
 
     yield open_page
@@ -243,7 +241,7 @@ def visit(chromium, site, address):
     assert not wrong, wrong
 
 
-RUN = """async ([task, inputs]) => {
+RUN = """async ([task, inputs, wanted = task]) => {
   const { loadModel } = await import("/live/model.js");
   const answers = await import("/live/answers.js");
   const model = await loadModel(task);
@@ -258,7 +256,7 @@ RUN = """async ([task, inputs]) => {
       "question-answering": () => answers.answerQuestion(text, encoded, outputs),
       maps: () => [answers.headMap(outputs.attentions, 1, 2), answers.headMap(outputs.conv_kernels, 3, 1)]
         .map((map) => map.map((row) => Array.from(row))),
-    }[task]());
+    }[wanted]());
   }
   return found;
 }"""
@@ -318,6 +316,17 @@ def test_the_browser_answers_questions_as_python_does(visit, folders):
         close(rows, answer(question=question, context=context, top_k=3), "answer", 1e-3)
 
 
+@pytest.mark.slow
+def test_the_browser_has_the_maps_of_the_graph(visit, folders, tokenizer):
+    runtime = pytest.importorskip("onnxruntime")
+    ((attention, kernels),) = visit("").evaluate(RUN, ["fill-mask", [[MASK]], "maps"])
+    graph = runtime.InferenceSession(folders / "fill-mask" / "onnx" / "model_quantized.onnx")
+    feeds = {name: np.asarray([values]) for name, values in tokenizer(MASK).items()}
+    attentions, conv_kernels = graph.run(["attentions", "conv_kernels"], feeds)
+    np.testing.assert_allclose(attention, attentions[1, 0, 2], atol=1e-4)
+    np.testing.assert_allclose(kernels, conv_kernels[3, 0, 1], atol=1e-4)
+
+
 # -- the box
 
 BOX = """<h1>Title</h1>
@@ -366,10 +375,15 @@ def test_every_task_has_a_box_that_fits_a_phone(task, visit):
         if task == "question-answering"
         else f'data-text="{TEXTS[0]}"'
     )
-    page = visit(BOX.format(task=task, data=f"{texts} data-heads"), dark=True, viewport={"width": 360, "height": 700})
+    page = visit(BOX.format(task=task, data=f"{texts} data-heads"), viewport={"width": 360, "height": 700})
     page.get_by_role("button", name="Run it here").click()
     page.wait_for_selector("[data-state=ready] svg.map")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    for bar in page.locator(".bar").all():
+        assert bar.bounding_box()["width"] > 60
+    for scheme in ("light", "dark"):
+        page.evaluate(f"document.body.className = 'quarto-{scheme}'")
+        assert not page.evaluate(TOO_FAINT, CONTRAST)
     shown = {"sentiment": "negative", "tagging": "DET", "question-answering": "Robert Gray", "heads": "Attention head"}
     assert shown[task] in page.locator(".convbert-live").inner_text()
 
