@@ -83,6 +83,7 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     settings = dict(providers=["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"])
     try:
         return onnxruntime.InferenceSession(os.fspath(file), options, **settings)

@@ -67,16 +67,10 @@ def serving(folder: Path) -> Iterator[str]:
             server.shutdown()
 
 
-def is_fault(message) -> bool:
-    """Whether a message is an error; that live boxes find no models is none: these are built with the site."""
-    unbuilt = "404" in message.text and message.location["url"].endswith("/live/build/manifest.json")
-    return message.type == "error" and not unbuilt
-
-
 def faults_of(context, address: str, name: str) -> list[str]:
     """All that is wrong with a page, a line each; `context` is a browser's."""
     page, said, asked = context.new_page(), [], []
-    page.on("console", lambda message: said.append(message.text) if is_fault(message) else None)
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address + name)

@@ -232,8 +232,8 @@ def test_int8_predicts_the_same_tokens(tiny, tmp_path, tokenizer):
         (["convbert-tny", "new"], "Did you mean 'convbert-tiny'"),
         (["convbert-tiny", "full"], "'full' is there already"),
         (["convbert-tiny", "full/file"], "is there already"),
-        (["convbert-tiny", "new", "--precision", "int4"], "precision='int4' is unknown. Did you mean 'int8'"),
-        (["convbert-tiny", "new", "--layout", "brwser"], "layout='brwser' is unknown. Did you mean 'browser'"),
+        (["convbert-tiny", "new", "--precision", "int4"], "--precision int4 is unknown. Did you mean 'int8'"),
+        (["convbert-tiny", "new", "--layout", "brwser"], "--layout brwser is unknown. Did you mean 'browser'"),
         (["full", "new"], "names none of ConvBertModel"),
     ],
 )

@@ -17,7 +17,7 @@ expect = pytest.importorskip("playwright.sync_api", reason="playwright drives th
 
 from lab import DEADLINE, SHOWN, write_notebook  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 in_light_and_dark = pytest.mark.parametrize("theme", ["light", "dark"])
 
 

@@ -288,6 +288,7 @@ def test_a_module_that_loads_late(lab, chromium):
     desk.context.close()
 
 
+@pytest.mark.long
 def test_throttled_openings(lab, chromium):
     """A tab whose processor is shared by many: `CONVBERT_OPENINGS=200` for a long look."""
     desk = Desk(lab, chromium)

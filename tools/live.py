@@ -32,6 +32,7 @@ PACKAGES = {  # the version, and npm's checksum of it
         "sha512-V3+dqf3iWlRYJ9I9GreM3zGQd0lAXnnoPeddmkOQYWAEE4l/+Fi6p7tx/qVUJlKQgLXGim2W76rTOzz+eC0i7g==",
     ),
 }
+MOST = 8_000_000  # bytes that a box may load, which it says on its button
 RUNTIME = {"script": "ort.wasm.bundle.min.mjs", "wasm": "ort-wasm-simd-threaded.wasm"}  # in onnxruntime-web's dist
 
 
@@ -81,6 +82,10 @@ def write_model(build: Path, task: str) -> dict:
 def write_build(build: Path = BUILD) -> Path:
     """Everything, in a folder; what is there already is replaced."""
     manifest = {"runtime": write_runtime(build), "models": {task: write_model(build, task) for task in MODELS}}
+    for task, model in manifest["models"].items():
+        size = sum(file["bytes"] for file in [*manifest["runtime"].values(), *model["files"].values()])
+        if size > MOST:
+            raise SystemExit(f"{task} loads {size} bytes, more than {MOST}")
     (build / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return build
 

@@ -110,8 +110,8 @@ class ProcessGroup:
 # %% ../../nbs/training/15_distributed.ipynb #e81f5a20
 def log_once(group: ProcessGroup, line: str) -> None:
     "Print a line above the progress bar, in the main process only."
-    if group.is_main:
-        tqdm.write(line, file=sys.stderr)
+    if group.is_main:  # a notebook shows what goes to stderr in red, like an error
+        tqdm.write(line, file=sys.stdout if "ipykernel" in sys.modules else sys.stderr)
 
 # %% ../../nbs/training/15_distributed.ipynb #817c823b
 def join_process_group(

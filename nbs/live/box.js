@@ -6,10 +6,11 @@
  */
 import { answerQuestion, bandOf, classify, fillMask, headMap, tag } from "./answers.js";
 import { drawMap } from "./heads.js";
-import { bytesOf, loadModel, manifest, whatIsMissing } from "./model.js";
+import { loadModel, whatIsMissing } from "./model.js";
 
 const TYPING = 80; // milliseconds without a key before the model answers
 const SPEAKING = 900; // and before a screen reader is told
+const MEGABYTES = 8; // of the runtime and a model, which tools/live.py checks
 const LONGEST = { question: 200, text: 1000 }; // characters of a field
 
 /** An element with its properties and its content. */
@@ -125,14 +126,13 @@ class Box {
   }
 
   /** Put the fields and the button above the picture. */
-  async show() {
+  show() {
     const missing = whatIsMissing();
     if (missing) return this.host.append(note(`This browser has no ${missing}, which the model needs to run here.`));
-    const bytes = bytesOf(await manifest(), this.modelName);
     this.fields = Object.entries(this.task.fields).map(([name, label]) => this.makeField(name, label));
-    this.button = make("button", { type: "button" }, `Run it here (${(bytes / 1e6).toFixed(1)} MB)`);
+    this.button = make("button", { type: "button" }, `Run it here (${MEGABYTES} MB)`);
     this.status = note("The model runs in your browser: what you type is not sent anywhere.");
-    this.speech = make("p", { className: "unseen", role: "status" });
+    this.speech = make("p", { className: "unseen", "aria-live": "polite" });
     this.answers = make("div", { className: "answers", tabIndex: -1, role: "group", "aria-label": "Answers" });
     this.heads = new Heads(this.number, "heads" in this.host.dataset);
     this.button.addEventListener("click", () => this.load());
@@ -159,7 +159,7 @@ class Box {
     const bar = make("progress", { max: 1, value: 0, "aria-label": "Download of the model" });
     const pressed = document.activeElement === this.button;
     this.button.replaceWith(bar);
-    this.say("Loading the model…");
+    this.say(`Loading the model: ${MEGABYTES} MB, once…`);
     const refocus = (element) => {
       const lost = pressed && document.activeElement === document.body; // what had the focus is gone
       if (lost) element.focus({ preventScroll: true });
@@ -199,12 +199,11 @@ class Box {
     const { shown, said } = this.task.answer(result, this.model, texts);
     this.answers.replaceChildren(...shown);
     this.heads.update(result, this.model.tokenizer);
-    const cut = result.encoded.cut ? "Only the beginning of this text is read." : "";
-    const took = `Answered in ${Math.round(performance.now() - began)} ms, in your browser.`;
-    this.say(cut || took, `${said} ${cut}`);
+    const cut = result.encoded.cut ? " Only the beginning of this text is read." : "";
+    this.say(`Answered in ${Math.round(performance.now() - began)} ms, in your browser.${cut}`, said + cut);
   }
 
-  /** Show a line, and tell it, or another, to a screen reader once nothing newer has come for a while. */
+  /** Show a line, and have the same or another one read out. */
   say(text, spoken = text) {
     this.status.textContent = text;
     this.speak(spoken);
@@ -273,7 +272,7 @@ function start() {
   document.head.append(make("link", { rel: "stylesheet", href: new URL("box.css", import.meta.url).href }));
   for (const host of hosts) {
     host.dataset.state = "found";
-    new Box(host).show().catch(() => {}); // a site without the build keeps its pictures
+    new Box(host).show();
   }
 }
 

@@ -3,7 +3,7 @@
  */
 
 const CELL = 18;
-const LABEL = 92;
+const LETTER = 8; // wide enough for most
 const SVG = "http://www.w3.org/2000/svg";
 
 function element(name, attributes, content = []) {
@@ -25,24 +25,24 @@ function describe(map, tokens, title) {
 }
 
 /** Names of the tokens, along the rows and above the columns. */
-function labels(tokens) {
+function labels(tokens, margin) {
   return tokens.flatMap((token, t) => {
-    const middle = LABEL + (t + 0.5) * CELL;
+    const middle = margin + (t + 0.5) * CELL;
     const text = shorten(token);
     return [
-      element("text", { x: LABEL - 6, y: middle + 4, "text-anchor": "end" }, [text]),
-      element("text", { transform: `translate(${middle + 4} ${LABEL - 6}) rotate(-90)` }, [text]),
+      element("text", { x: margin - 6, y: middle + 4, "text-anchor": "end" }, [text]),
+      element("text", { transform: `translate(${middle + 4} ${margin - 6}) rotate(-90)` }, [text]),
     ];
   });
 }
 
 /** A square for each weight that can be seen. */
-function cells(map, tokens) {
+function cells(map, tokens, margin) {
   const strongest = Math.max(...map.map((weights) => Math.max(...weights)));
   return map.flatMap((weights, t) =>
     Array.from(weights, (weight, s) => {
       if (weight < 0.02 * strongest) return null;
-      const place = { x: LABEL + s * CELL, y: LABEL + t * CELL, width: CELL - 1, height: CELL - 1 };
+      const place = { x: margin + s * CELL, y: margin + t * CELL, width: CELL - 1, height: CELL - 1 };
       const title = element("title", {}, [`${tokens[t]} → ${tokens[s]}: ${weight.toFixed(2)}`]);
       return element("rect", { ...place, "fill-opacity": (weight / strongest).toFixed(3) }, [title]);
     }).filter(Boolean),
@@ -58,9 +58,10 @@ function cells(map, tokens) {
  * @returns {SVGElement}
  */
 export function drawMap(map, tokens, kind, title) {
-  const size = LABEL + tokens.length * CELL;
-  const frame = { class: "frame", x: LABEL, y: LABEL, width: size - LABEL, height: size - LABEL };
+  const margin = 10 + LETTER * Math.max(...tokens.map((token) => shorten(token).length));
+  const [side, size] = [tokens.length * CELL, margin + tokens.length * CELL];
+  const frame = { class: "frame", x: margin, y: margin, width: side, height: side };
   const attributes = { class: `map ${kind}`, viewBox: `0 0 ${size} ${size}`, width: size, height: size, role: "img" };
-  const content = [element("rect", frame), ...cells(map, tokens), ...labels(tokens)];
+  const content = [element("rect", frame), ...cells(map, tokens, margin), ...labels(tokens, margin)];
   return element("svg", { ...attributes, "aria-label": describe(map, tokens, title) }, content);
 }

@@ -49,11 +49,8 @@ function once(compute) {
   };
 }
 
-/** @returns {Promise<{runtime: object, models: object}>} files of the build and their bytes */
-export const manifest = once(async (name = "manifest.json") => (await request(name)).json());
-
-const loadRuntime = once(async ({ script, wasm }, count) => {
-  const [runtime, binary] = await Promise.all([import(new URL(script.file, BUILD)), download(wasm.file, count)]);
+const loadRuntime = once(async (wasm, script, count) => {
+  const [runtime, binary] = await Promise.all([import(new URL(script.file, BUILD)), download(wasm, count)]);
   count(script.bytes);
   runtime.env.wasm.numThreads = 1; // more threads need headers that static servers do not send
   runtime.env.wasm.wasmBinary = binary;
@@ -81,10 +78,6 @@ export class Model {
   }
 }
 
-/** Bytes that a model needs, the runtime included. */
-export const bytesOf = ({ runtime, models }, task) =>
-  [...Object.values(runtime), ...Object.values(models[task].files)].reduce((sum, file) => sum + file.bytes, 0);
-
 /**
  * Download and set up the model of a task.
  * @param {string} task a key of the manifest's `models`
@@ -92,14 +85,15 @@ export const bytesOf = ({ runtime, models }, task) =>
  * @returns {Promise<Model>}
  */
 export const loadModel = once(async (task, progress = () => {}) => {
-  const found = await manifest();
-  const { graph, tokenizer, config } = found.models[task].files;
-  const total = bytesOf(found, task);
+  const { runtime: parts, models } = await (await request("manifest.json")).json();
+  const { graph, tokenizer, config } = models[task].files;
+  const files = [...Object.values(parts), graph, tokenizer, config];
+  const total = files.reduce((sum, file) => sum + file.bytes, 0);
   let come = 0;
   const count = (bytes) => progress(Math.min(1, (come += bytes) / total));
   const json = async ({ file }) => JSON.parse(new TextDecoder().decode(await download(file, count)));
   const [runtime, bytes, vocabulary, options] = await Promise.all([
-    loadRuntime(found.runtime, count), download(graph.file, count), json(tokenizer), json(config),
+    loadRuntime(parts.wasm.file, parts.script, count), download(graph.file, count), json(tokenizer), json(config),
   ]);
   const settings = { disable_quant_qdq: "1" }; // int8 weights become float32 when the graph is loaded, not in every run
   const how = { executionProviders: ["wasm"], extra: { session: settings } };
