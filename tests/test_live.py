@@ -307,11 +307,13 @@ def test_the_browser_answers_questions_as_python_does(visit, folders):
 def test_the_browser_has_the_maps_of_the_graph(visit, folders, tokenizer):
     runtime = pytest.importorskip("onnxruntime")
     ((attention, kernels),) = visit("").evaluate(RUN, ["fill-mask", [[MASK]], "maps"])
-    graph = runtime.InferenceSession(folders / "fill-mask" / "onnx" / "model_quantized.onnx")
+    options = runtime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # as in the browser
+    graph = runtime.InferenceSession(folders / "fill-mask" / "onnx" / "model_quantized.onnx", options)
     feeds = {name: np.asarray([values]) for name, values in tokenizer(MASK).items()}
     attentions, conv_kernels = graph.run(["attentions", "conv_kernels"], feeds)
-    np.testing.assert_allclose(attention, attentions[1, 0, 2], atol=1e-3)
-    np.testing.assert_allclose(kernels, conv_kernels[3, 0, 1], atol=1e-3)
+    np.testing.assert_allclose(attention, attentions[1, 0, 2], atol=1e-4)
+    np.testing.assert_allclose(kernels, conv_kernels[3, 0, 1], atol=1e-4)
 
 
 # -- the box
@@ -364,7 +366,7 @@ def test_every_task_has_a_box_that_fits_a_phone(task, visit):
     page.get_by_role("button", name="Run it here").click()
     page.wait_for_selector("[data-state=ready] svg.map")
     assert not page.evaluate(TOO_WIDE)
-    assert all(bar.bounding_box()["width"] > 60 for bar in page.locator(".bar").all())
+    assert all(bar.bounding_box()["width"] > 40 for bar in page.locator(".bar").all())
     for scheme in ("light", "dark"):
         page.evaluate(f"document.body.className = 'quarto-{scheme}'")
         assert not page.evaluate(TOO_FAINT, CONTRAST)
