@@ -305,11 +305,10 @@ def test_the_browser_answers_questions_as_python_does(visit, folders):
 
 @pytest.mark.slow
 def test_the_browser_has_the_maps_of_the_graph(visit, folders, tokenizer):
-    runtime = pytest.importorskip("onnxruntime")
+    from convbert.serving import open_session
+
     ((attention, kernels),) = visit("").evaluate(RUN, ["fill-mask", [[MASK]], "maps"])
-    options = runtime.SessionOptions()
-    options.add_session_config_entry("session.disable_quant_qdq", "1")  # as in the browser
-    graph = runtime.InferenceSession(folders / "fill-mask" / "onnx" / "model_quantized.onnx", options)
+    graph = open_session(folders / "fill-mask" / "onnx" / "model_quantized.onnx")
     feeds = {name: np.asarray([values]) for name, values in tokenizer(MASK).items()}
     attentions, conv_kernels = graph.run(["attentions", "conv_kernels"], feeds)
     np.testing.assert_allclose(attention, attentions[1, 0, 2], atol=1e-4)
