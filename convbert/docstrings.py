@@ -72,12 +72,13 @@ def help_text(
     example: str = "",  # code
 ) -> str:  # "" where there is nothing to tell
     "What is said below the first line of a docstring."
-    of_class = isinstance(node, ast.ClassDef)
-    taken = dataclass_fields(node) if of_class else parameters(node)
+    taken = dataclass_fields(node) if isinstance(node, ast.ClassDef) else parameters(node)
+    returns, result = getattr(node, "returns", None), ""
+    if returns is not None:
+        own = comments.get(returns.end_lineno)
+        result = ast.unparse(returns) + (f"\n    {own}" if own else "")
+        comments = {line: text for line, text in comments.items() if line != returns.end_lineno}
     rows = "\n".join(parameter_row(each, comments) for each in taken)
-    result = "" if of_class or node.returns is None else ast.unparse(node.returns)
-    if result and node.returns.end_lineno in comments:
-        result += f"\n    {comments[node.returns.end_lineno]}"
     parts = ("Parameters", rows), ("Returns", result), ("Examples", example)
     return "\n\n".join(f"{title}\n{'-' * len(title)}\n{text}" for title, text in parts if text)
 

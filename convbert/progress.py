@@ -8,10 +8,19 @@ Docs: https://convbert.github.io/convbert/progress.html.md"""
 __all__ = ['tqdm']
 
 # %% ../nbs/35_progress.ipynb #35d00003
+import sys
 import warnings
+from typing import Any
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "IProgress not found")
-    from tqdm.auto import tqdm
+    from tqdm import auto
 
-_all_ = ["tqdm"]  # which nbdev adds to the names of the module
+# %% ../nbs/35_progress.ipynb #35d00009
+class tqdm(auto.tqdm):
+    "tqdm's bar; none where there is no place to show it."
+
+    def __init__(self, *args: Any, **options: Any):
+        "Make a bar as tqdm makes it."
+        nowhere = sys.stderr is None and options.get("file") is None
+        super().__init__(*args, **(options | {"disable": True} if nowhere else options))

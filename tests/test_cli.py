@@ -2,12 +2,17 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from convbert import __version__, cli, pipeline
+from convbert.commands.options import parse_column
+from convbert.commands.pipelines import TASKS, given_input, read_inputs
+from convbert.commands.training import asking_command
 
 CONVBERT = [sys.executable, "-c", "from convbert.cli import main; raise SystemExit(main())"]
 
@@ -144,6 +149,8 @@ def rows_of(text):
         ),
         (["question-answering", "--file", "rows.csv"], "question,context\n,Ada.\n", ["rows.csv, line 2", "is empty"]),
         (["zero-shot-classification", "a", "--candidate-labels", "b"], "", ["--model MODEL"]),
+        (["question-answering", "who?"], "", ["takes --question and --context, or rows", "'who?'"]),
+        (["multiple-choice", "who?", "--choices", "a", "b"], "", ["--question and --context and --choices", "'who?'"]),
         (
             ["token-classification", "a", "--aggregation-strategy", "frist"],
             "",
@@ -182,6 +189,36 @@ def test_lists_in_a_table_are_read_as_lists(tmp_path):
     (tmp_path / "rows.csv").write_text(f"question,choices\nwho?,{WORDS}\n")
     done = run("multiple-choice", "--file", str(tmp_path / "rows.csv"))
     assert done.returncode == 0 and json.loads(done.stdout)["answers"]["choice"] in ("a", "b"), done.stderr
+
+
+def test_columns_are_gathered_and_parsed_under_our_names_and_lines_are_left_alone(tmp_path):
+    (tmp_path / "rows.csv").write_text(f"q,first,second,endings\nwho?,a,b,{WORDS}\n")
+    (tmp_path / "lines.txt").write_text("a sentence with a [MASK]\n")
+    for choices in ("first,second", "endings"):
+        columns = dict([parse_column("question=q"), parse_column(f"choices={choices}")])
+        ((_, row),) = read_inputs(tmp_path / "rows.csv", columns)
+        assert (row["question"], row["choices"]) == ("who?", ["a", "b"])
+    ((_, line),) = read_inputs(tmp_path / "lines.txt", {"text": "sentence"})
+    assert line == "a sentence with a [MASK]"
+
+
+def test_a_cell_may_hold_a_book(tmp_path):
+    (tmp_path / "rows.csv").write_text(f"text\n{'word ' * 30_000}\n")
+    ((place, row),) = read_inputs(tmp_path / "rows.csv")
+    assert place.endswith("rows.csv, line 2") and len(row["text"]) == 150_000
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "zero-shot-classification"])  # no task to tune for
+def test_the_command_that_fine_tuning_ends_with_is_one(task):
+    _, *words = shlex.split(asking_command(task, Path("my model")))
+    args = cli.make_parser().parse_args(words)
+    assert len(given_input(args)) == 1 and args.model == "my model"
+
+
+def test_best_is_a_word_for_the_shell(run_command):
+    assert cli.make_parser().parse_args(["text-classification", "a", "--top-k", "best"]).top_k == "best"
+    code, error = run_command("text-classification", "a", "--top-k", "worst")
+    assert code == 2 and "--top-k" in error
 
 
 def test_libraries_are_silent(tmp_path):

@@ -179,6 +179,7 @@ def test_a_pipeline_answers_with_a_folder_or_a_loaded_graph(tiny, tmp_path, toke
     wanted = pipeline("fill-mask", device="cpu")(texts, targets=["sea", "rain", "river"])
     loaded = pipeline("fill-mask", OnnxModel(tiny), tokenizer=tokenizer)
     for helper in (pipeline("fill-mask", tiny), pipeline("fill-mask", str(tiny)), loaded):
+        assert f"ConvBertForMaskedLM as OnnxModel (PyTorch)\n  from:    {tiny}\n" in repr(helper)
         found = helper(texts, targets=["sea", "rain", "river"])
         for a, b in zip(flat(found), flat(wanted), strict=True):
             assert a["sequence"] == b["sequence"] and a["score"] == pytest.approx(b["score"], abs=1e-4)

@@ -107,6 +107,7 @@ def assert_same_tokens(node, tokenizer, text, pair=None):
     ]
 
 
+@pytest.mark.slow
 def test_javascript_encodes_hostile_text_as_python_does(node, tmp_path):
     hostile = pytest.importorskip("test_tokenization")
     texts = hostile.hostile.map(well_formed)
@@ -134,6 +135,7 @@ def test_half_a_surrogate_pair_counts_as_one_character(node, tokenizer, tmp_path
     assert text[start:end] == "ship"
 
 
+@pytest.mark.slow
 def test_every_character_has_the_category_that_it_has_in_python(node, tmp_path):
     """Between two letters it is dropped, split off, a space, an accent or a letter."""
     from convbert import ConvBertTokenizer

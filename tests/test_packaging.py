@@ -189,6 +189,17 @@ def test_every_module_has_its_notebook():
     assert not [path for path, match in named.items() if match is None or not (path.parent / match[1]).exists()]
 
 
+def test_what_pipelines_and_the_command_line_import_is_required():
+    code = "import sys, convbert.cli, convbert.pipelines.tasks, convbert.modeling\n"
+    code += "print(*(m.__file__ for name, m in sys.modules.items() if name.startswith('convbert')), sep='\\n')"
+    files = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    nodes = [node for file in files for node in ast.parse(Path(file).read_text(encoding="utf-8")).body]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    required = {re.match(r"[\w.-]+", line)[0] for line in settings()["requirements"].split()}
+    assert {name.partition(".")[0] for name in names} - {*sys.stdlib_module_names, "convbert"} <= required
+
+
 def test_requirements_are_pinned():
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
     pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}

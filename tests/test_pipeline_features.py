@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from convbert.families.convbert import ConvBertConfig
 from convbert.modeling import ConvBertModel
 from convbert.pipelines.batches import EncodedInput
-from convbert.pipelines.features import FeatureExtractionPipeline, pool_window
+from convbert.pipelines.features import FeatureExtractionPipeline, Features, pool_window
 from convbert.pipelines.preprocessing import plan_windows
 from convbert.tokenizers.classes import ConvBertTokenizerFast
 
@@ -81,6 +81,7 @@ def test_forms_and_types(features):
     assert isinstance(one, list) and type(one[0]) is list and type(one[0][0]) is float
     assert json.loads(json.dumps(one)) == one
     assert repr(one).startswith(f"Features of shape ({len(one)}, {len(one[0])}): [[") and len(repr(one)) < 500
+    assert repr(Features([[1.0, 2.0], [3.0]])) == "[[1.0, 2.0], [3.0]]"
     assert features([TEXTS[0]]) == [one] == list(features(iter([TEXTS[0]])))
     assert type(features([TEXTS[0]])) is list
     tensor = features(TEXTS[0], return_tensors=True)

@@ -156,6 +156,7 @@ def test_pickles_and_copies(small, framework):
     classify = pipeline("text-classification", small, framework=framework, top_k=None)
     sent = pickle.dumps(classify)
     assert len(sent) < 4000
+    assert repr(pickle.loads(sent)) == repr(classify) and "million parameters\n  from: " in repr(classify)
     answer = classify("A fine day.")
     assert pickle.loads(sent)("A fine day.") == answer == copy.copy(classify)("A fine day.")
     twin = copy.deepcopy(classify)

@@ -1,5 +1,6 @@
 """Bars in a notebook, run by a real kernel: a widget where ipywidgets is installed, plain text where it is not."""
 
+import subprocess
 import sys
 
 import pytest
@@ -31,6 +32,13 @@ def test_text_without_a_warning_where_ipywidgets_is_missing(monkeypatch, use):
     written, shown = outputs(monkeypatch, WITHOUT_WIDGETS, use)
     assert "3/3" in written and "IProgress" not in written and "Warning" not in written
     assert not shown
+
+
+def test_no_bar_where_there_is_no_console():
+    work = "assert [*tqdm('ab', delay=0)] == ['a', 'b']; log_once(ProcessGroup(), 'a line')"
+    imports = "import sys; from convbert.progress import tqdm"
+    imports += "; from convbert.training.distributed import ProcessGroup, log_once"
+    subprocess.run([sys.executable, "-c", f"{imports}; sys.stderr = sys.stdout = None; {work}"], check=True)
 
 
 def test_a_widget_where_ipywidgets_is_installed(monkeypatch):

@@ -53,11 +53,8 @@ def main() -> int:
         if not path.exists():
             parser.error(f"no such tutorial: {name}")
         committed, began = nbformat.read(path, 4), time.perf_counter()
-        old, kernel = (
-            scores_of(committed),
-            dict(kernel_name="python3", resources={"metadata": {"path": str(TUTORIALS)}}),
-        )
-        NotebookClient(committed, timeout=None, **kernel).execute()
+        old, place = scores_of(committed), {"metadata": {"path": str(TUTORIALS)}}
+        NotebookClient(committed, timeout=None, kernel_name="python3", resources=place).execute()
         found = differences(old, scores_of(committed), args.tolerance)
         print(f"{name}: {(time.perf_counter() - began) / 60:.1f} minutes, {sum(map(len, old.values()))} scores")
         print("".join(f"  {line}\n" for line in found), end="", flush=True)

@@ -31,6 +31,7 @@ def add_export(commands) -> None:
     p.add_argument("folder", help="where graph, config and tokenizer go: a new or an empty folder")
     p.add_argument("--precision", default="float32", help="float32, or int8 for speed on a CPU (default: float32)")
     p.add_argument("--layout", default="server", help="server, or browser for transformers.js (default: server)")
-    p.add_argument("--output-attentions", action="store_true", help="output attention maps and kernels, too")
+    maps = "output attention maps and kernels, too (default: off)"
+    p.add_argument("--output-attentions", action="store_true", help=maps)
     p.add_argument("--tokenizer", help="bundled name, folder or hub id (default: the model's own)")
     p.set_defaults(run=export)

@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
     "A parser whose help explains options in the words of the Python object that takes them."
 
     def __init__(self, **options: Any):
-        "Know no such options yet."
+        "Explain no option yet."
         super().__init__(**options)
         self.explained: list[tuple[argparse.Action, Callable[[], Any]]] = []
 

@@ -73,7 +73,7 @@ def unpickle(
     return pipe
 
 # %% ../../nbs/pipelines/17_base.ipynb #4ad23141
-LIMITS = r"^#+ What it is not good for\s+(.+?)\s*(?:\n\s*\n|\n#|\Z)"
+LIMITS = r"^#+ What it is not good for[ #]*\n\s*([^#\s].*?)\s*(?:\n\s*\n|\n#|\Z)"
 
 
 def read_limits(
@@ -93,11 +93,14 @@ def describe(
     pipe: Any,  # a `Pipeline`
 ) -> str:  # some lines
     "A pipeline in words."
-    model, origin = pipe.model, getattr(pipe.model, "origin", None)
+    model, origin, runner = pipe.model, getattr(pipe.model, "origin", None), runner_of(pipe.model)
     folder = Path(origin.folder) if origin else getattr(model, "folder", None)
-    size = f", {model.num_parameters() / 1e6:.1f} million parameters" if hasattr(model, "num_parameters") else ""
+    found, wrapper = runner.class_of(model), type(model)  # they differ for what was compiled or exported
+    name = found.__name__ if found is wrapper else f"{found.__name__} as {wrapper.__name__}"
+    count = getattr(model, "num_parameters", None) or getattr(model, "count_params", None)  # Keras has the second
+    size = f", {count() / 1e6:.1f} million parameters" if count else ""
     facts = {
-        "model": f"{type(model).__name__} ({runner_of(model).framework.title}){size}",
+        "model": f"{name} ({runner.framework.title}){size}",
         "from": origin.name if origin else folder,
         "reads": f"{pipe.max_length} tokens at a time",
         "card": folder / "README.md" if folder and (folder / "README.md").is_file() else "",
@@ -145,7 +148,7 @@ class Pipeline(CallOptions, PicklesByReference):
             return ResultStream(results(iterate(inputs)), len(inputs) if hasattr(inputs, "__len__") else None)
         parse_all(inputs, spec.parse)
         answers = ResultList(results(inputs, raise_error=raise_at, level=5))
-        answers.inputs = inputs
+        answers.asked = list(zip(answers, inputs, strict=True))
         return answers
 
 # %% ../../nbs/pipelines/17_base.ipynb #1d91fdf8

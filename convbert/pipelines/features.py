@@ -77,8 +77,11 @@ class Features(list):
     "Numbers in lists, which show their shape and their first numbers."
 
     def __repr__(self) -> str:
-        "Not pages of numbers."
-        values = np.asarray(self)
+        "Not pages of numbers; a list as others are once it was changed into no array."
+        try:
+            values = np.asarray(self)
+        except ValueError:
+            return super().__repr__()
         with np.printoptions(precision=3, threshold=8, edgeitems=2):
             return f"Features of shape {values.shape}: {np.array2string(values, separator=', ')}"
 

@@ -187,7 +187,7 @@ def pipeline(
     tokenizer: str | Path | PreTrainedTokenizer | None = None,  # the model's own when None
     device: Any = None,  # PyTorch only: an accelerator when there is one; a loaded model stays
     dtype: Any = None,  # float32 when None
-    **options: Any,  # `revision`, `cache_dir`, `local_files_only`, `token` (see `resolve`); fields; options of calls
+    **options: Any,  # `revision`, `cache_dir`, `local_files_only`, `token`; fields of the config; options of calls
 ) -> Any:  # the task's pipeline, a callable: texts in, results out
     """A ready-made pipeline for a task.
 
@@ -206,7 +206,7 @@ def pipeline(
     dtype : Any, default None
         float32 when None
     **options : Any
-        `revision`, `cache_dir`, `local_files_only`, `token` (see `resolve`); fields; options of calls
+        `revision`, `cache_dir`, `local_files_only`, `token`; fields of the config; options of calls
 
     Returns
     -------

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from convbert.pipelines.aggregation import (
     LabelledGroups,
@@ -55,7 +54,7 @@ def token_task_spec(
 class WordTagging(Pipeline):
     "A label for each word."
 
-    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizer, **options: Any):
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizer, **options: Any):
         "Join a model and its tokenizer; see `Pipeline`."
         super().__init__(model, tokenizer, **options)
         known_tagging(model.config)  # refuses a note that it does not know
@@ -125,7 +124,7 @@ class TokenClassificationPipeline(WordTagging):
         self,
         texts: Any,  # a text, a list of texts, or a stream; with `is_split_into_words`, words in the place of each text
         *,
-        aggregation_strategy: str | None = None,  # "none", "words", "simple", "first", "average", "max"; or the model's
+        aggregation_strategy: str | None = None,  # none, words, simple, first, average, max; the model's own when None
         ignore_labels: str | Iterable[str] = ("O",),  # words, entities or tokens of these labels are left out
         stride: int | None = None,  # tokens that windows of a long text share; 64, or half a short window, when None
         is_split_into_words: bool = False,  # each text is a list of words
@@ -140,7 +139,7 @@ class TokenClassificationPipeline(WordTagging):
         texts : Any
             a text, a list of texts, or a stream; with `is_split_into_words`, words in the place of each text
         aggregation_strategy : str | None, default None
-            "none", "words", "simple", "first", "average", "max"; or the model's
+            none, words, simple, first, average, max; the model's own when None
         ignore_labels : str | Iterable[str], default ('O',)
             words, entities or tokens of these labels are left out
         stride : int | None, default None

@@ -146,7 +146,7 @@ class ZeroShotClassificationPipeline(Pipeline):
         texts: Any,  # a text, a list of texts, or a stream
         candidate_labels: str | Sequence[str],  # a list, or one text with commas between the labels
         *,
-        hypothesis_template: str = "This example is {}.",  # the hypothesis
+        hypothesis_template: str = "This example is {}.",  # the hypothesis, with {} where the label goes
         multi_label: bool = False,  # several labels may be true: score each independently
         batch_size: int | None = None,  # most rows per batch; each label of a text is a row
         batch_tokens: int = 8192,  # most tokens in flight, padding included
@@ -161,7 +161,7 @@ class ZeroShotClassificationPipeline(Pipeline):
         candidate_labels : str | Sequence[str]
             a list, or one text with commas between the labels
         hypothesis_template : str, default 'This example is {}.'
-            the hypothesis
+            the hypothesis, with {} where the label goes
         multi_label : bool, default False
             several labels may be true: score each independently
         batch_size : int | None, default None

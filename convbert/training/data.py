@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tokenizers.base import PreTrainedTokenizer
+from ..tokenizers.inputs import is_list
 from .arrow import LOCATION, MANY_BYTES, bars_of_datasets
 from .checks import check_rows
 from .datasets import choose_columns, read_options
@@ -29,30 +30,33 @@ from .sources import load_files
 
 # %% ../../nbs/training/12_data.ipynb #f183a220
 def check_files(
-    files: Sequence[str | Path],  # of text
-) -> list[str]:  # raises `FileNotFoundError` naming those that are not there
+    files: str | Path | Sequence[str | Path],  # one or several, of text
+) -> list[str]:  # raises `FileNotFoundError` naming those that are not there, and `TypeError` for what is no name
     "Check that all files exist."
-    missing = [str(f) for f in files if not Path(f).is_file()]
-    if missing or not files:
+    names = [files] if isinstance(files, str | Path) else files
+    if not is_list(names) or not all(isinstance(name, str | Path) for name in names):
+        raise TypeError(f"files={files!r:.60} must be the name of a text file, or a list of names")
+    missing = [str(name) for name in names if not Path(name).is_file()]
+    if missing or not len(names):
         raise FileNotFoundError(f"no such text file: {', '.join(missing) or 'the list of files is empty'}")
-    return [str(f) for f in files]
+    return [str(name) for name in names]
 
 
 def load_documents(
-    files: Sequence[str | Path],  # plain text, also `.xz`, `.gz`, `.zst`, an empty line ends a document; or rows
+    files: str | Path | Sequence[str | Path],  # plain text, also `.xz`, `.gz`, `.zst`, or rows
     columns: Mapping[str, str] | None = None,  # what rows call their column "text", see `choose_columns`
 ):  # a `datasets.Dataset` with the column "text"
-    "Read documents from text files through `datasets`, which caches them on disk, or from files of rows."
+    "Read documents through `datasets`, which caches them: from text, where an empty line ends each, or from rows."
     try:
         from datasets import load_dataset
     except ImportError:
         raise ImportError('training reads text through `datasets`: pip install "convbert[train]"') from None
-    names = check_files(files)
-    if any(file_format(name) not in (None, ".txt") for name in names):
-        return load_texts(names, columns)
-    names = [name for name in names if check_plain_text(Path(name))]
+    files = check_files(files)
+    if any(file_format(name) not in (None, ".txt") for name in files):
+        return load_texts(files, columns)
+    names = [name for name in files if check_plain_text(Path(name))]
     if not names:
-        raise ValueError(f"there is no text in {', '.join(map(str, files))}")
+        raise ValueError(f"there is no text in {', '.join(files)}")
     try:
         with bars_of_datasets(shown=False):
             data = load_dataset("text", data_files=names, sample_by="paragraph", split="train")
@@ -61,7 +65,7 @@ def load_documents(
         cause = error.__cause__ or error
         raise ValueError(f"cannot read {', '.join(names)} as UTF-8 text ({type(cause).__name__}: {cause})") from error
     if not len(data):
-        raise ValueError(f"there is no text in {', '.join(map(str, files))}")
+        raise ValueError(f"there is no text in {', '.join(files)}")
     return data
 
 # %% ../../nbs/training/12_data.ipynb #e0a1c2b3

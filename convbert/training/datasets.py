@@ -35,10 +35,12 @@ OPTIONAL = {"text-classification": ("text_pair",), "multiple-choice": ("context"
 def column_mapping(
     task: str,  # a key of `COLUMNS`
     columns: Mapping[str, str | Sequence[str]] | None = None,  # our name -> theirs; several are gathered in a list
-) -> dict[str, str | Sequence[str]]:  # all columns of the task; raises `ValueError` for others
+) -> dict[str, str | Sequence[str]]:  # all columns of the task; raises `TypeError` or `ValueError` for others
     "The dataset's name for every column of a task."
     if task not in COLUMNS:
         raise ValueError(f"no task {task!r} to train for. {suggest(task, COLUMNS)}")
+    if not isinstance(columns, Mapping | None):
+        raise TypeError(f"columns={columns!r:.60} must be a dictionary, such as {{'text': 'sentence'}}")
     ours = (*COLUMNS[task], *OPTIONAL.get(task, ()))
     wrong = [name for name in columns or {} if name not in ours]
     if wrong:
@@ -132,10 +134,11 @@ def check_columns(theirs: Mapping[str, str | Sequence[str]], rows, task: str) ->
     missing = {name: columns for name, columns in missing.items() if columns}
     if not missing:
         return
-    names, absent = ", ".join(map(repr, missing)), ", ".join(repr(c) for columns in missing.values() for c in columns)
+    names, absent = ", ".join(map(repr, missing)), [*chain.from_iterable(missing.values())]
     several, free = len(missing) > 1, [c for c in present if c not in chain.from_iterable(used.values())]
     guess = ", ".join(f"{name!r}: {column}" for name, column in guess_columns(missing, free, rows).items())
     raise ValueError(
-        f"{task} needs the column{'s' * several} {names}, and {absent} {'are' if several else 'is'} not among "
+        f"{task} needs the column{'s' * several} {names}, and {', '.join(map(repr, absent))} "
+        f"{'are' if len(absent) > 1 else 'is'} not among "
         f"{', '.join(map(repr, present))}: say what {'they are' if several else 'it is'} called, columns={{{guess}}}"
     )

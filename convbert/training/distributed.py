@@ -110,8 +110,9 @@ class ProcessGroup:
 # %% ../../nbs/training/15_distributed.ipynb #e81f5a20
 def log_once(group: ProcessGroup, line: str) -> None:
     "Print a line above the progress bar, in the main process only."
-    if group.is_main:  # a notebook shows what goes to stderr in red, like an error
-        tqdm.write(line, file=sys.stdout if "ipykernel" in sys.modules else sys.stderr)
+    stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # which a notebook would show in red
+    if group.is_main and stream is not None:  # a program without a console has none
+        tqdm.write(line, file=stream)
 
 # %% ../../nbs/training/15_distributed.ipynb #817c823b
 def join_process_group(

@@ -76,7 +76,7 @@ class Tuning:
     patience : int | None, default None
         stop after so many evaluations without a better score
     precision : str, default 'auto'
-        "float32", "bfloat16", or bfloat16 where the hardware supports it
+        "float32", "bfloat16", or "auto": bfloat16 where the hardware supports it
     seed : int, default 0
         of all random numbers
 
@@ -103,7 +103,7 @@ class Tuning:
     evaluate_every: float = 1.0  # epochs between evaluations
     watch: str | None = None  # the score by which the best weights are kept; the task's first when None
     patience: int | None = None  # stop after so many evaluations without a better score
-    precision: str = "auto"  # "float32", "bfloat16", or bfloat16 where the hardware supports it
+    precision: str = "auto"  # "float32", "bfloat16", or "auto": bfloat16 where the hardware supports it
     seed: int = 0  # of all random numbers
 
     def __post_init__(self):

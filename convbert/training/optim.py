@@ -65,7 +65,7 @@ class Recipe(Schedule):
     label_smoothing : float, default 0.0
         share of the target that is spread over all classes
     precision : str, default 'auto'
-        "float32", "bfloat16", or bfloat16 where the hardware supports it
+        "float32", "bfloat16", or "auto": bfloat16 where the hardware supports it
     compile : bool | None, default None
         `torch.compile`: always, never, or where it saves time within the run
     seed : int, default 0
@@ -97,7 +97,7 @@ class Recipe(Schedule):
     layer_decay: float = 1.0  # factor of the learning rate from each layer to the one below it, see `layer_scale`
     layer_decay_mode: str = "paper"  # "paper", or "official": as the original code counts layers
     label_smoothing: float = 0.0  # share of the target that is spread over all classes
-    precision: str = "auto"  # "float32", "bfloat16", or bfloat16 where the hardware supports it
+    precision: str = "auto"  # "float32", "bfloat16", or "auto": bfloat16 where the hardware supports it
     compile: bool | None = None  # `torch.compile`: always, never, or where it saves time within the run
     seed: int = 0  # of all random numbers
     save_every: int = 100  # steps between checkpoints

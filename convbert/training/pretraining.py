@@ -50,7 +50,7 @@ class Plan:
 
     Parameters
     ----------
-    files : Sequence[str]
+    files : str | Path | Sequence[str | Path]
         plain text, or rows with a text in each, see `load_documents`
     config : EncoderConfig, default ConvBertConfig.preset('tiny')
         the vocabulary size is set by the tokenizer
@@ -85,7 +85,7 @@ class Plan:
     Plan(["articles.txt"], model="convbert-tiny", recipe=Recipe(steps=20, warmup=5))
     """
 
-    files: Sequence[str]  # plain text, or rows with a text in each, see `load_documents`
+    files: str | Path | Sequence[str | Path]  # plain text, or rows with a text in each, see `load_documents`
     config: EncoderConfig = ConvBertConfig.preset("tiny")  # the vocabulary size is set by the tokenizer
     recipe: Recipe = TINY_RECIPE  # steps, learning rate and so on
     masking: Masking = Masking(rate=0.2, mask=1.0, random=0.0)  # which tokens are hidden, and how
@@ -127,7 +127,9 @@ class Plan:
 
 # %% ../../nbs/training/26_pretraining.ipynb #82effa41
 def complete_plan(plan: Plan) -> None:  # raises `ValueError`
-    "Take config and tokenizer from the plan's model, and check the lengths."
+    "Make a list of one file, take config and tokenizer from the plan's model, and check the lengths."
+    if isinstance(plan.files, str | Path):
+        object.__setattr__(plan, "files", [plan.files])
     if plan.model is not None:
         if plan.tokenizer not in (None, plan.model):
             raise ValueError(f"model={plan.model!r} brings its own tokenizer: leave tokenizer={plan.tokenizer!r} out")
@@ -138,7 +140,7 @@ def complete_plan(plan: Plan) -> None:  # raises `ValueError`
 
 # %% ../../nbs/training/26_pretraining.ipynb #55561b6c
 def evaluate(
-    files: Sequence[str | Path],  # plain text, or rows, that the model was not trained on
+    files: str | Path | Sequence[str | Path],  # plain text, or rows, that the model was not trained on
     model: str | Path = "convbert-tiny",  # bundled name, folder or hub id
     length: int = 128,  # tokens in a row
     device: str | torch.device = "cpu",  # or an accelerator
@@ -148,7 +150,7 @@ def evaluate(
 
     Parameters
     ----------
-    files : Sequence[str | Path]
+    files : str | Path | Sequence[str | Path]
         plain text, or rows, that the model was not trained on
     model : str | Path, default 'convbert-tiny'
         bundled name, folder or hub id
@@ -209,7 +211,7 @@ def text_device(
 
 # %% ../../nbs/training/26_pretraining.ipynb #161cb276
 def pretrain(
-    plan: Plan | str | Path | Sequence[str | Path],  # or only its files
+    plan: Plan | str | Path | Sequence[str | Path],  # a `Plan`, or only its files
     folder: str | Path,  # holds checkpoints, and at the end the model
     device: str | torch.device | None = None,  # the CPU, or an accelerator when there is one
 ) -> dict[str, float]:  # scores on the held-out documents
@@ -218,7 +220,7 @@ def pretrain(
     Parameters
     ----------
     plan : Plan | str | Path | Sequence[str | Path]
-        or only its files
+        a `Plan`, or only its files
     folder : str | Path
         holds checkpoints, and at the end the model
     device : str | torch.device | None, default None
@@ -237,8 +239,7 @@ def pretrain(
     plan = Plan(["articles.txt"], model="convbert-tiny", recipe=Recipe(steps=20, warmup=5))
     pretrain(plan, "my-model")
     """
-    if not isinstance(plan, Plan):
-        plan = Plan([plan] if isinstance(plan, str | Path) else plan)
+    plan = plan if isinstance(plan, Plan) else Plan(plan)
     folder, run_config = Path(folder), plan.run_config()
     check_folder(folder, run_config)
     with exclusive_run(folder):

@@ -32,7 +32,6 @@ def flatten_changes(found: list[list[Change]]) -> list[tuple[int, int, Change]]:
     Parameters
     ----------
     found : list[list[Change]]
-        (mask, row among all, change)
 
     Returns
     -------
@@ -72,7 +71,6 @@ def answer_label_width(found: list[list[Change]]) -> float:  # inches
     Parameters
     ----------
     found : list[list[Change]]
-        inches
 
     Returns
     -------

@@ -151,11 +151,10 @@ def head_view(
     Examples
     --------
     from convbert.visualize import head_view
-    from fastcore.test import test_eq
 
     bank = "The old bank of the river was steep.", "So the bank refused to pay for a new bridge."
     view = head_view("convbert-tiny", *bank, layer=3, attention_head=1, token=14)
-    test_eq((view.tokens[view.token], view.answered), ("bank", [3]))
+    view.tokens[view.token]
     """
     return show_split(HeadView, model, (text, text_pair), tokenizer, state)
 
