@@ -199,10 +199,18 @@ HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewp
 
 @pytest.fixture
 def visit(chromium, site, address):
-    """`visit(html)`: a page of the static server; requests to anywhere else and errors on the console fail the test."""
-    contexts, wrong = [], []
+    """`visit(html)`: a page of the static server; requests to anywhere else and errors on the console fail the test.
 
-    def open_page(body, init="", dark=False, **options):
+    `failing` names files about which there are such errors.
+    """
+    contexts, wrong, expected = [], [], []
+
+    def open_page(body, init="", dark=False, failing=(), **options):
+        def hear(message):
+            if message.type in ("error", "warning"):
+                wrong.append(f"{message.text} {message.location['url']}")
+
+        expected.extend(failing)
         scheme = "dark" if dark else "light"
         text = f"{HEAD}<body class=quarto-{scheme}><main>{body}</main></body></html>"
         (site / "page.html").write_text(text, encoding="utf-8")
@@ -211,7 +219,7 @@ def visit(chromium, site, address):
         page.add_init_script(init)
         page.route(lambda url: not url.startswith((address, "blob:", "data:")), lambda route: route.abort())
         page.on("requestfailed", lambda request: wrong.append(request.url))
-        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("console", hear)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto(f"{address}page.html")
         return page
@@ -219,7 +227,7 @@ def visit(chromium, site, address):
     yield open_page
     for context in contexts:
         context.close()
-    assert not wrong, wrong
+    assert not [what for what in wrong if not what.endswith(tuple(expected))]
 
 
 RUN = """async ([task, inputs, wanted = task]) => {
@@ -299,13 +307,14 @@ def test_the_browser_answers_questions_as_python_does(visit, folders):
 
 @pytest.mark.slow
 def test_the_browser_has_the_maps_of_the_graph(visit, folders, tokenizer):
-    runtime = pytest.importorskip("onnxruntime")
+    from convbert.serving import open_session
+
     ((attention, kernels),) = visit("").evaluate(RUN, ["fill-mask", [[MASK]], "maps"])
-    graph = runtime.InferenceSession(folders / "fill-mask" / "onnx" / "model_quantized.onnx")
+    graph = open_session(folders / "fill-mask" / "onnx" / "model_quantized.onnx")
     feeds = {name: np.asarray([values]) for name, values in tokenizer(MASK).items()}
     attentions, conv_kernels = graph.run(["attentions", "conv_kernels"], feeds)
-    np.testing.assert_allclose(attention, attentions[1, 0, 2], atol=1e-3)
-    np.testing.assert_allclose(kernels, conv_kernels[3, 0, 1], atol=1e-3)
+    np.testing.assert_allclose(attention, attentions[1, 0, 2], atol=1e-4)
+    np.testing.assert_allclose(kernels, conv_kernels[3, 0, 1], atol=1e-4)
 
 
 # -- the box
@@ -358,7 +367,7 @@ def test_every_task_has_a_box_that_fits_a_phone(task, visit):
     page.get_by_role("button", name="Run it here").click()
     page.wait_for_selector("[data-state=ready] svg.map")
     assert not page.evaluate(TOO_WIDE)
-    assert all(bar.bounding_box()["width"] > 60 for bar in page.locator(".bar").all())
+    assert all(bar.bounding_box()["width"] > 40 for bar in page.locator(".bar").all())
     for scheme in ("light", "dark"):
         page.evaluate(f"document.body.className = 'quarto-{scheme}'")
         assert not page.evaluate(TOO_FAINT, CONTRAST)
@@ -385,10 +394,26 @@ def test_a_model_that_cannot_be_loaded_leaves_the_picture_and_the_button(visit):
     assert page.get_by_role("img", name="A picture").is_visible()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ort.js", "ort.wasm.gz", "tokenizer.json.gz"])
+def test_a_download_that_fails_can_be_tried_again(name, visit, site):
+    (file,) = (site / "live" / "build").glob(f"**/{'fill-mask/' * name.startswith('token')}{name}")
+    page = visit(BOX.format(task="fill-mask", data=f'data-text="{MASK}"'), failing=[name])
+    button = page.get_by_role("button", name="Run it here")
+    away = file.rename(file.with_name("away"))
+    button.press("Enter")
+    page.get_by_text("Try again.").first.wait_for()
+    away.rename(file)
+    assert button.evaluate("button => button === document.activeElement")
+    button.press("Enter")
+    page.wait_for_selector("[data-state=ready] table")
+    page.wait_for_function("document.activeElement.getAttribute('aria-label') === 'Answers'")
+
+
 FAIL_ONCE = """async () => {
   const { Model } = await import("/live/model.js");
   const { run } = Model.prototype;
-  Model.prototype.run = () => { Model.prototype.run = run; throw 1234; };
+  Model.prototype.run = async () => { Model.prototype.run = run; throw 1234; };
 }"""
 
 
