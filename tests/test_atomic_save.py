@@ -196,10 +196,10 @@ def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path):
 def test_a_graph_can_be_exported_again_where_an_export_was_killed(tmp_path):
     run_killed(6, single, "newer", tmp_path)
     assert hidden(tmp_path) != []
-    check_request(tmp_path, "float32")
+    check_request(tmp_path, "float32", "server")
     single("old", tmp_path)
     with pytest.raises(FileExistsError, match="is there already"):
-        check_request(tmp_path, "float32")
+        check_request(tmp_path, "float32", "server")
 
 
 # -- who reads meanwhile ----------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_lines_of_standard_input_become_lines_of_json():
         (["fill-mask", "[MASK]", "--top-k", "0"], 1, "--top-k 0"),
         (["fill-mask", "[MASK]", "--file", "x.txt"], 1, "either --file, or an input"),
         (["fill-mask", "--file", "nowhere.txt"], 1, "no such file: nowhere.txt"),
-        (["question-answering", "Who?", "--question", "Who?", "--context", "Ada."], 1, "no text goes with --question"),
+        (["question-answering", "Who?", "--question", "Who?", "--context", "Ada."], 1, "and not the text 'Who?'"),
         (["zero-shot-classification", "a text"], 2, "--candidate-labels"),
         (["finetune", "text-classification", "nowhere.csv", "--out", "never-made"], 1, "no such file: nowhere.csv"),
         (["finetune", "glue/sst-2", "--out", "never-made"], 1, "Did you mean 'glue/sst2'"),

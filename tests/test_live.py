@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import live
+import numpy as np
 import pytest
 import readme
 from conftest import ROOT
@@ -166,12 +167,13 @@ def site(tmp_path_factory):
             (folder / "live").mkdir(exist_ok=True)
             shutil.copy(file, folder / "live")
     shutil.copytree(ROOT / "nbs" / "images", folder / "images")
+    shutil.copy(ROOT / "nbs" / "styles.css", folder)
     if os.environ.get("CONVBERT_LIVE"):  # a build that is there already
         shutil.copytree(os.environ["CONVBERT_LIVE"], folder / "live" / "build")
         return folder
     try:
         live.write_build(folder / "live" / "build")
-    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+    except (FileNotFoundError, subprocess.SubprocessError) as error:
         pytest.skip(f"npm cannot bring onnxruntime-web: {error}")
     return folder
 
@@ -192,25 +194,32 @@ def address(site):
 
 
 HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<link rel="icon" href="data:,"><title>test</title>"""
+<link rel="icon" href="data:,"><link rel="stylesheet" href="styles.css"><title>test</title>"""
 
 
 @pytest.fixture
 def visit(chromium, site, address):
-    """`visit(html)`: a page of the static server; requests to anywhere else and errors on the console fail the test."""
-    contexts, wrong = [], []
+    """`visit(html)`: a page of the static server; requests to anywhere else and errors on the console fail the test.
 
-    def open_page(body, init="", dark=False, **options):
-        page_file = site / "page.html"
-        page_file.write_text(
-            f"{HEAD}<body{' class=quarto-dark' if dark else ''}>{body}</body></html>", encoding="utf-8"
-        )
+    `failing` names files about which there are such errors.
+    """
+    contexts, wrong, expected = [], [], []
+
+    def open_page(body, init="", dark=False, failing=(), **options):
+        def hear(message):
+            if message.type in ("error", "warning"):
+                wrong.append(f"{message.text} {message.location['url']}")
+
+        expected.extend(failing)
+        scheme = "dark" if dark else "light"
+        text = f"{HEAD}<body class=quarto-{scheme}><main>{body}</main></body></html>"
+        (site / "page.html").write_text(text, encoding="utf-8")
         contexts.append(chromium.new_context(**options))
         page = contexts[-1].new_page()
         page.add_init_script(init)
         page.route(lambda url: not url.startswith((address, "blob:", "data:")), lambda route: route.abort())
         page.on("requestfailed", lambda request: wrong.append(request.url))
-        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("console", hear)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto(f"{address}page.html")
         return page
@@ -218,10 +227,10 @@ def visit(chromium, site, address):
     yield open_page
     for context in contexts:
         context.close()
-    assert not wrong, wrong
+    assert not [what for what in wrong if not what.endswith(tuple(expected))]
 
 
-RUN = """async ([task, inputs]) => {
+RUN = """async ([task, inputs, wanted = task]) => {
   const { loadModel } = await import("/live/model.js");
   const answers = await import("/live/answers.js");
   const model = await loadModel(task);
@@ -236,7 +245,7 @@ RUN = """async ([task, inputs]) => {
       "question-answering": () => answers.answerQuestion(text, encoded, outputs),
       maps: () => [answers.headMap(outputs.attentions, 1, 2), answers.headMap(outputs.conv_kernels, 3, 1)]
         .map((map) => map.map((row) => Array.from(row))),
-    }[task]());
+    }[wanted]());
   }
   return found;
 }"""
@@ -296,6 +305,18 @@ def test_the_browser_answers_questions_as_python_does(visit, folders):
         close(rows, answer(question=question, context=context, top_k=3), "answer", 1e-3)
 
 
+@pytest.mark.slow
+def test_the_browser_has_the_maps_of_the_graph(visit, folders, tokenizer):
+    from convbert.serving import open_session
+
+    ((attention, kernels),) = visit("").evaluate(RUN, ["fill-mask", [[MASK]], "maps"])
+    graph = open_session(folders / "fill-mask" / "onnx" / "model_quantized.onnx")
+    feeds = {name: np.asarray([values]) for name, values in tokenizer(MASK).items()}
+    attentions, conv_kernels = graph.run(["attentions", "conv_kernels"], feeds)
+    np.testing.assert_allclose(attention, attentions[1, 0, 2], atol=1e-4)
+    np.testing.assert_allclose(kernels, conv_kernels[3, 0, 1], atol=1e-4)
+
+
 # -- the box
 
 BOX = """<h1>Title</h1>
@@ -308,7 +329,7 @@ def test_a_box_shows_its_picture_until_it_is_asked(visit):
     page = visit(BOX.format(task="fill-mask", data=f'data-text="{MASK}" data-heads'))
     page.wait_for_selector("[data-state=picture]")
     assert page.get_by_role("img", name="A picture").is_visible()
-    assert page.evaluate("performance.getEntriesByType('resource').every(({ name }) => !name.endsWith('.gz'))")
+    assert page.evaluate("performance.getEntriesByType('resource').every(({ name }) => !name.includes('/build/'))")
     page.keyboard.press("Tab")  # into the field, which loads the model
     page.wait_for_selector("[data-state=ready] table")
     assert page.get_by_label("A sentence with a [MASK]").input_value() == MASK
@@ -345,7 +366,11 @@ def test_every_task_has_a_box_that_fits_a_phone(task, visit):
     page = visit(BOX.format(task=task, data=f"{texts} data-heads"), dark=True, viewport={"width": 360, "height": 700})
     page.get_by_role("button", name="Run it here").click()
     page.wait_for_selector("[data-state=ready] svg.map")
-    assert not page.evaluate(TOO_WIDE) and not page.evaluate(TOO_FAINT, CONTRAST)
+    assert not page.evaluate(TOO_WIDE)
+    assert all(bar.bounding_box()["width"] > 40 for bar in page.locator(".bar").all())
+    for scheme in ("light", "dark"):
+        page.evaluate(f"document.body.className = 'quarto-{scheme}'")
+        assert not page.evaluate(TOO_FAINT, CONTRAST)
     shown = {"sentiment": "negative", "tagging": "DET", "question-answering": "Robert Gray", "heads": "Attention head"}
     assert shown[task] in page.locator(".convbert-live").inner_text()
 
@@ -367,6 +392,40 @@ def test_a_model_that_cannot_be_loaded_leaves_the_picture_and_the_button(visit):
         page.get_by_role("button", name="Run it here").click()
         page.wait_for_function("document.querySelector('.note').textContent.includes('could not be loaded')")
     assert page.get_by_role("img", name="A picture").is_visible()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ort.js", "ort.wasm.gz", "tokenizer.json.gz"])
+def test_a_download_that_fails_can_be_tried_again(name, visit, site):
+    (file,) = (site / "live" / "build").glob(f"**/{'fill-mask/' * name.startswith('token')}{name}")
+    page = visit(BOX.format(task="fill-mask", data=f'data-text="{MASK}"'), failing=[name])
+    button = page.get_by_role("button", name="Run it here")
+    away = file.rename(file.with_name("away"))
+    button.press("Enter")
+    page.get_by_text("Try again.").first.wait_for()
+    away.rename(file)
+    assert button.evaluate("button => button === document.activeElement")
+    button.press("Enter")
+    page.wait_for_selector("[data-state=ready] table")
+    page.wait_for_function("document.activeElement.getAttribute('aria-label') === 'Answers'")
+
+
+FAIL_ONCE = """async () => {
+  const { Model } = await import("/live/model.js");
+  const { run } = Model.prototype;
+  Model.prototype.run = async () => { Model.prototype.run = run; throw 1234; };
+}"""
+
+
+@pytest.mark.slow
+def test_a_model_that_fails_while_it_runs_says_so_and_answers_again(visit):
+    page = visit(BOX.format(task="fill-mask", data=f'data-text="{MASK}"'))
+    page.evaluate(FAIL_ONCE)
+    page.get_by_role("button", name="Run it here").click()
+    page.get_by_text("The model could not answer: 1234.").first.wait_for()
+    page.get_by_label("A sentence with a [MASK]").press("End")
+    page.get_by_label("A sentence with a [MASK]").press("Space")
+    page.wait_for_selector("table")
 
 
 def test_the_readme_shows_the_picture_and_no_box():
@@ -394,7 +453,7 @@ TRANSFORMERS = """async ([folder, texts]) => {
 def test_transformers_js_loads_an_exported_folder(visit, site, run_command, tmp_path):
     try:
         library = live.unpack("@huggingface/transformers", tmp_path)
-    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+    except (FileNotFoundError, subprocess.SubprocessError) as error:
         pytest.skip(f"npm cannot bring transformers.js: {error}")
     shutil.copy(library / "dist" / "transformers.web.js", site)
     exported = site / "exported"

@@ -13,6 +13,7 @@ from pathlib import Path
 from shutil import copytree, ignore_patterns
 
 import convbert
+from convbert._modidx import d as INDEX
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ROOT / "tools" / "site" / "node_modules"
@@ -24,9 +25,7 @@ SCRIPTS = {  # what Quarto links to: the same in an npm package, or "" where bro
     r"https://cdn\.jsdelivr\.net/npm/mathjax@[^/]+/es5/(.*)": r"mathjax/es5/\1",
 }
 FOLDERS = "requirejs", "jquery/dist", "mathjax/es5"  # of what SCRIPTS names, with what it loads later
-LEFT_OUT = ignore_patterns(
-    "mathmaps", "node-main.js", "adaptors", "bin", "*.map"
-)  # words for speech, programs for Node
+LEFT_OUT = ignore_patterns("mathmaps", "node-main.js", "adaptors", "bin", "*.map")  # words for speech, what Node runs
 SCRIPT = re.compile(r'<script\b[^>]*\bsrc="(https?://[^"]+)"[^>]*>\s*</script>')
 REMOTE = re.compile(
     r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["'](https?://[^"']+)|<link\b(?=[^>]*stylesheet)[^>]*href=["'](https?://[^"']+)"""
@@ -58,15 +57,12 @@ def remote_files(text: str) -> list[str]:
 # -- search
 
 
-def symbols(root: Path = ROOT) -> Iterator[dict]:
+def symbols() -> Iterator[dict]:
     """An entry for every public class and function: its page, its name, its first line of documentation."""
-    spaces: dict = {}
-    exec((root / "convbert/_modidx.py").read_text(encoding="utf-8"), spaces)
-    index = spaces["d"]
-    for module, found in index["syms"].items():
+    for module, found in INDEX["syms"].items():
         places = {name.removeprefix(f"{module}."): place for name, place in found.items()}
         source = next(iter(places.values()), ("", ""))[1]
-        for node in ast.parse((root / source).read_text(encoding="utf-8")).body if source else ():
+        for node in ast.parse((ROOT / source).read_text(encoding="utf-8")).body if source else ():
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_" and node.name in places:
                 href, line = places[node.name][0], (ast.get_docstring(node) or "").partition("\n")[0]
                 yield dict(objectID=f"symbol:{href}", href=href, title=node.name, section="", text=line)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "nbs" / "live" / "build"
+SITE = ROOT / "tools" / "site"  # its .npmrc says how long npm tries
 MODELS = {
     "fill-mask": "convbert-tiny",
     "sentiment": "convbert-tiny-sentiment",
@@ -39,8 +40,7 @@ def unpack(package: str, folder: Path) -> Path:
     """Download a package from npm, compare its checksum, and unpack it; its folder."""
     version, checksum = PACKAGES[package]
     command = ["npm", "pack", f"{package}@{version}", "--json", "--prefer-offline", "--pack-destination", str(folder)]
-    command += ["--fetch-retries", "1", "--fetch-retry-mintimeout", "1000"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(command, cwd=SITE, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
     (packed,) = json.loads(done.stdout)
     if packed["integrity"] != checksum:
         raise SystemExit(f"{package} {version} is not what it was: {packed['integrity']}, not {checksum}")

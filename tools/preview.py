@@ -126,12 +126,7 @@ def make_page(page: Path, name: Path, after: str) -> str:
 
 def as_link(target: str) -> str:
     """The page of a notebook that is linked to."""
-    folder, _, name = target.rpartition("/")
-    return (
-        f"{folder}/{nbpath2html(Path(name + '.ipynb'))}".lstrip("/")
-        if folder
-        else str(nbpath2html(Path(name + ".ipynb")))
-    )
+    return nbpath2html(Path(f"{target}.ipynb")).as_posix()
 
 
 def make_preview(staged: Path, target: Path) -> list[Path]:

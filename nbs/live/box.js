@@ -107,6 +107,8 @@ const TASKS = {
   },
 };
 
+const reason = (error) => error?.message ?? error; // WebAssembly may throw a number
+
 const inWords = ({ label, score }) => `${label} ${percent(score)}`;
 
 let boxes = 0;
@@ -145,9 +147,8 @@ class Box {
     const id = `convbert-live-${this.number}-${name}`;
     const properties = { id, rows: name === "question" ? 1 : 2, maxLength: LONGEST[name], spellcheck: false };
     const input = make("textarea", { ...properties, value: this.host.dataset[name] ?? "" });
-    const later = debounce(() => this.update(), TYPING);
     input.addEventListener("focus", () => this.load(), { once: true });
-    input.addEventListener("input", () => (this.model ? later() : this.load()));
+    input.addEventListener("input", debounce(() => this.model && this.update(), TYPING));
     return { name, input, label: make("label", { htmlFor: id }, text) };
   }
 
@@ -159,18 +160,23 @@ class Box {
     const pressed = document.activeElement === this.button;
     this.button.replaceWith(bar);
     this.say(`Loading the model: ${MEGABYTES} MB, once…`);
+    const refocus = (element) => {
+      const lost = pressed && document.activeElement === document.body; // what had the focus is gone
+      if (lost) element.focus({ preventScroll: true });
+    };
     try {
       this.model = await loadModel(this.modelName, (share) => (bar.value = share));
     } catch (error) {
       this.host.dataset.state = "picture";
       bar.replaceWith(this.button);
-      return this.say(`The model could not be loaded: ${error.message}. Try again.`);
+      refocus(this.button);
+      return this.say(`The model could not be loaded: ${reason(error)}. Try again.`);
     }
     this.host.dataset.state = "ready";
     this.still.remove();
     bar.remove();
     await this.update();
-    if (pressed) this.answers.focus({ preventScroll: true }); // what had the focus is gone
+    refocus(this.answers);
   }
 
   /** Answer what the fields hold now; an answer that a newer text has overtaken is dropped. */
@@ -182,14 +188,19 @@ class Box {
     if (wrong) return this.say(wrong);
     const began = performance.now();
     const inputs = "question" in texts ? [texts.question, texts.text] : [texts.text];
-    const result = await this.model.run(...inputs);
+    let result;
+    try {
+      result = await this.model.run(...inputs);
+    } catch (error) {
+      return this.say(`The model could not answer: ${reason(error)}.`);
+    }
     if (asked !== this.asked) return;
     if (!result.encoded.tokens.length) return this.say("There are no words in this text.");
     const { shown, said } = this.task.answer(result, this.model, texts);
     this.answers.replaceChildren(...shown);
     this.heads.update(result, this.model.tokenizer);
     const cut = result.encoded.cut ? " Only the beginning of this text is read." : "";
-    this.say(`Answered in ${Math.round(performance.now() - began)} ms, in your browser.${cut}`, said);
+    this.say(`Answered in ${Math.round(performance.now() - began)} ms, in your browser.${cut}`, said + cut);
   }
 
   /** Show a line, and have the same or another one read out. */

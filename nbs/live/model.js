@@ -14,7 +14,7 @@ export function whatIsMissing(scope = globalThis) {
 /** The content of a file of the build, which fails with its name. */
 async function request(name) {
   const response = await fetch(new URL(name, BUILD));
-  if (!response.ok) throw new Error(`${name} could not be loaded (${response.status})`);
+  if (!response.ok) throw new Error(`the server answers ${response.status} for ${name}`);
   return response;
 }
 
