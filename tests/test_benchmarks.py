@@ -14,6 +14,7 @@ from convbert import ConvBertConfig, ConvBertModel
 pytest.importorskip("transformers", reason="benchmarks measure us beside transformers")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_quick_run_writes_its_numbers(tmp_path):
     pytest.importorskip("matplotlib", reason="figures need matplotlib")
@@ -33,6 +34,7 @@ def test_a_quick_run_writes_its_numbers(tmp_path):
     assert sorted(path.stem for path in (tmp_path / "plots").iterdir()) == pictures
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_frameworks_do_the_same_work(tmp_path):
     for module in ("tensorflow", "keras", "jax", "flax"):
@@ -54,6 +56,7 @@ def test_starting_is_measured_beside_what_cannot_be_saved():
     assert all(found[name]["seconds"] > 0 for name in ("bare axes", "plot_share", "plot_token"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_opening_a_page_is_measured(chromium, tmp_path):
     pytest.importorskip("psutil", reason="views are also measured in a JupyterLab, whose kernels are found with it")

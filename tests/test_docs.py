@@ -133,6 +133,7 @@ def test_signatures_name_classes_as_their_authors_do(preview):
     assert not [each for each in found if each[0] != "pages.html"]  # the page about it
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_pages_fit_a_phone_and_can_be_read_in_both_schemes(preview, chromium):
     """No page is too wide for 420 pixels, too faint, without words for a picture, loud, or in need of another host."""

@@ -17,6 +17,7 @@ from convbert import ConvBertForMaskedLM
 pytest.importorskip("transformers", reason="a GPU session measures us beside transformers")
 pytest.importorskip("datasets", reason="text is read through datasets")
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.slow,
     pytest.mark.skipif(torch.cuda.is_available(), reason="the toy is for a CPU"),
 ]

@@ -104,6 +104,7 @@ def test_options_of_a_tokenizer_and_of_fine_tuning_are_explained_one_by_one():
     assert docstrings.explanations(convbert.finetune)["epochs"] == ("passes over the rows", "3.0")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=EXAMPLES.values())
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

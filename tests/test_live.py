@@ -107,6 +107,7 @@ def assert_same_tokens(node, tokenizer, text, pair=None):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_javascript_encodes_hostile_text_as_python_does(node, tmp_path):
     hostile = pytest.importorskip("test_tokenization")
@@ -135,6 +136,7 @@ def test_half_a_surrogate_pair_counts_as_one_character(node, tokenizer, tmp_path
     assert text[start:end] == "ship"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_character_has_the_category_that_it_has_in_python(node, tmp_path):
     """Between two letters it is dropped, split off, a space, an accent or a letter."""
@@ -265,6 +267,7 @@ def close(found, wanted, name, tolerance):
         assert ours[name] in tied
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_browser_fills_masks_as_python_does(visit, folders):
     texts = [masked(text, at) for at, text in enumerate(TEXTS[:50])]
@@ -274,6 +277,7 @@ def test_the_browser_fills_masks_as_python_does(visit, folders):
         close(rows[0], renamed, "label", 1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_browser_labels_texts_as_python_does(visit, folders):
     found = visit("").evaluate(RUN, ["sentiment", [[text] for text in TEXTS[:50]]])
@@ -282,6 +286,7 @@ def test_the_browser_labels_texts_as_python_does(visit, folders):
         close(rows, expected, "label", 1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_browser_tags_words_as_python_does(visit, folders):
     texts = [*TEXTS[:47], "Mr. O'Neil didn't pay $3.50, U.S.A. or not!", "naïve café 👩\u200d🚀 e\u0301", "x"]
@@ -295,6 +300,7 @@ def test_the_browser_tags_words_as_python_does(visit, folders):
         assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in expected], abs=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_browser_answers_questions_as_python_does(visit, folders):
     pairs = [[question, LIGHTHOUSE] for question in QUESTIONS]
@@ -305,6 +311,7 @@ def test_the_browser_answers_questions_as_python_does(visit, folders):
         close(rows, answer(question=question, context=context, top_k=3), "answer", 1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_browser_has_the_maps_of_the_graph(visit, folders, tokenizer):
     from convbert.serving import open_session
@@ -324,6 +331,7 @@ BOX = """<h1>Title</h1>
 <script type="module" src="live/box.js"></script>"""
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_box_shows_its_picture_until_it_is_asked(visit):
     page = visit(BOX.format(task="fill-mask", data=f'data-text="{MASK}" data-heads'))
@@ -339,6 +347,7 @@ def test_a_box_shows_its_picture_until_it_is_asked(visit):
     assert page.get_by_role("img", name="Convolution head 0 of layer 1").is_visible()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_box_answers_while_its_reader_types(visit):
     page = visit(BOX.format(task="fill-mask", data=f'data-text="{MASK}" data-heads'))
@@ -355,6 +364,7 @@ def test_a_box_answers_while_its_reader_types(visit):
     assert page.get_by_role("img", name="Attention head 1 of layer 3").is_visible()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["sentiment", "tagging", "question-answering", "heads"])
 def test_every_task_has_a_box_that_fits_a_phone(task, visit):
@@ -376,6 +386,7 @@ def test_every_task_has_a_box_that_fits_a_phone(task, visit):
 
 
 @pytest.mark.parametrize("missing", ["WebAssembly", "DecompressionStream"])
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_browser_that_cannot_run_it_is_told_kindly(missing, visit):
     page = visit(BOX.format(task="sentiment", data=""), init=f"delete globalThis.{missing}")
@@ -384,6 +395,7 @@ def test_a_browser_that_cannot_run_it_is_told_kindly(missing, visit):
     assert page.get_by_role("img", name="A picture").is_visible() and not page.get_by_role("button").count()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_leaves_the_picture_and_the_button(visit):
     init = 'globalThis.fetch = async () => new Response("", { status: 404 })'
@@ -394,6 +406,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_picture_and_the_button(visit):
     assert page.get_by_role("img", name="A picture").is_visible()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ort.js", "ort.wasm.gz", "tokenizer.json.gz"])
 def test_a_download_that_fails_can_be_tried_again(name, visit, site):
@@ -417,6 +430,7 @@ FAIL_ONCE = """async () => {
 }"""
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_that_fails_while_it_runs_says_so_and_answers_again(visit):
     page = visit(BOX.format(task="fill-mask", data=f'data-text="{MASK}"'))
@@ -449,6 +463,7 @@ TRANSFORMERS = """async ([folder, texts]) => {
 }"""
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_transformers_js_loads_an_exported_folder(visit, site, run_command, tmp_path):
     try:

@@ -172,7 +172,15 @@ def test_wheel_says_what_it_needs(built):
     assert f"Version: {convbert.__version__}" in lines and "Requires-Python: >=3.10" in lines
     assert "License-Expression: Apache-2.0" in lines
     needed = re.findall(r"^Requires-Dist: ([\w.-]+)[^;\n]*$", built["METADATA"], re.M)
-    assert set(needed) == {"torch", "tokenizers", "safetensors", "huggingface_hub", "numpy", "tqdm"}
+    assert set(needed) == {
+        "torch",
+        "tokenizers",
+        "safetensors",
+        "huggingface_hub",
+        "numpy",
+        "tqdm",
+        "typing_extensions",
+    }
     extras = {line.partition(": ")[2] for line in lines if line.startswith("Provides-Extra")}
     assert extras == {"albert", "dev", "docs", "flax", "notebook", "onnx", "serve", "tf", "train", "widgets"}
 

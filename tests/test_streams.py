@@ -119,10 +119,9 @@ def test_a_source_that_is_interrupted_is_not_held_up():
         next(call(broken(["Bad."] * 3, KeyboardInterrupt()), progress=False))
 
 
-def test_the_command_line_prints_what_it_read_before(tmp_path):
+def test_the_command_line_reads_long_cells(tmp_path):
     file = tmp_path / "texts.csv"
-    file.write_text("text\nA quiet film.\nBad.\n" + "x" * 200_000 + "\nGood.\n")  # longer than csv reads a field
+    file.write_text("text\nA quiet film.\nBad.\n" + "x" * 200_000 + "\nGood.\n")  # more than csv's limit
     command = [sys.executable, "-c", "from convbert.cli import main; main()", "text-classification", "--file", file]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stdout.count("answers") == 2 and done.returncode == 1
-    assert "field larger than field limit" in done.stderr
+    assert done.stdout.count("answers") == 4 and done.returncode == 0, done.stderr

@@ -110,7 +110,9 @@ class ProcessGroup:
 # %% ../../nbs/training/15_distributed.ipynb #e81f5a20
 def log_once(group: ProcessGroup, line: str) -> None:
     "Print a line above the progress bar, in the main process only."
-    stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # which a notebook would show in red
+    shell = sys.modules.get("IPython")
+    in_notebook = shell is not None and shell.get_ipython() is not None
+    stream = sys.stdout if in_notebook else sys.stderr  # which a notebook would show in red
     if group.is_main and stream is not None:  # a program without a console has none
         tqdm.write(line, file=stream)
 
