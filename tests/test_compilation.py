@@ -65,10 +65,10 @@ class Terminal:
         return self.errors.read_text()
 
 
-@pytest.mark.slow
 LATE = pytest.param("second shape", marks=[pytest.mark.long, pytest.mark.slow])  # two graphs are compiled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["announced", "compiler at work", LATE])
 def test_one_ctrl_c_ends_a_run_that_compiles(tmp_path, moment):
     run = Terminal(tmp_path, "True")
