@@ -77,7 +77,7 @@ class Features(list):
     "Numbers in lists, which show their shape and their first numbers."
 
     def __repr__(self) -> str:
-        "Not pages of numbers; a list as others are once it was changed into no array."
+        "The shape and the first numbers; all of them where rows have several lengths."
         try:
             values = np.asarray(self)
         except ValueError:
