@@ -13,9 +13,9 @@ from gpu_card import BEGAN, DEVICE, arguments, card_of, flops_per_token
 
 from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertTokenizerFast
 from convbert.training.data import MaskedBatches, Masking
+from convbert.training.evaluation import masked_scores
 from convbert.training.loop import fit
 from convbert.training.optim import Recipe
-from convbert.training.pretraining import masked_scores
 
 # One batch in `long` has rows of 512 tokens, the others of 128; `steps` are as many as six minutes of an H200 take.
 PLAN = dict(learning_rate=5e-3, rate=0.2, tokens=131072, steps=14000, long=8, seed=0)
