@@ -180,7 +180,8 @@ def test_electra_hides_no_token_behind_a_random_one(tokenizer):
     ids = torch.full((200, 100), tokenizer.convert_tokens_to_ids("a"))
     batch = mask_rows(ids, ELECTRA_MASKING, tokenizer, torch.Generator().manual_seed(0))
     shown = batch["input_ids"].gather(1, batch["predict_at"])
-    assert batch["labels"].shape == (200, 15) and set(shown.unique().tolist()) == {tokenizer.mask_token_id, ids[0, 0]}
+    assert batch["labels"].shape == (200, 15)
+    assert set(shown.unique().tolist()) == {tokenizer.mask_token_id, tokenizer.convert_tokens_to_ids("a")}
     assert (shown == tokenizer.mask_token_id).float().mean().item() == pytest.approx(0.85, abs=0.03)
 
 
@@ -263,10 +264,8 @@ def test_a_run_that_goes_on_ends_with_the_weights_of_a_whole_one(tmp_path, text,
     run(3, tmp_path / "parts", tokenizer)
     assert run(6, tmp_path / "parts", tokenizer) == whole
     head = AutoModelForPreTraining if objective in ("replaced-tokens", "sentence-order") else AutoModelForMaskedLM
-    for part, kind in {
-        "": head,
-        **({"generator": AutoModelForMaskedLM} if objective == "replaced-tokens" else {}),
-    }.items():
+    generator = {"generator": AutoModelForMaskedLM} if objective == "replaced-tokens" else {}
+    for part, kind in {"": head, **generator}.items():
         one, other = (kind.from_pretrained(tmp_path / name / part).state_dict() for name in ("again", "parts"))
         assert all(torch.equal(one[name], other[name]) for name in one)
     card = (tmp_path / "parts" / "README.md").read_text()
@@ -306,11 +305,8 @@ QUICK = ["--steps", "2", "--lengths", "16", "--tokens-per-batch", "64", "--devic
 
 
 def test_the_shell_distils_across_vocabularies(tmp_path, text, capsys):
-    words = ["distil", str(text), "--teacher", "convbert-tiny", "--student", "distilbert/base", "--vocab-size", "80"]
-    # the published size is large for a test, but not its two steps of sixteen tokens
-    assert main([*words, "--out", str(tmp_path / "run"), *QUICK, "--no-everywhere", "--cosine", "2"]) == 0, (
-        capsys.readouterr()
-    )
+    words = ["distil", str(text), "--teacher", "convbert-tiny", "--vocab-size", "80", "--out", str(tmp_path / "run")]
+    assert main([*words, *QUICK, "--no-everywhere", "--cosine", "2"]) == 0, capsys.readouterr()
     card = (tmp_path / "run" / "README.md").read_text()
     assert "taught by convbert-tiny" in card and '"cosine": 2.0' in card
     assert len(AutoTokenizer.from_pretrained(tmp_path / "run")) <= 80
