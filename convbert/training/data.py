@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/training/data.html.md"""
 
 # %% auto #0
 __all__ = ['check_files', 'load_documents', 'hold_out', 'load_texts', 'encode_documents', 'Masking', 'mask_tokens',
-           'shuffle_chunks', 'chunk_starts', 'as_tensor', 'as_ids', 'MaskedBatches', 'per_epoch']
+           'shuffle_chunks', 'chunk_starts', 'as_tensor', 'as_ids', 'RunningText', 'MaskedBatches', 'per_epoch']
 
 # %% ../../nbs/training/12_data.ipynb #1de4f850
 import warnings
@@ -196,6 +196,40 @@ def as_ids(
     "Undo `as_tensor`: the ids as int64."
     return stored.long() & 0xFFFF if stored.dtype == torch.int16 else stored.long()
 
+# %% ../../nbs/training/12_data.ipynb #0f1a2b3b
+@dataclass
+class RunningText:
+    "Rows cut from the running text, each batch a pure function of the seed and the step."
+
+    tokens: np.ndarray  # `(N,)` ids
+    tokenizer: PreTrainedTokenizer
+    lengths: tuple[int, ...] = (128,)  # T of the rows, taken in epoch
+    tokens_per_batch: int = 8192  # B times T, or a little less
+    seed: int = 0
+    device: str | torch.device = "cpu"  # where the ids are kept and the batches are made
+
+    def __post_init__(self):
+        "Check lengths and text, and move the ids to the device."
+        if len(self.tokens) < (longest := max(self.lengths)):
+            raise ValueError(f"the text has {len(self.tokens)} tokens, fewer than one row of {longest}: add text")
+        if min(self.lengths) < 3 or self.tokens_per_batch < longest:
+            most = self.tokens_per_batch
+            raise ValueError(f"lengths={self.lengths} must be at least 3 and at most tokens_per_batch={most}")
+        self.ids = as_tensor(self.tokens).to(self.device)
+
+    def rows(self, step: int) -> dict[str, Tensor]:
+        "The rows of that step: input_ids `(B, T)`."
+        return {"input_ids": self.cut(self.lengths[step % len(self.lengths)], step)}
+
+    def cut(self, T: int, step: int) -> Tensor:
+        "Rows `(B, T)` of text that no other step of the epoch uses."
+        size, count = max(self.lengths) - 2, self.tokens_per_batch // max(self.lengths)
+        starts = torch.from_numpy(chunk_starts(len(self.tokens), size, count, step, self.seed))
+        starts = starts.to(self.device, non_blocking=self.ids.is_cuda)
+        places = starts[:, None] + torch.arange(size, device=self.device)
+        ids = as_ids(self.ids[places])[:, : size // (T - 2) * (T - 2)].reshape(-1, T - 2)
+        return F.pad(F.pad(ids, (1, 0), value=self.tokenizer.cls_token_id), (0, 1), value=self.tokenizer.sep_token_id)
+
 # %% ../../nbs/training/12_data.ipynb #0f1a2b3c
 @dataclass
 class MaskedBatches:
@@ -212,16 +246,12 @@ class MaskedBatches:
 
     def __post_init__(self):
         "Check lengths and text, and move the ids to the device."
-        if len(self.tokens) < (longest := max(self.lengths)):
-            raise ValueError(f"the text has {len(self.tokens)} tokens, fewer than one row of {longest}: add text")
-        if min(self.lengths) < 3 or self.tokens_per_batch < longest:
-            most = self.tokens_per_batch
-            raise ValueError(f"lengths={self.lengths} must be at least 3 and at most tokens_per_batch={most}")
-        self.ids = as_tensor(self.tokens).to(self.device)
+        text = self.tokens, self.tokenizer, self.lengths, self.tokens_per_batch, self.seed, self.device
+        self.text = RunningText(*text)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         "The batch of that step: input_ids `(B, T)`, predict_at and labels `(B, M)`."
-        ids = self.rows(self.lengths[step % len(self.lengths)], step)
+        ids = self.text.rows(step)["input_ids"]
         first = max(self.tokenizer.all_special_ids) + 1
         vocab = (first if first < len(self.tokenizer) else 0, len(self.tokenizer))
         generator = torch.Generator(self.device).manual_seed((self.seed << 32) + step)
@@ -230,18 +260,13 @@ class MaskedBatches:
 
     def rows(self, T: int, step: int) -> Tensor:
         "Rows `(B, T)` of text that no other step of the epoch uses."
-        size, count = max(self.lengths) - 2, self.tokens_per_batch // max(self.lengths)
-        starts = torch.from_numpy(chunk_starts(len(self.tokens), size, count, step, self.seed))
-        starts = starts.to(self.device, non_blocking=self.ids.is_cuda)
-        places = starts[:, None] + torch.arange(size, device=self.device)
-        ids = as_ids(self.ids[places])[:, : size // (T - 2) * (T - 2)].reshape(-1, T - 2)
-        return F.pad(F.pad(ids, (1, 0), value=self.tokenizer.cls_token_id), (0, 1), value=self.tokenizer.sep_token_id)
+        return self.text.cut(T, step)
 
 # %% ../../nbs/training/12_data.ipynb #2ae2ec1f
-def per_epoch(batches: MaskedBatches) -> int:
+def per_epoch(text: RunningText | MaskedBatches) -> int:
     "Batches in an epoch."
-    size, count = max(batches.lengths) - 2, batches.tokens_per_batch // max(batches.lengths)
-    return max(1, (len(batches.tokens) // size - 1) // count)
+    size, count = max(text.lengths) - 2, text.tokens_per_batch // max(text.lengths)
+    return max(1, (len(text.tokens) // size - 1) // count)
 
 
-MaskedBatches.per_epoch = property(per_epoch)
+RunningText.per_epoch = MaskedBatches.per_epoch = property(per_epoch)
