@@ -6,7 +6,8 @@ Docs: https://convbert.github.io/convbert/training/corpus/shards.html.md"""
 
 # %% auto #0
 __all__ = ['MANIFEST', 'Shard', 'write_shard', 'file_sha256', 'open_shard', 'Manifest', 'tokenizer_fingerprint', 'write_manifest',
-           'read_manifest', 'TokenCorpus', 'documents', 'tokens', 'running_text', 'open_corpus']
+           'read_manifest', 'TokenCorpus', 'count_documents', 'count_tokens', 'fingerprint', 'running_text',
+           'open_corpus']
 
 # %% ../../../nbs/training/corpus/02_shards.ipynb #19d20004
 import hashlib
@@ -169,21 +170,15 @@ class TokenCorpus:
         "The number of each shard's first document."
         return np.cumsum([0, *(shard.documents for shard in self.manifest.shards)])
 
-    @property
-    def fingerprint(self) -> str:
-        "A hash of all its ids, by which a run knows its data."
-        digests = [shard.sha256 for shard in self.manifest.shards]
-        return hashlib.sha256(repr((digests, self.every, self.held)).encode()).hexdigest()
-
 # %% ../../../nbs/training/corpus/02_shards.ipynb #19d20011
-def documents(corpus: TokenCorpus) -> int:
+def count_documents(corpus: TokenCorpus) -> int:
     "How many there are in this part."
     whole = int(corpus.first_documents[-1])
     held = 0 if corpus.every is None else -(-whole // corpus.every)
     return held if corpus.held else whole - held
 
 
-def tokens(corpus: TokenCorpus) -> int:
+def count_tokens(corpus: TokenCorpus) -> int:
     "How many there are in this part, without special ones."
     if corpus.every is None:
         return sum(shard.tokens for shard in corpus.manifest.shards)
@@ -191,7 +186,14 @@ def tokens(corpus: TokenCorpus) -> int:
     return int(sum((ends - begins).sum(dtype=np.int64) for begins, ends in parts))
 
 
-TokenCorpus.documents, TokenCorpus.tokens = property(documents), property(tokens)
+def fingerprint(corpus: TokenCorpus) -> str:
+    "A hash of all its ids, by which a run knows its data."
+    digests = [shard.sha256 for shard in corpus.manifest.shards]
+    return hashlib.sha256(repr((digests, corpus.every, corpus.held)).encode()).hexdigest()
+
+
+TokenCorpus.documents, TokenCorpus.tokens = property(count_documents), property(count_tokens)
+TokenCorpus.fingerprint = property(fingerprint)
 
 # %% ../../../nbs/training/corpus/02_shards.ipynb #19d20012
 def running_text(
