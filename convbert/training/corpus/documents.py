@@ -23,7 +23,7 @@ from typing import Any
 from ...tokenizers.inputs import SURROGATES, is_list
 from ..datasets import USUAL_NAMES
 from ..formats import JSON_LINES, TABLES, file_format, is_json_object, open_decompressed
-from ..in_memory import located_rows
+from ..in_memory import located_rows, with_locations
 from ..json_files import read_json
 from ...validation import suggest
 
@@ -229,20 +229,25 @@ class Documents:
             return chain.from_iterable(map(read_file, self.files))
         opened = isinstance(self.source, str)
         rows = open_hub(self.source, self.split, self.streaming) if opened else self.source
-        return iter(located_rows(rows, f"{self.source}, " if opened else ""))
+        name = f"{self.source}, " if opened else ""
+        return iter((with_locations if hasattr(rows, "column_names") else located_rows)(rows, name))
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         "Locations and texts; in the place of a text may stand what was found instead."
+        column = None
         for location, row in self.rows():
-            if isinstance(row, Mapping) and self.column not in row:
-                self.find_column(row, location)
-            yield location, row.get(self.column) if isinstance(row, Mapping) else row
+            if not isinstance(row, Mapping):
+                yield location, row
+                continue
+            column = column or self.find_column(row, location)
+            yield location, row[column] if column in row else ValueError(f"no {column!r}")
 
-    def find_column(self, row: Mapping[str, Any], location: str) -> None:
-        "Choose the column from a row that lacks the one before, such as the first."
-        self.column = choose_text_column(row, self.column)
-        if self.column != "text":
-            self.notes.append(f"{location}: the texts are in the column {self.column!r}")
+    def find_column(self, row: Mapping[str, Any], location: str) -> str:
+        "Choose the column from the first row, and note it if nobody has named it."
+        column = choose_text_column(row, self.column)
+        if self.column is None and column != "text":
+            self.notes.append(f"{location}: the texts are in the column {column!r}")
+        return column
 
 # %% ../../../nbs/training/corpus/01_documents.ipynb #19d1001a
 UNBROKEN = re.compile("[!-~]{1000}")  # ASCII without a space: base64, minified code; no language

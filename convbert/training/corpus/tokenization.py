@@ -191,7 +191,7 @@ def write_corpus(
     left = np.inf if limit is None else limit - sum(shard.tokens for shard in manifest.shards)
     pieces = read_pieces(pairs, manifest.rows, skipped, min(2**20, 4 * shard_tokens))
     gathered, tokens, piece = [], 0, Piece([], manifest.rows, skipped)
-    with tqdm(desc="tokenize", unit=" tokens", unit_scale=True, disable=not is_main()) as bar:
+    with tqdm(desc="tokenize", unit=" tokens", unit_scale=True, delay=1, disable=not is_main()) as bar:
         for piece, encoded in encode_pieces(pieces, tokenizer):
             gathered.append(encoded if limit is None else encoded.take(left))
             count = len(gathered[-1].ids)
