@@ -214,28 +214,26 @@ MEMORY = textwrap.dedent(
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
-    for name, count in (("warm", 400), ("large", int(sys.argv[2]))):
+    for name, count in (("small", 1000), ("large", 6000)):
         corpus = tokenize_corpus(Rows(), tokenizer, f"{sys.argv[1]}/{name}", shard_tokens=2**17)
         rows = DocumentRows(corpus, tokenizer, tokens_per_batch=4096)
         for step in range(rows.per_epoch):
             rows.rows(step)
         size = sum(file.stat().st_size for file in Path(sys.argv[1], name).iterdir())
-        print(size // 1024, getrusage(RUSAGE_SELF).ru_maxrss, private(), flush=True)
+        print(size // 1024, count * len(document) // 1024, getrusage(RUSAGE_SELF).ru_maxrss, private(), flush=True)
     """
 )
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
 def test_memory_is_that_of_a_buffer_whatever_the_size_of_the_corpus(tmp_path):
-    """A stream of 18 MB of text, in shards of a quarter of a megabyte, takes the memory of one of a tenth of it."""
-    process = Process(MEMORY, tmp_path, 4000, folder=tmp_path / "said")
+    """A stream of 27 MB of text, in shards of a quarter of a megabyte, takes the memory of one of a sixth of it."""
+    process = Process(MEMORY, tmp_path, folder=tmp_path / "said")
     out, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    (small, peak, private), (large, peak_large, private_large) = (
-        [*map(int, line.split())] for line in out.splitlines()
-    )
-    assert large > 8 * small
-    assert private_large - private < 0.5 * (large - small), "a pass over the rows keeps what it has read"
-    mapped = large - small  # which the system counts too, and drops when it needs the room
-    assert peak_large - peak < mapped + 0.5 * large, "tokenization keeps texts or ids"
+    before, after = ([*map(int, line.split())] for line in out.splitlines())
+    mapped, text, peak, private = (large - small for small, large in zip(before, after, strict=True))
+    assert text > 20_000 and mapped > 10_000  # KB
+    assert private < 0.25 * mapped, "a pass over the rows keeps what it has read"
+    assert peak - mapped < 0.5 * text, "tokenization keeps texts or ids"  # the system drops what is mapped when it must
     shutil.rmtree(tmp_path / "large")
