@@ -111,6 +111,7 @@ class Plan:
         dict[str, Any]
         """
         free = ("steps", "decay", "minutes", "save_every", "evaluate_every", "compile", "precision")
+        free += ("accumulate", "keep")
         recipe = {k: v for k, v in asdict(self.recipe).items() if k not in free}
         model = {
             k: v for k, v in asdict(self.config).items() if k not in ("vocab_size", "id2label", "label2id", "extra")
