@@ -9,6 +9,7 @@ __all__ = ['has_fast_bfloat16', 'autocast', 'count_targets', 'shard_batch', 'Pro
            'log_once', 'join_process_group']
 
 # %% ../../nbs/training/15_distributed.ipynb #45b8a11a
+import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -76,6 +77,7 @@ class ProcessGroup:
     rank: int = 0  # of this process
     world_size: int = 1  # number of processes
     device: torch.device = torch.device("cpu")  # of this process
+    sharded: bool = False  # whether gradients and optimizer states are divided among the processes, see `sharding`
 
     @property
     def is_main(self) -> bool:
@@ -111,12 +113,15 @@ class ProcessGroup:
 # %% ../../nbs/training/15_distributed.ipynb #19e60001
 def averages(group: ProcessGroup, forward: nn.Module, now: bool) -> Any:  # a context manager
     "Average the gradients of this backward pass over processes now, or with those of a later one."
-    return nullcontext() if now or group.world_size == 1 else forward.no_sync()
+    if group.sharded:
+        forward.set_requires_gradient_sync(now)
+    return nullcontext() if now or group.world_size == 1 or group.sharded else forward.no_sync()
 
 
 def clip_gradients(group: ProcessGroup, model: nn.Module, most: float) -> Tensor:  # scalar: their norm before
     "Scale all gradients down to a norm."
-    return nn.utils.clip_grad_norm_(model.parameters(), most)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), most)
+    return norm.full_tensor() if group.sharded else norm
 
 
 ProcessGroup.averages, ProcessGroup.clip_gradients = averages, clip_gradients
@@ -145,4 +150,5 @@ def join_process_group(
     if state.num_processes > 1:
         device = state.device
         model.to(device)
-    return ProcessGroup(state.process_index, state.num_processes, device)
+    sharded = state.num_processes > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+    return ProcessGroup(state.process_index, state.num_processes, device, sharded)

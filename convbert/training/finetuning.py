@@ -29,10 +29,10 @@ from .distributed import join_process_group, log_once
 from .evaluation import EvaluationResult, evaluate_model
 from .examples import ExampleBatches, Preprocessing, make_examples, tokenize_rows
 from .initial_model import check_initial_model, limit_length, load_initial_model, resize_embeddings
+from .locks import exclusive_run
 from .loop import fit
 from .optim import Recipe
 from .results import Finetuned, find_result, save_result
-from .runs import exclusive_run
 from .task_data import TaskData, load_task_data
 from ..validation import suggest
 

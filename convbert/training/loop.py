@@ -20,6 +20,7 @@ from ..progress import tqdm
 from .compilation import StepForward
 from .distributed import count_targets, join_process_group, log_once
 from .interrupts import StoppedRun, deferred_interrupt
+from .locks import exclusive_run
 from .logs import open_logs
 from .optim import Recipe, make_optimizers
 from .rotation import checkpoints
@@ -27,7 +28,6 @@ from convbert.training.runs import (
     Run,
     best_evaluation,
     evaluations,
-    exclusive_run,
     is_finished,
     is_out_of_time,
     load_checkpoint,
@@ -35,6 +35,7 @@ from convbert.training.runs import (
     save_best,
     save_checkpoint,
 )
+from .sharding import shard_model
 from .steps import check_finite, keep_bad_batch, task_loss, train_step
 
 # %% ../../nbs/training/17_loop.ipynb #ad3f9a19
@@ -80,6 +81,7 @@ def evaluate_run(
         finally:
             run.model.train()
 
+    run.gather()
     found, watch = run.group.run_on_main(scores), run.recipe.watch
     if watch and watch not in found:
         raise ValueError(f"watch={watch!r} is not among the scores {', '.join(found)}")
@@ -106,7 +108,9 @@ def fit(
     if recipe.watch and not evaluate:
         raise ValueError(f"watch={recipe.watch!r} needs evaluate, which computes that score")
     group = join_process_group(model)
-    run = Run(model, make_optimizers(model, recipe), recipe, Path(folder), run_config or {}, group)
+    shards = shard_model(model, group, recipe)
+    optimizers = make_optimizers(shards or model, recipe)
+    run = Run(model, optimizers, recipe, Path(folder), run_config or {}, group, shards=shards)
     with exclusive_run(folder):
         if checkpoints(folder):
             load_checkpoint(run)
@@ -125,7 +129,7 @@ def run_steps(
 ) -> None:
     "Run the remaining steps; see `fit`."
     recipe, group = run.recipe, run.group
-    run.model.train()
+    run.trained.train(), run.model.train()
     run.began, meter = time.perf_counter() - run.seconds, Meter()
     bar = tqdm(total=recipe.steps, initial=run.step, desc="train", unit="step", delay=0, disable=not group.is_main)
     with deferred_interrupt() as interrupt, bar:
@@ -164,7 +168,7 @@ def after_step(run: Run, meter: Meter, bar: tqdm, evaluate: Callable | None) -> 
         update_clock(run)
     if better or run.step % recipe.save_every == 0:
         log_progress(run, meter, bar)  # else a run that is killed would lose what it has counted since the last report
-        if run.group.is_main and not is_finished(run):
+        if not is_finished(run):
             save_checkpoint(run)
 
 
@@ -181,8 +185,7 @@ def stop_run(run: Run, meter: Meter, bar: tqdm, evaluate: Callable | None) -> No
     log_progress(run, meter, bar)
     if evaluate and is_finished(run) and not any(row["step"] == run.step for row in evaluations(run.log)):
         evaluate_run(run, evaluate)  # stopped without an evaluation before, and resumed when its time was up
-    if run.group.is_main:
-        save_checkpoint(run)
+    save_checkpoint(run)
     for each in run.logs:
         getattr(each, "close", lambda: None)()
     run.group.barrier()

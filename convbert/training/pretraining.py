@@ -33,9 +33,10 @@ from .data import MaskedBatches, Masking, check_files, encode_documents, hold_ou
 from .distributed import join_process_group, log_once
 from .evaluation import masked_scores
 from .initial_model import resize_embeddings
+from .locks import exclusive_run
 from .loop import fit
 from .optim import Recipe
-from .runs import check_run_config, exclusive_run, read_checkpoint
+from .runs import check_run_config, read_checkpoint
 from ..weights import WEIGHT_PATTERNS
 
 # %% ../../nbs/training/26_pretraining.ipynb #5214be5b
