@@ -148,6 +148,8 @@ def complete_plan(plan: Plan) -> None:  # raises `ValueError`
     "Make a list of one file, take config and tokenizer from the plan's model, and check what belongs together."
     if isinstance(plan.files, str | Path):
         object.__setattr__(plan, "files", [plan.files])
+    if not plan.files:
+        raise FileNotFoundError("no such file: the list of files is empty")
     if plan.objective not in MASKINGS:
         raise ValueError(f"no objective {plan.objective!r:.80}. {suggest(str(plan.objective), MASKINGS)}")
     if plan.cut not in CUTS or plan.sentences < 0:
