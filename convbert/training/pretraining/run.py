@@ -99,7 +99,7 @@ def prepare_text(
         sound = (text for _, text in Documents(plan.source, column, streaming=plan.streaming) if not fault_of(text))
         texts = (text for number, text in enumerate(islice(sound, VOCABULARY_TEXTS)) if number % plan.hold_out_every)
         if (first := next(texts, None)) is None:
-            raise ValueError(f"{plan.source}: there is no text to train on: two documents with words in them are needed")
+            raise ValueError(f"{plan.source}: there is no text to train on: two documents with words are needed")
         how = dict(do_lower_case=plan.lowercase, model_max_length=plan.config.max_position_embeddings)
         tokenizer = tokenizer_class(plan.config).train(chain([first], texts), vocab_size=plan.vocab_size, **how)
     tokenizer.save_pretrained(folder)
