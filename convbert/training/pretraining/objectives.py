@@ -9,6 +9,8 @@ __all__ = ['Rows', 'OBJECTIVES', 'MaskedLMObjective', 'ReplacedTokensObjective',
            'DistillationObjective']
 
 # %% ../../../nbs/training/pretraining/07_objectives.ipynb #19aa0004
+import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,13 +21,16 @@ from ...auto import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, Au
 from ...config import EncoderConfig
 from ...hub import resolve
 from ...pretrained_model import PreTrainedModel
+from ..distributed import ProcessGroup, count_targets, log_once
 from ..evaluation import HELD_OUT_MASKING, masked_scores
 from ..initial_model import resize_embeddings
-from .distillation import Distillery, make_distillation, start_from_teacher
-from .masking import Masker, PreparedBatches
+from .distillation import make_distillation, start_from_teacher
+from .distillation_inputs import DistillationInputs
+from .masking import Masker, Masking, PreparedBatches
 from .plan import MASKINGS, Plan
-from .replaced_tokens import ReplacedTokens, detection_scores
-from .sentence_order import SentenceOrder, order_scores
+from .replaced_tokens import ReplacedTokens, detection_scores, make_generator
+from .sentence_order import SentenceOrder, SentenceOrderLoss, order_scores
+from .totals import has_rows, with_totals
 
 # %% ../../../nbs/training/pretraining/07_objectives.ipynb #19aa0009
 Rows = Callable[[int], dict[str, Tensor]]  # step to input_ids `(B, T)`, and attention_mask where there is padding
@@ -35,11 +40,15 @@ class MaskedLMObjective:
     "Fill in masked words."
 
     on_host = False
+    weight = staticmethod(count_targets)  # of a part of a batch, see `fit`
 
     def __init__(self, plan: Plan, tokenizer: Any):
-        "Keep both."
-        self.plan, self.tokenizer = plan, tokenizer
-        self.prepare = Masker(tokenizer)
+        "Mask with the tokenizer's special tokens."
+        self.plan, self.tokenizer, self.masker = plan, tokenizer, Masker(tokenizer)
+
+    def prepare(self, ids: Tensor, generator: torch.Generator, masking: Masking) -> dict[str, Tensor]:
+        "The batch of rows `(B, T)`."
+        return self.masker(ids, generator, masking)
 
     @property
     def config(self) -> EncoderConfig:
@@ -58,7 +67,7 @@ class MaskedLMObjective:
 
     def score(self, model: nn.Module, rows: Rows, steps: int) -> dict[str, float]:
         "Scores on held-out rows."
-        batches = PreparedBatches(rows, Masker(self.tokenizer), HELD_OUT_MASKING, seed=1)
+        batches = PreparedBatches(rows, self.masker, HELD_OUT_MASKING, seed=1)
         return masked_scores(self.kept(model)[""], batches, steps)
 
     def kept(self, model: nn.Module) -> dict[str, PreTrainedModel]:  # by folder, the run's own is ""
@@ -69,16 +78,23 @@ class MaskedLMObjective:
 class ReplacedTokensObjective(MaskedLMObjective):
     "Tell which tokens a generator has replaced."
 
+    weight = staticmethod(has_rows)
+
     def make(self) -> ReplacedTokens:
         "A discriminator and its generator."
         plan = self.plan
-        fresh = ReplacedTokens.from_config(self.config, plan.generator_width, plan.detection_weight)
-        if plan.model is None:
-            return fresh
-        own, generator = resolve(plan.model) / "generator", fresh.generator
-        if (own / "config.json").exists():
+        discriminator = self.start(AutoModelForPreTraining)
+        own = None if plan.model is None else resolve(plan.model) / "generator"
+        if own is not None and (own / "config.json").exists():
             generator = resize_embeddings(AutoModelForMaskedLM.from_pretrained(own), self.tokenizer)
-        return ReplacedTokens(self.start(AutoModelForPreTraining), generator, plan.detection_weight)
+        else:
+            generator = make_generator(discriminator.config, plan.generator_width)
+        return ReplacedTokens(discriminator, generator, plan.detection_weight)
+
+    def prepare(self, ids: Tensor, generator: torch.Generator, masking: Masking) -> dict[str, Tensor]:
+        "Mask tokens, and count them and all others."
+        batch = self.masker(ids, generator, masking)
+        return with_totals(batch, (batch["labels"] != -100).sum(), (ids != self.tokenizer.pad_token_id).sum())
 
     def score(self, model: nn.Module, rows: Rows, steps: int) -> dict[str, float]:
         "How well replaced tokens are found."
@@ -94,16 +110,20 @@ class ReplacedTokensObjective(MaskedLMObjective):
 class SentenceOrderObjective(MaskedLMObjective):
     "Fill in masked words, and tell the order of two segments."
 
-    on_host = True
+    on_host, weight = True, staticmethod(has_rows)
 
     def __init__(self, plan: Plan, tokenizer: Any):
         "Look up how sentences end."
         super().__init__(plan, tokenizer)
         self.prepare = SentenceOrder(tokenizer)
 
-    def make(self) -> nn.Module:
-        "A model with both heads."
-        return self.start(AutoModelForPreTraining)
+    def make(self) -> SentenceOrderLoss:
+        "A model with both heads, and its losses."
+        return SentenceOrderLoss(self.start(AutoModelForPreTraining))
+
+    def kept(self, model: nn.Module) -> dict[str, PreTrainedModel]:
+        "The model."
+        return {"": model.model}
 
     def score(self, model: nn.Module, rows: Rows, steps: int) -> dict[str, float]:
         "How often the order is told."
@@ -113,20 +133,25 @@ class SentenceOrderObjective(MaskedLMObjective):
 class DistillationObjective(MaskedLMObjective):
     "Learn from a teacher."
 
-    on_host = True
+    on_host, weight = True, staticmethod(has_rows)
 
     def __init__(self, plan: Plan, tokenizer: Any):
         "Load the teacher, or its encoder where it has no use for words."
         super().__init__(plan, tokenizer)
         head = AutoModelForMaskedLM if plan.triple_loss.soft else AutoModel
         self.teacher, theirs = head.from_pretrained(plan.teacher), AutoTokenizer.from_pretrained(plan.teacher)
-        self.prepare = Distillery(tokenizer, theirs, self.teacher.config.max_position_embeddings)
+        longest, everywhere = self.teacher.config.max_position_embeddings, plan.triple_loss.all_tokens
+        self.prepare = DistillationInputs(tokenizer, theirs, longest, everywhere)
 
     def make(self) -> nn.Module:
         "The student, and its teacher beside it."
         student = super().make()
         if self.plan.model is None and len(student.encoder.layers) <= len(self.teacher.encoder.order):
-            start_from_teacher(student, self.teacher, same_words=self.prepare.both is None)
+            left = start_from_teacher(student, self.teacher, same_words=self.prepare.both is None)
+            kinds = sorted({re.sub(r"\.\d+\.", ".*.", name).rpartition(".")[0] for name in left})
+            said = f"; random weights in {', '.join(kinds)}" if kinds else ""
+            group = ProcessGroup(int(os.environ.get("RANK", "0")))
+            log_once(group, f"the student begins with its teacher's weights{said}")
         return make_distillation(student, self.teacher, self.prepare, self.plan.triple_loss)
 
     def kept(self, model: nn.Module) -> dict[str, PreTrainedModel]:

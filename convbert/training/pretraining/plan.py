@@ -6,12 +6,12 @@ Docs: https://convbert.github.io/convbert/training/pretraining/plan.html.md"""
 
 # %% auto #0
 __all__ = ['MASKINGS', 'CUTS', 'TINY_RECIPE', 'FREE', 'UNSAVED', 'OWN_SETTINGS', 'ELECTRA_CODE', 'CONVBERT_CODE', 'ALBERT_PAPER',
-           'DISTILBERT_CODE', 'RTD', 'PUBLISHED', 'Plan', 'complete_plan', 'describe_run', 'Published',
-           'published_plan']
+           'DISTILBERT_CODE', 'RTD', 'DISTILBERT', 'PUBLISHED', 'Plan', 'complete_plan', 'check_numbers', 'check_head',
+           'describe_run', 'Published', 'published_plan']
 
 # %% ../../../nbs/training/pretraining/06_plan.ipynb #19f00004
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..corpus.documents import source_files
 from ..optim import Recipe
 from .distillation import TripleLoss
 from .masking import ALBERT_MASKING, BERT_MASKING, ELECTRA_MASKING, Masking
+from .replaced_tokens import detector_class, generator_config
 from ...validation import suggest
 
 # %% ../../../nbs/training/pretraining/06_plan.ipynb #19f00007
@@ -80,6 +81,8 @@ class Plan:
         read a dataset on the hub as a stream, without downloading it whole
     limit : int | None, default None
         tokens of text that are read, at most
+    logs : tuple[str, ...], default ()
+        beside `log.jsonl`: "tensorboard", "plot" (a live plot in a notebook)
     generator_width : float, default 0.25
         of replaced tokens: the generator's share of the width
     detection_weight : float, default 50.0
@@ -115,6 +118,7 @@ class Plan:
     columns: Mapping[str, str] | None = None  # what rows call their column "text"
     streaming: bool = False  # read a dataset on the hub as a stream, without downloading it whole
     limit: int | None = None  # tokens of text that are read, at most
+    logs: tuple[str, ...] = ()  # beside `log.jsonl`: "tensorboard", "plot" (a live plot in a notebook)
     generator_width: float = 0.25  # of replaced tokens: the generator's share of the width
     detection_weight: float = 50.0  # of replaced tokens: the weight of the discriminator's loss
     teacher: str | None = None  # of distillation: bundled name, folder or hub id
@@ -148,12 +152,10 @@ def complete_plan(plan: Plan) -> None:  # raises `ValueError`
     "Make a list of one file, take config and tokenizer from the plan's model, and check what belongs together."
     if isinstance(plan.files, str | Path):
         object.__setattr__(plan, "files", [plan.files])
-    if not plan.files:
-        raise FileNotFoundError("no such file: the list of files is empty")
-    if plan.objective not in MASKINGS:
-        raise ValueError(f"no objective {plan.objective!r:.80}. {suggest(str(plan.objective), MASKINGS)}")
-    if plan.cut not in CUTS or plan.sentences < 0:
-        raise ValueError(f"cut={plan.cut!r} must be one of {CUTS}, sentences={plan.sentences} not negative")
+    for name in ("teacher", "tokenizer", "model"):
+        if getattr(plan, name) is not None:
+            object.__setattr__(plan, name, str(getattr(plan, name)))
+    check_numbers(plan)
     if plan.masking is None:
         object.__setattr__(plan, "masking", MASKINGS[plan.objective])
     if (plan.objective == "distillation") != (plan.teacher is not None):
@@ -165,8 +167,37 @@ def complete_plan(plan: Plan) -> None:  # raises `ValueError`
             raise ValueError(f"model={plan.model!r} brings its own tokenizer: leave tokenizer={plan.tokenizer!r} out")
         object.__setattr__(plan, "config", AutoConfig.from_pretrained(plan.model))
         object.__setattr__(plan, "tokenizer", plan.model)
+    check_head(plan)
     if max(plan.lengths) > plan.config.max_position_embeddings:
         raise ValueError(f"lengths={plan.lengths} exceed max_position_embeddings={plan.config.max_position_embeddings}")
+
+# %% ../../../nbs/training/pretraining/06_plan.ipynb #19f00018
+def check_numbers(plan: Plan) -> None:  # raises `ValueError` naming value and rule
+    "Check the values of a plan, each by itself."
+    if not plan.files:
+        raise FileNotFoundError("no such file: the list of files is empty")
+    if plan.objective not in MASKINGS:
+        raise ValueError(f"no objective {plan.objective!r:.80}. {suggest(str(plan.objective), MASKINGS)}")
+    if plan.cut not in CUTS or plan.sentences < 0:
+        raise ValueError(f"cut={plan.cut!r} must be one of {CUTS}, sentences={plan.sentences} not negative")
+    if not plan.lengths or min(plan.lengths) < 3 or plan.tokens_per_batch < max(plan.lengths):
+        most = plan.tokens_per_batch
+        raise ValueError(f"lengths={plan.lengths} must be at least 3 each, and at most tokens_per_batch={most}")
+    if plan.hold_out_every < 2:
+        raise ValueError(f"hold_out_every={plan.hold_out_every} must be at least 2: one document of so many is unseen")
+    steps, rates = ([change[i] for change in plan.mask_rates] for i in (0, 1))
+    if steps != sorted(steps) or not all(0 < rate < 1 for rate in rates):
+        raise ValueError(f"mask_rates={plan.mask_rates} must be pairs of a step and a share, by rising step")
+
+
+def check_head(plan: Plan) -> None:  # raises `ValueError`
+    "Check that the family has the head that the objective trains, before any text is read."
+    if plan.objective == "replaced-tokens":
+        detector_class(plan.config)
+        generator_config(plan.config, plan.generator_width)
+    if plan.objective == "sentence-order" and plan.config.model_type != "albert":
+        family = family_of(plan.config).prefix
+        raise ValueError(f"objective='sentence-order' needs a head that ALBERT has and {family} has not")
 
 # %% ../../../nbs/training/pretraining/06_plan.ipynb #19f0000e
 FREE = "steps", "decay", "minutes", "save_every", "evaluate_every"  # may change on the way,
@@ -206,7 +237,11 @@ class Published:
     warmup: int
     source: str  # where it is said
     weight_decay: float = 0.01
-    rate: float | None = None  # share of hidden tokens, where it is not the objective's
+    rate: float | None = None  # share of masked tokens, where it is not the objective's
+    beta2: float = 0.999
+    clip: float = 1.0
+    shape: str = "electra"  # of the schedule, see `Recipe`
+    bias_correction: bool = False  # of AdamW
     generator_width: float = 0.25
 
 
@@ -217,6 +252,7 @@ DISTILBERT_CODE = "https://github.com/huggingface/transformers-research-projects
 
 # %% ../../../nbs/training/pretraining/06_plan.ipynb #19f00012
 RTD = "replaced-tokens"
+DISTILBERT = dict(weight_decay=0.0, beta2=0.98, clip=5.0, shape="linear", bias_correction=True)
 PUBLISHED = {  # family and preset
     ("convbert", "small"): Published(RTD, 1_000_000, 128, 128, 3e-4, 10_000, CONVBERT_CODE),
     ("convbert", "medium-small"): Published(RTD, 1_000_000, 128, 128, 5e-4, 10_000, CONVBERT_CODE),
@@ -225,10 +261,10 @@ PUBLISHED = {  # family and preset
     ("electra", "base"): Published(RTD, 766_000, 256, 512, 2e-4, 10_000, ELECTRA_CODE, generator_width=1 / 3),
     ("electra", "large"): Published(RTD, 400_000, 2048, 512, 2e-4, 10_000, ELECTRA_CODE, rate=0.25),
     **{
-        ("albert", size): Published("sentence-order", 125_000, 4096, 512, 1.76e-3, 3_125, ALBERT_PAPER)
+        ("albert", size): Published("sentence-order", 125_000, 4096, 512, 1.76e-3, 3_125, ALBERT_PAPER, shape="bert")
         for size in ("base", "large", "xlarge", "xxlarge")
     },
-    ("distilbert", "base"): Published("distillation", 100_000, 4000, 512, 5e-4, 5_000, DISTILBERT_CODE, 0.0),
+    ("distilbert", "base"): Published("distillation", 100_000, 4000, 512, 5e-4, 5_000, DISTILBERT_CODE, **DISTILBERT),
 }
 
 # %% ../../../nbs/training/pretraining/06_plan.ipynb #19f00014
@@ -243,11 +279,12 @@ def published_plan(
     if paper is None:
         known = [f"{size} ({kind})" for kind, size in PUBLISHED]
         raise ValueError(f"nothing is published for family={family!r}, preset={preset!r}; there are {', '.join(known)}")
-    how = dict(warmup=paper.warmup, weight_decay=paper.weight_decay, beta2=0.999)
-    recipe = Recipe(paper.steps, paper.learning_rate, save_every=1000, evaluate_every=10_000, **how)
-    own = MASKINGS[paper.objective]
-    masking = own if paper.rate is None else Masking(paper.rate, own.mask, own.random, own.longest)
-    rows = dict(lengths=(paper.length,), tokens_per_batch=paper.rows * paper.length, masking=masking)
+    how = {name: getattr(paper, name) for name in ("weight_decay", "beta2", "clip", "shape", "bias_correction")}
+    how |= dict(warmup=paper.warmup, save_every=1000, evaluate_every=10_000)
+    recipe = Recipe(paper.steps, paper.learning_rate, **how)
+    rows = dict(lengths=(paper.length,), tokens_per_batch=paper.rows * paper.length)
+    if paper.rate is not None and changes.get("objective", paper.objective) == paper.objective:
+        rows["masking"] = replace(MASKINGS[paper.objective], rate=paper.rate)
     config = family_of(family).config.preset(preset)
     own_plan = dict(config=config, recipe=recipe, objective=paper.objective, generator_width=paper.generator_width)
     return Plan(files, **{**own_plan, **rows, "vocab_size": config.vocab_size, **changes})

@@ -186,7 +186,8 @@ def run_pretraining(
         f"pretraining ({plan.objective}): {counts[0]} to train on, {counts[1]} held out; "
         f"{len(tokenizer):,} tokens in the vocabulary",
     )
-    log = fit(model, batches, plan.recipe, folder, lambda m: objective.score(m, unseen, count), run_config)
+    how = dict(weight=objective.weight, logs=plan.logs)
+    log = fit(model, batches, plan.recipe, folder, lambda m: objective.score(m, unseen, count), run_config, **how)
     save_result(objective, model.eval(), folder, log)
     return last_scores(log)
 
