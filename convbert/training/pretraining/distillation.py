@@ -265,7 +265,7 @@ def make_distillation(
 ) -> Distillation:
     "A student and its teacher, who know which words they share."
     if batches.all_tokens != loss.all_tokens:
-        raise ValueError(f"all_tokens={loss.all_tokens} in the loss, {batches.all_tokens} in its batches: use one value")
+        raise ValueError(f"all_tokens={loss.all_tokens} in the loss, {batches.all_tokens} in its batches: take one")
     both = Distillation(student, teacher, loss)
     if batches.both is not None:
         for name, ids in zip(("mine", "theirs"), batches.both.shared, strict=True):
