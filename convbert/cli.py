@@ -19,9 +19,10 @@ from typing import Any
 
 from . import __version__
 from .commands.export import add_export
+from .commands.finetuning import add_finetune
 from .commands.options import Parser, in_shell_words
 from .commands.pipelines import add_tasks
-from .commands.training import add_evaluate, add_finetune, add_pretrain
+from .commands.pretraining import add_distil, add_evaluate, add_plan, add_pretrain
 
 # %% ../nbs/33_cli.ipynb #5760b9f9
 def make_parser() -> Parser:
@@ -34,6 +35,8 @@ def make_parser() -> Parser:
     add_tasks(commands)
     add_finetune(commands)
     add_pretrain(commands)
+    add_distil(commands)
+    add_plan(commands)
     add_evaluate(commands)
     add_export(commands)
     return parser

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from convbert import __version__, cli, pipeline
+from convbert.commands.finetuning import asking_command
 from convbert.commands.options import parse_column
 from convbert.commands.pipelines import TASKS, given_input, read_inputs
-from convbert.commands.training import asking_command
 
 CONVBERT = [sys.executable, "-c", "from convbert.cli import main; raise SystemExit(main())"]
 
@@ -255,14 +255,19 @@ def test_version():
 def test_options_have_the_names_that_they_have_in_python():
     import inspect
 
-    from convbert.commands import pipelines, training
+    from convbert.commands import finetuning, pipelines, pretraining
     from convbert.pipelines import TASKS
     from convbert.training.finetuning import Tuning
+    from convbert.training.optim import Recipe
+    from convbert.training.pretraining import Plan
+    from convbert.training.pretraining.distillation import TripleLoss
 
     assert set(pipelines.TASKS) == set(TASKS)
     for task, options in pipelines.TASKS.items():
         assert set(options) <= set(inspect.signature(TASKS[task].__call__).parameters), task
-    assert set(training.TUNING_OPTIONS) <= set(Tuning.__dataclass_fields__)
+    known = {Tuning: finetuning.TUNING_OPTIONS, Plan: pretraining.PLAN_OPTIONS, Recipe: pretraining.RECIPE_OPTIONS}
+    for kind, options in {**known, TripleLoss: pretraining.LOSS_OPTIONS}.items():
+        assert set(options) <= set(kind.__dataclass_fields__), kind
 
 
 def test_files_of_rows_with_a_bad_byte_a_mark_and_a_surrogate(tmp_path):

@@ -50,7 +50,11 @@ EXAMPLES = {docstrings.sections(value.__doc__)["Examples"]: name for name, value
 def test_what_people_call_is_marked():
     calls = {f"pipelines.{kind.__module__.rpartition('.')[2]}.{kind.__name__}.__call__" for kind in TASKS.values()}
     front = "tasks.pipeline"
-    training = {"training.finetuning.finetune", "training.pretraining.pretrain", "training.pretraining.evaluate"}
+    training = {
+        "training.finetuning.finetune",
+        "training.pretraining.run.pretrain",
+        "training.pretraining.run.evaluate",
+    }
     others = {"export.export", "speedup.speed_up", "ablation.make_head_mask", "tokenizers.base.CallMixin.__call__"}
     loading = {
         f"{where}.from_pretrained" for where in ("loading.PretrainedMixin", "tokenizers.pretrained.PretrainedMixin")

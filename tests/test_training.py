@@ -19,9 +19,10 @@ from convbert.families.convbert import ConvBertConfig
 from convbert.modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertForTokenClassification
 from convbert.tokenizers.classes import ConvBertTokenizerFast
 from convbert.training.data import MaskedBatches, Masking
+from convbert.training.evaluation import masked_scores
 from convbert.training.loop import Meter, after_step, fit, task_loss
 from convbert.training.optim import Recipe, layer_scale, make_optimizers, set_rates
-from convbert.training.pretraining import Plan, masked_scores, pretrain
+from convbert.training.pretraining import Plan, pretrain
 from convbert.training.runs import Run
 
 SCRIPT = textwrap.dedent(

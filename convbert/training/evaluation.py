@@ -219,7 +219,8 @@ def masked_scores(
     for step in range(steps):
         batch = {k: v.to(device) for k, v in batches(step).items()}
         labels = batch.pop("labels").flatten()
-        logits = model(**batch, return_dict=True).logits.flatten(0, 1).float()
+        asked = labels != -100
+        logits, labels = model(**batch, return_dict=True).logits.flatten(0, 1)[asked].float(), labels[asked]
         right = (logits.topk(5).indices == labels[:, None]).float().cpu()
         hits += torch.stack([right[:, 0].sum(), right.sum()])
         nll += F.cross_entropy(logits, labels, reduction="sum").item()
