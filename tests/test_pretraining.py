@@ -21,13 +21,14 @@ from convbert import (
     ElectraForMaskedLM,
 )
 from convbert.cli import main
-from convbert.training.loop import fit, step_seed
+from convbert.training.loop import fit
 from convbert.training.optim import Recipe
 from convbert.training.pretraining import Plan, pretrain
 from convbert.training.pretraining.distillation import Distillery, TripleLoss, make_distillation
 from convbert.training.pretraining.masking import ELECTRA_MASKING, Masking, choose_runs, mask_rows, run_shares
 from convbert.training.pretraining.objectives import OBJECTIVES, PreparedBatches
 from convbert.training.pretraining.replaced_tokens import ReplacedTokens, corrupt, generator_config
+from convbert.training.steps import step_seed
 
 pytest.importorskip("accelerate")
 pytest.importorskip("datasets")
