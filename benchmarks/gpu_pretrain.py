@@ -13,12 +13,13 @@ from gpu import WORK, load_tokens, record, revision, write
 from gpu_card import BEGAN, DEVICE, arguments, card_of, flops_per_token
 
 from convbert import ConvBertConfig, ConvBertTokenizerFast
+from convbert.training.data import RunningText
 from convbert.training.loop import fit
 from convbert.training.optim import Recipe
 from convbert.training.pretraining.cards import last_scores
-from convbert.training.pretraining.objectives import OBJECTIVES, MaskedLMObjective, PreparedBatches
+from convbert.training.pretraining.masking import PreparedBatches
+from convbert.training.pretraining.objectives import OBJECTIVES, MaskedLMObjective
 from convbert.training.pretraining.plan import Plan
-from convbert.training.pretraining.run import cut_rows
 
 # One batch in `long` has rows of 512 tokens, the others of 128; `steps` are as many as six minutes of an H200 take.
 # The mask rate is the objective's own when it is None; `teacher` is a folder that was carried there.
@@ -62,11 +63,11 @@ def train(
     masking = full.masking if plan["rate"] is None else replace(full.masking, rate=plan["rate"])
     objective = OBJECTIVES[full.objective](full, tokenizer)
     device = "cpu" if objective.on_host else DEVICE
-    rows = cut_rows(text, tokenizer, lengths, 1024 if toy else plan["tokens"], recipe.seed, device)
+    rows = RunningText(text, tokenizer, lengths, 1024 if toy else plan["tokens"], recipe.seed, device).rows
     batches = PreparedBatches(rows, objective.prepare, masking, seed=recipe.seed)
     torch.manual_seed(recipe.seed)
     model = objective.make().to(DEVICE)
-    held_rows = cut_rows(held, tokenizer, (128,), 4096, seed=1)
+    held_rows = RunningText(held, tokenizer, (128,), 4096, seed=1).rows
     steps = 4 if toy else 42
     log = fit(model, batches, recipe, folder, lambda m: objective.score(m, held_rows, steps), run_config=plan)
     return objective, model.eval(), log

@@ -25,8 +25,15 @@ from convbert.training.loop import fit
 from convbert.training.optim import Recipe
 from convbert.training.pretraining import Plan, pretrain
 from convbert.training.pretraining.distillation import Distillery, TripleLoss, make_distillation
-from convbert.training.pretraining.masking import ELECTRA_MASKING, Masking, choose_runs, mask_rows, run_shares
-from convbert.training.pretraining.objectives import OBJECTIVES, PreparedBatches
+from convbert.training.pretraining.masking import (
+    ELECTRA_MASKING,
+    Masking,
+    PreparedBatches,
+    choose_runs,
+    mask_rows,
+    run_shares,
+)
+from convbert.training.pretraining.objectives import OBJECTIVES
 from convbert.training.pretraining.replaced_tokens import ReplacedTokens, corrupt, generator_config
 from convbert.training.steps import step_seed
 
@@ -91,7 +98,8 @@ def batch_of(tokenizer, rows):
     def make(objective, **plan):
         plan = Plan("text.txt", ConvBertConfig(embedding_size=16, **SIZES), objective=objective, **plan)
         prepare = OBJECTIVES[objective](plan, tokenizer).prepare
-        return PreparedBatches(lambda step: rows, prepare, plan.masking)(0)
+        ids = dict(input_ids=rows, attention_mask=(rows != tokenizer.pad_token_id).long())
+        return PreparedBatches(lambda step: ids, prepare, plan.masking)(0)
 
     return make
 

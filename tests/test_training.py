@@ -18,11 +18,12 @@ from tqdm import tqdm
 from convbert.families.convbert import ConvBertConfig
 from convbert.modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertForTokenClassification
 from convbert.tokenizers.classes import ConvBertTokenizerFast
-from convbert.training.data import MaskedBatches, Masking
+from convbert.training.data import MaskedBatches
 from convbert.training.evaluation import masked_scores
 from convbert.training.loop import Meter, after_step, fit, task_loss
 from convbert.training.optim import Recipe, layer_scale, make_optimizers, set_rates
 from convbert.training.pretraining import Plan, pretrain
+from convbert.training.pretraining.masking import Masking
 from convbert.training.runs import Run
 
 SCRIPT = textwrap.dedent(
@@ -206,9 +207,9 @@ def test_held_out_text_is_not_trained_on(tmp_path, text):
 @pytest.mark.parametrize("files", [["no/such/file.txt"], []])
 def test_missing_text_is_named_and_nothing_is_written(tmp_path, files):
     pytest.importorskip("datasets")
-    for plan in (Plan(files, **PLAN), files, *files):
-        with pytest.raises(FileNotFoundError, match="no such text file"):
-            pretrain(plan, tmp_path / "run")
+    for make in (lambda: Plan(files, **PLAN), lambda: files):
+        with pytest.raises(FileNotFoundError, match="no such file"):
+            pretrain(make(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -508,7 +509,7 @@ def test_a_run_that_was_killed_has_counted_all_its_tokens(tmp_path):
 def test_a_card_tells_of_the_whole_run_and_an_edited_one_is_kept(tmp_path, text):
     out, card = tmp_path / "run", tmp_path / "run" / "README.md"
     recipes = [Recipe(steps=60, warmup=1, compile=False, minutes=minutes) for minutes in (1e-6, None)]
-    plans = [Plan([str(text)], recipe=recipe, **PLAN) for recipe in recipes]
+    plans = [Plan([str(text)], recipe=recipe, cut="running", **PLAN) for recipe in recipes]
     pretrain(plans[0], out, device="cpu")
     assert "| steps | 1 |" in card.read_text() and "| tokens seen | 64 |" in card.read_text()
     pretrain(plans[1], out, device="cpu")

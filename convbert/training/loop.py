@@ -49,7 +49,9 @@ class Meter:
     def add(self, stats: Tensor, batch: dict[str, Tensor]) -> None:
         "Add one step."
         self.stats.append(stats)
-        self.tokens += batch["input_ids"].numel()
+        mask = batch.get("attention_mask")  # padding is not counted; on a GPU that would make the host wait
+        padded = mask is not None and mask.device.type == "cpu"
+        self.tokens += int(mask.sum()) if padded else batch["input_ids"].numel()
 
     def check(self, run: Run) -> list[list[float]]:  # loss and norm of every step
         "Check all steps since the last report; this synchronises with the device."

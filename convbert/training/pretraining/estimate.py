@@ -27,7 +27,8 @@ from ...pipelines.torch_models import choose_device
 from ..distributed import autocast
 from ..loop import task_loss
 from ..optim import make_optimizers
-from .objectives import OBJECTIVES, PreparedBatches
+from .masking import PreparedBatches
+from .objectives import OBJECTIVES
 from .plan import Plan
 
 # %% ../../../nbs/training/pretraining/10_estimate.ipynb #19ad0007
@@ -42,14 +43,14 @@ def made_up_tokenizer(size: int) -> Any:  # a `PreTrainedTokenizer`
         return tokenizer_class("convbert")(vocab_file=str(file))
 
 
-def random_rows(plan: Plan, tokens: int) -> Callable[[int], Tensor]:  # step to rows `(B, T)`
+def random_rows(plan: Plan, tokens: int) -> Callable[[int], dict[str, Tensor]]:  # step to rows `(B, T)`
     "Rows of random words, of the plan's lengths in turn, with about so many tokens."
-    def rows(step: int) -> Tensor:
+    def rows(step: int) -> dict[str, Tensor]:
         T = plan.lengths[step % len(plan.lengths)]
         generator = torch.Generator().manual_seed(step)
         ids = torch.randint(5, plan.config.vocab_size, (max(1, tokens // T), T), generator=generator)
         ids[:, 0], ids[:, -1] = 2, 3
-        return ids
+        return {"input_ids": ids}
 
     return rows
 
