@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...auto import tokenizer_class
+from ...auto import AutoTokenizer, tokenizer_class
 from ...pipelines.torch_models import choose_device
 from ..distributed import autocast
 from ..loop import task_loss
 from ..optim import make_optimizers
-from .masking import PreparedBatches
+from .masking import PreparedBatches, special_range
 from .objectives import OBJECTIVES
 from .plan import Plan
 
@@ -43,13 +43,13 @@ def made_up_tokenizer(size: int) -> Any:  # a `PreTrainedTokenizer`
         return tokenizer_class("convbert")(vocab_file=str(file))
 
 
-def random_rows(plan: Plan, tokens: int) -> Callable[[int], dict[str, Tensor]]:  # step to rows `(B, T)`
+def random_rows(plan: Plan, tokenizer: Any, tokens: int) -> Callable[[int], dict[str, Tensor]]:  # step to rows `(B, T)`
     "Rows of random words, of the plan's lengths in turn, with about so many tokens."
     def rows(step: int) -> dict[str, Tensor]:
         T = plan.lengths[step % len(plan.lengths)]
         generator = torch.Generator().manual_seed(step)
-        ids = torch.randint(5, plan.config.vocab_size, (max(1, tokens // T), T), generator=generator)
-        ids[:, 0], ids[:, -1] = 2, 3
+        ids = torch.randint(*special_range(tokenizer), (max(1, tokens // T), T), generator=generator)
+        ids[:, 0], ids[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
         return {"input_ids": ids}
 
     return rows
@@ -150,14 +150,16 @@ def estimate(
     if devices < 1 or steps < 1:
         raise ValueError(f"devices={devices} and steps={steps} must be at least 1")
     at = choose_device(device)
-    objective = OBJECTIVES[plan.objective](plan, made_up_tokenizer(plan.config.vocab_size))
+    named = plan.tokenizer  # which decides, among others, whether a teacher reads the same vocabulary
+    tokenizer = AutoTokenizer.from_pretrained(named) if named else made_up_tokenizer(plan.config.vocab_size)
+    objective = OBJECTIVES[plan.objective](plan, tokenizer)
     model = objective.make().to(at).train()
     parameters = sum(each.numel() for each in model.parameters() if each.requires_grad)
     tokens = min(plan.tokens_per_batch, max(MEASURED_TOKENS, max(plan.lengths)))
-    batches = PreparedBatches(random_rows(plan, tokens), objective.prepare, plan.masking)
+    batches = PreparedBatches(random_rows(plan, tokenizer, tokens), objective.prepare, plan.masking)
     peak, rounds = Peak(at), len(set(plan.lengths))
     seconds = train_steps(model, batches, plan, rounds + steps * rounds)[rounds:]
-    named = torch.cuda.get_device_name(at) if at.type == "cuda" else f"CPU of {torch.get_num_threads()} threads"
+    measured = torch.cuda.get_device_name(at) if at.type == "cuda" else f"CPU of {torch.get_num_threads()} threads"
     step_state = 12 * parameters  # gradients and moments, made in the first step
     return Estimate(
         parameters=parameters,
@@ -166,5 +168,5 @@ def estimate(
         devices=devices,
         state=16 * parameters,
         activations=round(max(0, peak.grown - step_state) * plan.tokens_per_batch / tokens / devices),
-        device=named,
+        device=measured,
     )
