@@ -8,6 +8,7 @@ Docs: https://convbert.github.io/convbert/training/logs.html.md"""
 __all__ = ['LOG', 'LOGS', 'JsonLog', 'TensorBoardLog', 'notebook', 'LossPlot', 'plot_loss', 'open_logs']
 
 # %% ../../nbs/training/31_logs.ipynb #19e50004
+import io
 import json
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..atomic import explain_error
 from ..files import replace_file
 from ..validation import suggest
 
@@ -33,8 +35,11 @@ class JsonLog:
 
     def __call__(self, row: dict[str, float]) -> None:
         "Append a row."
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise explain_error(error, self.path) from error
 
 # %% ../../nbs/training/31_logs.ipynb #19e50008
 class TensorBoardLog:
@@ -81,13 +86,15 @@ class LossPlot:
 
     def draw(self) -> None:
         "Show the figure, or replace it."
-        from IPython.display import display
+        from IPython.display import Image, display
 
-        figure = plot_loss(self.rows)
+        picture = io.BytesIO()
+        plot_loss(self.rows).savefig(picture, format="png", dpi=100)
+        image = Image(picture.getvalue())
         if self.shown is None:
-            self.shown = display(figure, display_id=True)
+            self.shown = display(image, display_id=True)
         else:
-            self.shown.update(figure)
+            self.shown.update(image)
         self.drawn = time.monotonic()
 
     def close(self) -> None:
