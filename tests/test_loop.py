@@ -59,6 +59,14 @@ def test_the_newest_checkpoint_that_can_be_read_is_resumed(tmp_path):
     assert torch.equal(resumed.map.weight, whole.map.weight) and log[-1]["step"] == 30
 
 
+def test_a_damaged_checkpoint_takes_the_place_of_no_sound_one(tmp_path):
+    fit(Line(), batches, Recipe(steps=10, save_every=5, **PLAN), tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(b"a disk that fails")
+    with pytest.warns(UserWarning, match="going on from checkpoint-5.pt"):
+        fit(Line(), batches, Recipe(steps=8, save_every=3, **PLAN), tmp_path)
+    assert {path.name: read_checkpoint(path)["step"] for path in tmp_path.glob("*.pt")}["checkpoint.pt"] == 8
+
+
 def test_a_folder_with_one_checkpoint_of_an_earlier_version_goes_on(tmp_path):
     """Written by hand as before there were older checkpoints, a clock and decisions about the compiler."""
     fit(Line(), batches, Recipe(steps=8, keep=1, **PLAN), tmp_path)

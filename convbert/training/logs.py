@@ -104,7 +104,7 @@ class LossPlot:
 
 # %% ../../nbs/training/31_logs.ipynb #19e5000b
 def plot_loss(log: list[dict[str, float]]) -> Any:  # a `matplotlib.figure.Figure`
-    "The loss by step, and each score of the evaluations, scaled to its range."
+    "The loss by step, and those scores of the evaluations that are shares."
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 2.4), layout="constrained")
@@ -112,10 +112,9 @@ def plot_loss(log: list[dict[str, float]]) -> Any:  # a `matplotlib.figure.Figur
     losses = [row for row in log if "loss" in row and "seconds" in row]
     axes.plot([row["step"] for row in losses], [row["loss"] for row in losses], color="#2e86ab", label="loss")
     scores = [row for row in log if "seconds" not in row and "step" in row]
-    right = axes.twinx() if scores else None
-    for name, color in zip(
-        [key for key in (scores[0] if scores else ()) if key != "step"], ("#e07a1f", "#d1495b", "#7a5195"), strict=False
-    ):
+    names = [key for key in (scores[0] if scores else ()) if key != "step" and all(0 <= r[key] <= 1 for r in scores)]
+    right = axes.twinx() if names else None
+    for name, color in zip(names, ("#e07a1f", "#d1495b", "#7a5195", "#6a994e"), strict=False):
         right.plot([row["step"] for row in scores], [row[name] for row in scores], "o-", ms=3, color=color, label=name)
     axes.set(xlabel="step", ylabel="loss")
     for each, place in ((axes, "upper left"), (right, "upper right")):

@@ -51,12 +51,11 @@ def keep_older(
     step: int,  # of that checkpoint
 ) -> None:
     "Give the newest checkpoint a name that it keeps."
-    older = path.with_name(f"checkpoint-{step}.pt")
-    older.unlink(missing_ok=True)
-    try:
-        os.link(path, older)
-    except OSError:  # a file system without hard links
-        with replace_file(older) as beside:
+    with replace_file(path.with_name(f"checkpoint-{step}.pt")) as beside:
+        try:
+            beside.unlink(missing_ok=True)
+            os.link(path, beside)
+        except OSError:  # a file system without hard links
             shutil.copyfile(path, beside)
 
 

@@ -171,7 +171,7 @@ def read_checkpoint(
 
 def read_newest(
     folder: Path,
-) -> dict[str, Any]:  # raises the `ValueError` about the newest if none can be read
+) -> tuple[Path, dict[str, Any]]:  # raises the `ValueError` about the newest if none can be read
     "Load the newest checkpoint that can be read; warns if that is not the newest of all."
     found, first = checkpoints(folder), None
     for path in reversed(found):
@@ -182,7 +182,7 @@ def read_newest(
             continue
         if first:
             warnings.warn(f"{first}; going on from {path.name}", stacklevel=4)
-        return state
+        return path, state
     raise first or FileNotFoundError(f"there is no checkpoint in {folder}")
 
 # %% ../../nbs/training/16_runs.ipynb #a18a0765
@@ -249,7 +249,7 @@ def load_checkpoint(
     run: Run,
 ) -> None:  # raises `ValueError` if the folder holds another run
     "Restore a run from its checkpoint."
-    state, recipe = read_newest(run.folder), run.recipe
+    (path, state), recipe = read_newest(run.folder), run.recipe
     check_run_config(run.path, run.run_config, state["facts"])
     step, seconds = state["step"], state.get("seconds", 0.0)  # older checkpoints have no clock
     plan = [*state["plan"], *(None, "steps")[len(state["plan"]) - 2 :]]  # older checkpoints have less in it
@@ -272,6 +272,7 @@ def load_checkpoint(
         raise ValueError(
             f"{run.path} does not fit this model and its optimizers ({type(error).__name__}): delete it to start anew"
         ) from error
-    run.step, run.seconds, run.log, run.saved = step, seconds, state["log"], step
+    run.step, run.seconds, run.log = step, seconds, state["log"]
+    run.saved = step if path == run.path else None  # a damaged newest checkpoint is not worth keeping
     run.compiled = state.get("compiled", {}) if before.steps == recipe.steps else {}
     check_best(run, ahead=True)

@@ -204,8 +204,9 @@ def running_text(
     texts = []
     for number in range(len(corpus.manifest.shards)):
         ids, begins, ends, _ = corpus.shard(number)
-        texts += [part for begin, end in zip(begins, ends, strict=True) for part in (ids[begin:end], [separator])]
-    return np.concatenate(texts).astype(ids.dtype)
+        end_mark = np.array([separator], ids.dtype)
+        texts += [part for begin, end in zip(begins, ends, strict=True) for part in (ids[begin:end], end_mark)]
+    return np.concatenate(texts)
 
 
 TokenCorpus.running_text = running_text

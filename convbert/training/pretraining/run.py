@@ -37,7 +37,8 @@ from .cards import is_own_card, last_scores, sign_card, write_card
 from .masking import PreparedBatches
 from .objectives import OBJECTIVES, MaskedLMObjective
 from .plan import Plan
-from ..runs import check_run_config, read_checkpoint
+from ..rotation import checkpoints
+from ..runs import check_run_config, read_newest
 from ...weights import WEIGHT_PATTERNS
 
 # %% ../../../nbs/training/pretraining/09_run.ipynb #55561b6c
@@ -224,9 +225,9 @@ def check_folder(
     run_config: dict[str, Any],  # of the plan
 ) -> None:  # raises `ValueError` before anything is written
     "Refuse a folder with another run, or with a model that this run did not write."
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        check_run_config(checkpoint, run_config, read_checkpoint(checkpoint)["facts"])
+    if checkpoints(folder):
+        path, state = read_newest(folder)
+        check_run_config(path, run_config, state["facts"])
     elif (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model and no checkpoint to resume from: choose another folder")
 
