@@ -137,7 +137,8 @@ def test_pretraining_leaves_a_folder_that_the_pipeline_opens(tmp_path, text):
     ):
         with pytest.raises(ValueError, match=f"holds another run .*{words}"):
             pretrain(Plan([str(text)], recipe=recipe, **{**PLAN, **change}), out, device="cpu")
-    (out / "checkpoint.pt").unlink()
+    for checkpoint in out.glob("*.pt"):
+        checkpoint.unlink()
     with pytest.raises(ValueError, match="holds a model and no checkpoint"):
         pretrain(Plan([str(text)], recipe=recipe, **PLAN), out, device="cpu")
     assert (out / "vocab.txt").read_bytes() == vocabulary
