@@ -19,14 +19,13 @@ from torch import Tensor, nn
 
 from ...auto import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 from ...config import EncoderConfig
-from ...hub import resolve
 from ...pretrained_model import PreTrainedModel
 from ..evaluation import masked_scores
 from ..initial_model import resize_embeddings
 from .distillation import Distillery, make_distillation, start_from_teacher
 from .masking import Masking, mask_rows
 from .plan import MASKINGS, Plan
-from .replaced_tokens import ReplacedTokens, detection_scores
+from .replaced_tokens import ReplacedTokens, detection_scores, has_generator
 from .sentence_order import SentenceOrder, order_scores
 
 # %% ../../../nbs/training/pretraining/07_objectives.ipynb #19aa0007
@@ -98,13 +97,14 @@ class ReplacedTokensObjective(MaskedLMObjective):
     def make(self) -> ReplacedTokens:
         "A discriminator and its generator."
         plan = self.plan
+        if plan.model is not None and has_generator(plan.model):
+            kept = ReplacedTokens.from_pretrained(plan.model)
+            parts = [resize_embeddings(model, self.tokenizer) for model in (kept.discriminator, kept.generator)]
+            return ReplacedTokens(*parts, plan.detection_weight)
         fresh = ReplacedTokens.from_config(self.config, plan.generator_width, plan.detection_weight)
         if plan.model is None:
             return fresh
-        own, generator = resolve(plan.model) / "generator", fresh.generator
-        if (own / "config.json").exists():
-            generator = resize_embeddings(AutoModelForMaskedLM.from_pretrained(own), self.tokenizer)
-        return ReplacedTokens(self.start(AutoModelForPreTraining), generator, plan.detection_weight)
+        return ReplacedTokens(self.start(AutoModelForPreTraining), fresh.generator, plan.detection_weight)
 
     def score(self, model: nn.Module, rows: Callable[[int], Tensor], steps: int) -> dict[str, float]:
         "How well replaced tokens are found."
