@@ -1,6 +1,6 @@
 """How the heads of a small ConvBERT change while it is trained: the numbers behind a page of the documentation.
 
-    python benchmarks/split_over_training.py corpus.txt.xz --folder runs/split --out nbs/visualize/split_over_training.json
+    python benchmarks/split_over_training.py corpus.txt.xz --folder runs/split --out numbers.json
 
 The model is trained on masked words, on one thread; its weights are kept at step 0 and at powers of two, each in a
 folder of its own, and profiled on documents that it was not trained on.

@@ -1,7 +1,7 @@
 """Train the head that tells replaced tokens on the page about them: python tools/detection_head.py corpus.txt.xz
 
-Generator and encoder are convbert-tiny, and stay as they are; only the head is trained, on what the encoder says of each
-token. Some minutes on one thread; the head is written to nbs/visualize/data/detection_head.safetensors.
+Generator and encoder are convbert-tiny, and stay as they are; only the head is trained, on what the encoder says of
+each token. Some minutes on one thread; the head is written to nbs/visualize/data/detection_head.safetensors.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from split_over_training import cut_rows, read_documents  # noqa: E402
 
 HEAD = ROOT / "nbs" / "visualize" / "data" / "detection_head.safetensors"
-ROWS, STEPS, HELD_OUT = 16, 2000, 8  # in a batch; of the head's training; batches it is judged by
+ROWS, STEPS, HELD_OUT = 16, 2000, 8  # in a batch; of the head's training; batches it is evaluated on
 
 
 def make_pair() -> ReplacedTokens:
@@ -33,6 +33,13 @@ def make_pair() -> ReplacedTokens:
     discriminator = ConvBertForPreTraining(generator.config)
     discriminator.encoder.load_state_dict(generator.encoder.state_dict())
     return ReplacedTokens(discriminator, generator).eval()
+
+
+def load_trained_pair() -> ReplacedTokens:
+    """The pair of the page, with the head that was written."""
+    pair = make_pair()
+    pair.discriminator.discriminator.load_state_dict(load_file(HEAD))
+    return pair
 
 
 @torch.no_grad()
@@ -45,7 +52,7 @@ def features(pair: ReplacedTokens, ids: Tensor, tokenizer, generator: torch.Gene
     return encoded.flatten(0, 1).half(), made.replaced.flatten().float()
 
 
-def judge(head: torch.nn.Module, x: Tensor, replaced: Tensor) -> str:
+def evaluate(head: torch.nn.Module, x: Tensor, replaced: Tensor) -> str:
     """Precision and recall on tokens that the head was not trained on."""
     said, true = head(x.float()) > 0, replaced == 1
     hits = (said & true).sum().item()
@@ -76,7 +83,7 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-    print(f"{len(x):,} tokens; held out: {judge(head, *held_out)}")
+    print(f"{len(x):,} tokens; held out: {evaluate(head, *held_out)}")
     HEAD.parent.mkdir(exist_ok=True)
     save_file({name: weight.half() for name, weight in head.state_dict().items()}, HEAD)
 

@@ -6,7 +6,8 @@ Docs: https://convbert.github.io/convbert/visualize/detection.html.md"""
 
 # %% auto #0
 __all__ = ['load_pair', 'encode_whole_text', 'choose_places', 'check_places', 'Detection', 'detect', 'detect_replaced',
-           'label_samples', 'describe_detection', 'draw_suspicion', 'draw_detection', 'stack_axes', 'plot_replaced']
+           'label_samples', 'describe_detection', 'bar_styles', 'draw_suspicion', 'draw_samples', 'draw_detection',
+           'stack_axes', 'make_rows', 'plot_replaced']
 
 # %% ../../nbs/visualize/13_detection.ipynb #19c00004
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from convbert.visualize.style import (
     check_instance,
     column_layout,
     label_tokens,
+    matplotlib_module,
     new_figure,
     palette_of,
     style_axes,
@@ -57,8 +59,8 @@ def encode_whole_text(
     max_length = min(pair.config.max_position_embeddings, tokenizer.model_max_length)
     encoded = encode_text(tokenizer, text, max_length=max_length)
     if tokenizer.mask_token_id in encoded.input_ids:
-        mask = tokenizer.mask_token
-        raise ValueError(f"text={text!r} has a {mask} of its own, whose true token nobody knows: write the text without")
+        rule = "whose true token nobody knows: write the text without"
+        raise ValueError(f"text={text!r} has a {tokenizer.mask_token} of its own, {rule}")
     maskable_positions(encoded)
     return encoded
 
@@ -157,7 +159,7 @@ def detect_replaced(
 
     Examples
     --------
-    from convbert.visualize.detection import detect_replaced
+    from convbert.visualize import detect_replaced
 
     detect_replaced("runs/my-discriminator", "The ship sailed across the sea to the old harbour.")
     """
@@ -170,7 +172,7 @@ def detect_replaced(
 def label_samples(found: Detection) -> dict[int, str]:  # by token
     "What stands above a masked token: the sample and its probability."
     rows = zip(found.masked, found.sampled, found.scores, strict=True)
-    return {place: f"{word}  {score:.2f}" for place, word, score in rows}
+    return {place: f"{word}  {score:.2g}" for place, word, score in rows}
 
 
 def describe_detection(found: Detection) -> str:
@@ -182,26 +184,42 @@ def describe_detection(found: Detection) -> str:
     return f"{hits} of {count} replaced tokens found; {suspected} of {own} others suspected"
 
 
-def draw_suspicion(ax: Any, found: Detection, look: Palette) -> None:
-    "A bar for each token, by what it is and how it was judged."
-    kinds = {
+def bar_styles(look: Palette) -> dict[str, dict]:
+    "How bars are drawn, by what they stand for."
+    return {
         "replaced, found": dict(facecolor=look.ink, edgecolor=look.ink),
         "own, left alone": dict(facecolor=look.faint, edgecolor=look.faint, alpha=0.6),
         "judged wrongly": dict(facecolor="none", edgecolor=look.ink, linewidth=1.2),
     }
-    wrong, own, chance = (torch.tensor(each) for each in (found.wrong, found.replaced, found.suspicion))
-    for (name, style), members in zip(kinds.items(), (~wrong & own, ~wrong & ~own, wrong), strict=True):
+
+
+def draw_suspicion(ax: Any, found: Detection, look: Palette) -> None:
+    "A bar for each token, by what it is and how it was judged."
+    wrong, replaced, chance = (torch.tensor(each) for each in (found.wrong, found.replaced, found.suspicion))
+    kinds = ~wrong & replaced, ~wrong & ~replaced, wrong
+    for style, members in zip(bar_styles(look).values(), kinds, strict=True):
         places = members.nonzero()[:, 0]
-        ax.bar(places.tolist(), chance[places].tolist(), width=0.74, label=name, **style)
-    places = wrong.nonzero()[:, 0]
+        ax.bar(places.tolist(), chance[places].tolist(), width=0.74, **style)
     ax.plot(places.tolist(), (chance[places] + 0.1).tolist(), "x", color=look.ink, markersize=5, clip_on=False)
     ax.axhline(0.5, color=look.faint, linewidth=0.6, linestyle=":")
+
+
+def draw_samples(ax: Any, found: Detection, look: Palette) -> float:  # inches that they need above the axes
+    "Write what the generator put at the masked tokens, where there is room for it."
+    _, size, step = column_layout(len(found.encoded.tokens))
+    samples, last = label_samples(found), -step
+    for place, sample in samples.items():
+        if place - last < step:
+            continue
+        colour, last = look.ink if found.replaced[place] else look.faint, place
+        style = dict(rotation=90, ha="center", va="bottom", fontsize=size, color=colour, parse_math=False)
+        ax.text(place, 1.22, sample, **style)
+    return text_width([*samples.values(), ""], size) + 0.2
 
 # %% ../../nbs/visualize/13_detection.ipynb #19c00018
 def draw_detection(ax: Any, found: Detection, look: Palette) -> None:
     "One text: its tokens, the samples, and the discriminator's judgement."
     T = len(found.encoded.tokens)
-    size = column_layout(T)[1]
     style_axes(ax, look, "left")
     draw_suspicion(ax, found, look)
     ax.set(xlim=(-0.6, T - 0.4), ylim=(0, 1.15), yticks=[0, 0.5, 1])
@@ -209,12 +227,7 @@ def draw_detection(ax: Any, found: Detection, look: Palette) -> None:
     label_tokens(ax.xaxis, found.encoded, look)
     for place, label in zip(ax.get_xticks(), ax.get_xticklabels(), strict=True):
         label.set_fontweight("bold" if place in found.masked else "normal")
-    samples = label_samples(found)
-    for place, sample in samples.items():
-        colour = look.ink if found.replaced[place] else look.faint
-        style = dict(rotation=90, ha="center", va="bottom", fontsize=size, color=colour, parse_math=False)
-        ax.text(place, 1.22, sample, **style)
-    above = 72 * (text_width([*samples.values(), ""], size) + 0.2)
+    above = 72 * draw_samples(ax, found, look)
     ax.set_title(describe_detection(found), fontsize=8, color=look.faint, loc="left", pad=above)
 
 
@@ -234,6 +247,16 @@ def stack_axes(
         figure.add_axes((left / wide, low / tall, width / wide, height / tall))
     return figure
 
+# %% ../../nbs/visualize/13_detection.ipynb #19c0001e
+def make_rows(rows: list[Detection]) -> list[Any]:
+    "Axes of a new figure: one below the other, as wide as each text."
+    sizes = [len(row.encoded.tokens) for row in rows]
+    widths = [max(2.5, T * column_layout(T)[0]) for T in sizes]
+    longest = [max(row.masked, key=lambda i, row=row: len(row.encoded.tokens[i]), default=None) for row in rows]
+    below = max(token_label_height(row.encoded, strong=i) for row, i in zip(rows, longest, strict=True))
+    above = max(text_width([*label_samples(row).values(), ""]) for row in rows)
+    return stack_axes(widths, 0.8, (0.65, 1.3, below + 0.1, above + 0.55)).axes
+
 # %% ../../nbs/visualize/13_detection.ipynb #19c00019
 def plot_replaced(
     found: Detection | Sequence[Detection],  # of one text or several, made by `detect_replaced(model, text)`
@@ -250,31 +273,23 @@ def plot_replaced(
 
     Examples
     --------
-    from convbert.visualize.detection import detect_replaced, pair, plot_replaced, tokenizer
+    from convbert.visualize import detect_replaced, plot_replaced
 
-    text = "The old man sat by the sea and waited for the ship that had taken his son away."
-    news = "The government said on Monday that the new law would help small companies to find workers."
-    both = [detect_replaced(pair, each, tokenizer=tokenizer, seed=1) for each in (text, news)]
-    plot_replaced(both)
+    plot_replaced(detect_replaced("runs/my-discriminator", "The ship sailed across the sea to the old harbour."))
     """
     rows = [found] if isinstance(found, Detection) else list(found)
     for row in rows or [None]:
         check_instance(row, Detection, "detect_replaced(model, text)")
-    if ax is None:
-        labels = [[*label_samples(row).values(), ""] for row in rows]
-        long = [max(row.masked, key=lambda i: len(row.encoded.tokens[i]), default=None) for row in rows]  # noqa: B023
-        below = max(token_label_height(r.encoded, strong=i) for r, i in zip(rows, long, strict=True))
-        above = max(text_width(each) for each in labels) + 0.55
-        widths = [max(2.5, len(row.encoded.tokens) * column_layout(len(row.encoded.tokens))[0]) for row in rows]
-        axes = stack_axes(widths, 0.8, (0.65, 1.3, below + 0.1, above)).axes
-    else:
-        axes = [ax] if hasattr(ax, "figure") else list(ax)
+    given = [ax] if hasattr(ax, "figure") else ax
+    axes = make_rows(rows) if ax is None else list(given)
     if len(axes) != len(rows):
         raise ValueError(f"this figure needs {len(rows)} axes, got {len(axes)}")
     figure = axes[0].figure.figure
     look = palette_of(figure)
     for ax, row in zip(axes, rows, strict=True):
         draw_detection(ax, row, look)
-    style = dict(loc="upper left", bbox_to_anchor=(1.0, 1.05), fontsize=7, frameon=False, labelcolor=look.ink)
-    axes[0].legend(**style)
+    patch = matplotlib_module("patches").Patch
+    handles = [patch(label=name, **style) for name, style in bar_styles(look).items()]
+    place = dict(loc="upper left", bbox_to_anchor=(1.0, 1.05))
+    axes[0].legend(handles=handles, fontsize=7, frameon=False, labelcolor=look.ink, **place)
     return figure

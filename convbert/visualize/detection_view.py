@@ -16,7 +16,14 @@ import traitlets
 from ..progress import tqdm
 from ..tokenizers.base import PreTrainedTokenizer
 from ..training.pretraining.replaced_tokens import ReplacedTokens
-from .detection import check_places, choose_places, detect, encode_whole_text, load_pair, plot_replaced
+from convbert.visualize.detection import (
+    check_places,
+    choose_places,
+    detect,
+    encode_whole_text,
+    load_pair,
+    plot_replaced,
+)
 from .encoded_text import capture_warnings, check_text, name_model
 from .mask_prediction import maskable_positions
 from .widgets import TextView, as_utf8
@@ -130,7 +137,7 @@ def replaced_view(
 
     Examples
     --------
-    from convbert.visualize.detection_view import replaced_view
+    from convbert.visualize import replaced_view
 
     replaced_view("runs/my-discriminator", "The ship sailed across the sea to the old harbour.")
     """

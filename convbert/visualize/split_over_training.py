@@ -76,7 +76,7 @@ def split_over_training(
 
     Examples
     --------
-    from convbert.visualize.split_over_training import split_over_training
+    from convbert.visualize import split_over_training
 
     snapshots = [(step, f"runs/my-model/step-{step}") for step in (0, 1000, 2000)]
     split_over_training(snapshots, ["The ship sailed across the sea."])
@@ -117,9 +117,12 @@ def draw_layers(ax: Any, steps: list[int], numbers: Tensor, colour: str, look: P
 
 
 def scale_steps(ax: Any, steps: list[int]) -> None:
-    "A logarithmic axis that has a place for step 0."
-    ax.set_xscale("symlog", base=2, linthresh=max(1, next(filter(None, steps), 1)))
-    shown = steps[:: ceil(len(steps) / 5)]
+    "An axis of steps, logarithmic (with a place for step 0) where they are about as far apart as powers are."
+    middle = steps[len(steps) // 2]
+    shown = sorted({steps[0], middle, steps[-1]})
+    if steps[-1] > 4 * middle > 0:
+        ax.set_xscale("symlog", base=2, linthresh=max(1, steps[1]))
+        shown = steps[:: ceil(len(steps) / 5)]
     ax.set_xticks(shown, [f"{step:,}" for step in shown])
     ax.set_xticks([], minor=True)
     ax.set_xlabel("step")
@@ -143,7 +146,7 @@ def plot_split_over_training(
 
     Examples
     --------
-    from convbert.visualize.split_over_training import SplitHistory, plot_split_over_training
+    from convbert.visualize import SplitHistory, plot_split_over_training
     from pathlib import Path
 
     history = SplitHistory.from_json(Path("data/split_over_training.json").read_text())

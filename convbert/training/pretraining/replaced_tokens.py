@@ -127,7 +127,8 @@ class ReplacedTokens(nn.Module):
     def from_pretrained(cls, name: str | os.PathLike, weight: float = 50.0):
         "A pair as a run leaves it: the discriminator in a folder, and its generator in `generator/`."
         if not has_generator(name):
-            raise ValueError(f"{name} has no generator/ beside the discriminator: name the folder of a run that kept one")
+            rule = "name the folder of a run with replaced tokens"
+            raise ValueError(f"{name} has no generator/ beside the discriminator: {rule}")
         generator = AutoModelForMaskedLM.from_pretrained(resolve(name) / "generator")
         return cls(AutoModelForPreTraining.from_pretrained(name), generator, weight)
 
