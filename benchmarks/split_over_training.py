@@ -20,8 +20,9 @@ from convbert.progress import tqdm
 from convbert.training.pretraining.masking import BERT_MASKING, mask_rows
 from convbert.visualize.split_over_training import split_over_training
 
-STEPS, ROWS, LENGTH, RATE, WARMUP = 1024, 8, 128, 2e-3, 64
+STEPS, ROWS, LENGTH, RATE, WARMUP = 1024, 8, 128, 1e-3, 100
 SIZES = dict(hidden_size=128, embedding_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=8)
+NO_DROPOUT = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 HELD_OUT, CHARACTERS = 40, 400  # documents, and how much of each
 
 
@@ -86,7 +87,7 @@ def main() -> None:
     held_out = [text[:CHARACTERS] for text in islice(documents, 0, None, len(documents) // HELD_OUT)][:HELD_OUT]
     rest = [text for i, text in enumerate(documents) if i % (len(documents) // HELD_OUT)]
     torch.manual_seed(0)
-    config = ConvBertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SIZES)
+    config = ConvBertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SIZES, **NO_DROPOUT)
     kept = train(ConvBertForMaskedLM(config), cut_rows(rest, tokenizer, STEPS * ROWS), tokenizer, options.folder)
     options.out.write_text(split_over_training(kept, held_out).to_json() + "\n", encoding="utf-8")
 

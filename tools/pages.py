@@ -10,7 +10,7 @@ from convbert.visualize.views import head_view, split_view
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from detection_head import load_trained_pair
+from detector import load_trained_pair
 
 PAGES = Path(__file__).parents[1] / "nbs" / "visualize" / "pages"
 BANK = "The old bank of the river was steep.", "So the bank refused to pay for a new bridge."

@@ -159,9 +159,12 @@ def detect_replaced(
 
     Examples
     --------
+    from convbert import ConvBertConfig
+    from convbert.training.pretraining.replaced_tokens import ReplacedTokens
     from convbert.visualize import detect_replaced
 
-    detect_replaced("runs/my-discriminator", "The ship sailed across the sea to the old harbour.")
+    untrained = ReplacedTokens.from_config(ConvBertConfig.preset("tiny"))
+    detect_replaced(untrained, "The ship sailed home.", tokenizer="convbert-tiny")
     """
     pair, tokenizer = load_pair(model, tokenizer)
     encoded = encode_whole_text(pair, tokenizer, text)
@@ -203,7 +206,7 @@ def draw_suspicion(ax: Any, found: Detection, look: Palette) -> None:
     ax.plot(places.tolist(), (chance[places] + 0.1).tolist(), "x", color=look.ink, markersize=5, clip_on=False)
     ax.axhline(0.5, color=look.faint, linewidth=0.6, linestyle=":")
 
-
+# %% ../../nbs/visualize/13_detection.ipynb #19c00020
 def draw_samples(ax: Any, found: Detection, look: Palette) -> float:  # inches that they need above the axes
     "Write what the generator put at the masked tokens, where there is room for it."
     _, size, step = column_layout(len(found.encoded.tokens))
@@ -230,7 +233,7 @@ def draw_detection(ax: Any, found: Detection, look: Palette) -> None:
     above = 72 * draw_samples(ax, found, look)
     ax.set_title(describe_detection(found), fontsize=8, color=look.faint, loc="left", pad=above)
 
-
+# %% ../../nbs/visualize/13_detection.ipynb #19c0001e
 def stack_axes(
     widths: Sequence[float],  # inches, of the axes from top to bottom
     height: float,  # inches, of each
@@ -247,7 +250,7 @@ def stack_axes(
         figure.add_axes((left / wide, low / tall, width / wide, height / tall))
     return figure
 
-# %% ../../nbs/visualize/13_detection.ipynb #19c0001e
+
 def make_rows(rows: list[Detection]) -> list[Any]:
     "Axes of a new figure: one below the other, as wide as each text."
     sizes = [len(row.encoded.tokens) for row in rows]
@@ -273,9 +276,13 @@ def plot_replaced(
 
     Examples
     --------
+    from convbert import ConvBertConfig
+    from convbert.training.pretraining.replaced_tokens import ReplacedTokens
     from convbert.visualize import detect_replaced, plot_replaced
 
-    plot_replaced(detect_replaced("runs/my-discriminator", "The ship sailed across the sea to the old harbour."))
+    untrained = ReplacedTokens.from_config(ConvBertConfig.preset("tiny"))
+    found = detect_replaced(untrained, "It sailed home.", tokenizer="convbert-tiny")
+    plot_replaced(found)
     """
     rows = [found] if isinstance(found, Detection) else list(found)
     for row in rows or [None]:

@@ -137,9 +137,12 @@ def replaced_view(
 
     Examples
     --------
+    from convbert import ConvBertConfig
+    from convbert.training.pretraining.replaced_tokens import ReplacedTokens
     from convbert.visualize import replaced_view
 
-    replaced_view("runs/my-discriminator", "The ship sailed across the sea to the old harbour.")
+    untrained = ReplacedTokens.from_config(ConvBertConfig.preset("tiny"))
+    replaced_view(untrained, "The ship sailed home.", tokenizer="convbert-tiny")
     """
     check_text(text, "text")
     title = f"Replaced tokens: what {name_model(model)} suspects"

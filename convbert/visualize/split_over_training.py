@@ -78,7 +78,7 @@ def split_over_training(
     --------
     from convbert.visualize import split_over_training
 
-    snapshots = [(step, f"runs/my-model/step-{step}") for step in (0, 1000, 2000)]
+    snapshots = [(100_000, "convbert-tiny")]  # and others: pairs of a step and a model
     split_over_training(snapshots, ["The ship sailed across the sea."])
     """
     texts, steps, profiles = list(texts), [], []
@@ -146,11 +146,10 @@ def plot_split_over_training(
 
     Examples
     --------
-    from convbert.visualize import SplitHistory, plot_split_over_training
-    from pathlib import Path
+    from convbert.visualize import plot_split_over_training, split_over_training
 
-    history = SplitHistory.from_json(Path("data/split_over_training.json").read_text())
-    plot_split_over_training(history)
+    snapshots = [(100_000, "convbert-tiny")]
+    plot_split_over_training(split_over_training(snapshots, ["The ship sailed home."]))
     """
     check_instance(history, SplitHistory, "split_over_training(snapshots, texts)")
     if measure not in MEASURES:
