@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from convbert import AutoTokenizer, ConvBertConfig, ConvBertForMaskedLM
 from convbert.progress import tqdm
 from convbert.training.pretraining.masking import BERT_MASKING, mask_rows
-from convbert.visualize.split_over_training import split_over_training
+from convbert.visualize.training_history import split_over_training
 
 STEPS, ROWS, LENGTH, RATE, WARMUP = 1024, 8, 128, 1e-3, 100
 SIZES = dict(hidden_size=128, embedding_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=8)

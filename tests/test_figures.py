@@ -36,8 +36,8 @@ from convbert.visualize.figures import (  # noqa: E402
     token_sources,
 )
 from convbert.visualize.head_contributions import HeadSplit, Profile, head_split, kernel_to_band  # noqa: E402
-from convbert.visualize.split_over_training import SplitHistory, plot_split_over_training  # noqa: E402
 from convbert.visualize.style import DARK, LIGHT, contrast, palette_of  # noqa: E402
+from convbert.visualize.training_history import SplitHistory, plot_split_over_training  # noqa: E402
 
 TEXT = "The old bank of the river was steep, so the bank refused to pay for a new bridge."
 PAPERS = {"white": LIGHT, "#14181f": DARK}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # what `__getattr__` hands out, spelled out for editors and t
     from .figures import plot_heads, plot_maps, plot_profile, plot_share, plot_token
     from .head_contributions import HeadSplit, Profile, head_split, profile
     from .knockout import knockout_view
-    from .split_over_training import SplitHistory, plot_split_over_training, split_over_training
+    from .training_history import SplitHistory, plot_split_over_training, split_over_training
     from .views import head_view, split_view
 
 _NAMES = {
@@ -26,7 +26,7 @@ _NAMES = {
     "explorer": ("mask_explorer",),
     "detection": ("detect_replaced", "plot_replaced", "Detection"),
     "detection_view": ("replaced_view",),
-    "split_over_training": ("split_over_training", "plot_split_over_training", "SplitHistory"),
+    "training_history": ("split_over_training", "plot_split_over_training", "SplitHistory"),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
