@@ -164,7 +164,7 @@ def detect_replaced(
     from convbert.visualize import detect_replaced
 
     untrained = ReplacedTokens.from_config(ConvBertConfig.preset("tiny"))
-    detect_replaced(untrained, "The ship sailed home.", tokenizer="convbert-tiny")
+    detect_replaced(untrained, "The ship sailed home.", tokenizer="convbert-tiny").shown
     """
     pair, tokenizer = load_pair(model, tokenizer)
     encoded = encode_whole_text(pair, tokenizer, text)
@@ -175,7 +175,7 @@ def detect_replaced(
 def label_samples(found: Detection) -> dict[int, str]:  # by token
     "What stands above a masked token: the sample and its probability."
     rows = zip(found.masked, found.sampled, found.scores, strict=True)
-    return {place: f"{word}  {score:.2g}" for place, word, score in rows}
+    return {i: f"{word}  {score:.3f}" if score >= 0.001 else f"{word}  <0.001" for i, word, score in rows}
 
 
 def describe_detection(found: Detection) -> str:
