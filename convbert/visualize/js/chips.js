@@ -29,8 +29,8 @@ function moveTo(chips, i, way) {
 }
 
 /**
- * The text as tokens: one Tab stop, arrows move, Enter is `press(i)`. `above(i)` is written over a masked token, `place()`
- * is the one to begin with.
+ * The text as tokens: one Tab stop, arrows move, Enter is `press(i)`. `above(i)` is written over a masked token, and
+ * `place()` is the one to begin with.
  */
 export function makeTokens(model, { label, above, place, press }) {
   const element = make("div", { class: "cv-chips", role: "group", "aria-label": label });

@@ -161,8 +161,8 @@ function build(model) {
     words: make("div", { class: "cv-left" }),
   };
   const press = makeMasking(model, parts.refusal);
-  const options = { label: "Text: choose a token to mask", above: () => "[MASK]", place: () => model.get("place"), press };
-  const tokens = makeTokens(model, options);
+  const label = "Text: choose a token to mask";
+  const tokens = makeTokens(model, { label, above: () => "[MASK]", place: () => model.get("place"), press });
   const look = () => {
     const head = under ?? (model.get("head").length ? model.get("head") : null);
     paintTokens(model, tokens, head, sizes);

@@ -28,7 +28,8 @@ function turned(model, i) {
 
 /** Ask, unless an exported page has no answer, or another text is on its way. */
 function makeAsking(model, refusal) {
-  const why = "This page holds a few samples, and one token masked or shown in its turn. The live notebook has all others.";
+  const why = "This page holds a few samples, and one token masked or shown in its turn. "
+    + "The live notebook has all others.";
   return (traits) => {
     const query = ASKS.map((name) => traits[name] ?? model.get(name));
     const held = !model.exported || model.answers(...query);
@@ -58,7 +59,8 @@ function paintTokens(model, tokens) {
     if (!chip.hasAttribute("role")) return;
     const before = masked ? ` in place of ${wordOf(model, i)}` : "";
     chip.setAttribute("aria-pressed", String(masked));
-    chip.setAttribute("aria-label", `${text}${before}: replaced with probability ${chance}${verdict && `, ${verdict}`}`);
+    const judged = `replaced with probability ${chance}${verdict && `, ${verdict}`}`;
+    chip.setAttribute("aria-label", `${text}${before}: ${judged}`);
   });
 }
 
@@ -81,7 +83,8 @@ function makeRow(model, place, m) {
 /** The masked tokens. */
 function makeTable(model) {
   const masked = model.get("masked");
-  if (!masked.length) return make("p", { class: "cv-hint" }, "No token is masked: the discriminator reads the text as it is.");
+  const none = "No token is masked: the discriminator reads the text as it is.";
+  if (!masked.length) return make("p", { class: "cv-hint" }, none);
   const number = "cv-number-head";
   const names = [["masked"], ["probability", number], ["sampled", "cv-sampled"], ["probability", number]];
   const head = columns(...names, ["0 to 1", "cv-bars"], ["replaced", number], ["judged", "cv-judged"]);
@@ -106,7 +109,8 @@ const FIXED = "This page was made beforehand, so its text stays as it is: replac
 function makeText(model) {
   const fixed = Boolean(model.exported);
   const apply = ([text]) => tell(model, { text, masked: null });
-  return makeFields(model, { labels: ["Text"], texts: () => [model.get("text")], apply, hint: fixed ? FIXED : FREE, fixed });
+  const texts = () => [model.get("text")];
+  return makeFields(model, { labels: ["Text"], texts, apply, hint: fixed ? FIXED : FREE, fixed });
 }
 
 /** Every token and every masked one, as a table to copy. */
@@ -135,10 +139,12 @@ function build(model) {
   const press = (i) => ((last = i), ask({ masked: turned(model, i) }));
   const first = () => model.get("masked")[0] ?? model.get("special").indexOf(false);
   const place = () => (last !== null && model.get("special")[last] === false ? last : first());
-  const tokens = makeTokens(model, { label: "Text: choose tokens to mask", above: (i) => wordOf(model, i), place, press });
+  const label = "Text: choose tokens to mask";
+  const tokens = makeTokens(model, { label, above: (i) => wordOf(model, i), place, press });
   const again = () => ask({ seed: nextSeed(model) });
   const button = make("button", { type: "button", class: "cv-action", onclick: again }, "Sample again");
-  const how = make("p", { class: "cv-hint cv-how" }, "Press a token to mask it. Below each: how probable it is that it was replaced.");
+  const what = "Press a token to mask it. Below each: how probable it is that it was replaced.";
+  const how = make("p", { class: "cv-hint cv-how" }, what);
   const element = make("div", {}, field.element, notes, how, tokens.element, refusal, said, button, table);
   let drawn = null;
   const draw = () => {
