@@ -25,6 +25,8 @@ from matplotlib.style import context as style_context  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 from torch.testing import assert_close  # noqa: E402
 
+from convbert.visualize.detection import Detection, plot_replaced  # noqa: E402
+from convbert.visualize.encoded_text import EncodedText  # noqa: E402
 from convbert.visualize.figures import (  # noqa: E402
     plot_heads,
     plot_maps,
@@ -35,6 +37,7 @@ from convbert.visualize.figures import (  # noqa: E402
 )
 from convbert.visualize.head_contributions import HeadSplit, Profile, head_split, kernel_to_band  # noqa: E402
 from convbert.visualize.style import DARK, LIGHT, contrast, palette_of  # noqa: E402
+from convbert.visualize.training_history import SplitHistory, plot_split_over_training  # noqa: E402
 
 TEXT = "The old bank of the river was steep, so the bank refused to pay for a new bridge."
 PAPERS = {"white": LIGHT, "#14181f": DARK}
@@ -58,7 +61,24 @@ def make_profile(L: int = 4, A: int = 4, C: int = 4) -> Profile:
     shares = torch.rand(L, A + C, generator=generator) + 0.05
     far, near = (shares / shares.sum(1, keepdim=True)).split([A, C], 1)
     rand = [torch.rand(L, heads, generator=generator) for heads in (A, A, C, C)]
-    return Profile(far, near, rand[0] * 30, rand[1] * 5, rand[2] * 3, rand[3] * 4 - 2, tokens=100)
+    centre = rand[3] * 4 - 2
+    return Profile(far, near, rand[0] * 30, rand[1] * 5, rand[2] * 3, centre.abs() + 0.5, centre, tokens=100)
+
+
+def make_detection(T: int) -> Detection:
+    """A text of which every fifth token is masked, judged at random."""
+    chance = torch.rand(T, generator=torch.Generator().manual_seed(T)).tolist()
+    masked = list(range(1, T - 1, 5))
+    sampled = [WORDS[(i + 3) % len(WORDS)] for i in masked]
+    replaced = [i in masked and i % 2 == 0 for i in range(T)]
+    tokens = [WORDS[i % len(WORDS)] for i in range(T)]
+    encoded = EncodedText([0] * T, tokens, tokens, [0] * T, [i in (0, T - 1) for i in range(T)])
+    return Detection(encoded, masked, sampled, chance[: len(masked)], chance[: len(masked)], replaced, chance)
+
+
+def make_history(*shape: int, steps: tuple[int, ...] = (0, 1, 2, 4, 8, 512)) -> SplitHistory:
+    """Random profiles at several steps."""
+    return SplitHistory(list(steps), [make_profile(*shape) for _ in steps])
 
 
 FIGURES = {
@@ -613,3 +633,78 @@ def test_the_split_is_left_as_it_was(split):
 def test_a_figure_survives_pickling(split):
     again = pickle.loads(pickle.dumps(plot_share(split)))
     assert labels(again.axes[0].xaxis) == split.tokens
+
+
+# -- replaced tokens, and the split over training
+
+
+@pytest.mark.parametrize("T", [3, 12, 30])
+def test_replaced_tokens_show_samples_and_judgements(T):
+    found = make_detection(T)
+    ax = plot_replaced(found).axes[0]
+    heights = {round(bar.get_x() + bar.get_width() / 2): bar for bar in ax.patches}
+    assert [heights[i].get_height() for i in range(T)] == pytest.approx(found.suspicion)
+    hollow = [heights[i].get_facecolor()[3] == 0 for i in range(T)]
+    assert hollow == found.wrong, "a wrong judgement is a hollow bar"
+    crosses = next(line for line in ax.lines if line.get_marker() == "x")
+    assert list(crosses.get_xdata()) == [i for i in range(T) if found.wrong[i]]
+    above = {round(text.get_position()[0]): text.get_text() for text in ax.texts}
+    assert {i: text.split("  ")[0] for i, text in above.items()} == dict(zip(found.masked, found.sampled, strict=True))
+    bold = [i for i, label in enumerate(ax.get_xticklabels()) if label.get_fontweight() == "bold"]
+    assert bold == found.masked
+    assert labels(ax.xaxis) == found.encoded.tokens
+
+
+@pytest.mark.parametrize("sizes", [[3], [12, 25], [60], [130]], ids=str)
+@pytest.mark.parametrize("paper", PAPERS)
+def test_replaced_tokens_can_be_read(sizes, paper):
+    with matplotlib.rc_context({"figure.facecolor": paper}):
+        figure = plot_replaced([make_detection(T) for T in sizes])
+    assert len(figure.axes) == len(sizes)
+    assert not overlaps(figure)
+    assert not outside(figure)
+    for text in visible_texts(figure):
+        assert contrast(text.get_color(), paper) >= 4.5, text.get_text()
+
+
+def test_the_right_number_of_judgements_is_written():
+    found = make_detection(12)
+    said = re.findall(r"\d+", plot_replaced(found).axes[0].get_title(loc="left"))
+    inner = list(zip(found.replaced, found.suspicion, strict=True))[1:-1]
+    hits, suspected = (sum(own == kind and chance > 0.5 for own, chance in inner) for kind in (True, False))
+    count = sum(replaced for replaced, _ in inner)
+    assert [int(number) for number in said] == [hits, count, suspected, len(inner) - count]
+
+
+@pytest.mark.parametrize("measure, fields", [("distance", ("distance", "conv_distance")), ("entropy", None)])
+def test_split_over_training_shows_its_numbers(measure, fields):
+    history = make_history()
+    axes = plot_split_over_training(history, measure).axes
+    names = ("conv_share", *(fields or ("attention_entropy", "conv_entropy")))
+    for ax, name in zip(axes, names, strict=True):
+        lines = [line for line in ax.lines if len(line.get_xdata()) == len(history.steps)]
+        assert len(lines) == 4
+        for layer, line in enumerate(lines):
+            numbers = [getattr(seen, name)[layer] for seen in history.profiles]
+            expected = [(row.sum() if name == "conv_share" else row.mean()).item() for row in numbers]
+            assert list(line.get_ydata()) == pytest.approx(expected)
+            assert list(line.get_xdata()) == history.steps
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 4), (12, 6, 6), (24, 16, 16), (2, 3, 0), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("paper, look", PAPERS.items())
+def test_split_over_training_can_be_read(shape, paper, look):
+    with matplotlib.rc_context({"figure.facecolor": paper}):
+        figure = plot_split_over_training(make_history(*shape))
+    assert len(figure.axes) == (3 if shape[2] else 1)
+    assert not overlaps(figure)
+    assert not outside(figure)
+    for text in visible_texts(figure):
+        assert contrast(text.get_color(), paper) >= 4.5, text.get_text()
+    for ax in figure.axes:
+        assert all(contrast(line.get_color(), paper) >= 3 for line in ax.lines)
+
+
+def test_a_history_of_any_steps_is_drawn():
+    for steps in ((0,), (7,), (0, 1000, 2000), tuple(range(0, 50_000, 500))):
+        assert not overlaps(plot_split_over_training(make_history(steps=steps)))

@@ -712,6 +712,7 @@ DRAWN = {
     "split_view": ".cv-cell",
     "knockout_view": "button.cv-head",
     "mask_explorer": "button.cv-head",
+    "replaced_view": ".cv-chip",
 }
 
 

@@ -36,6 +36,7 @@ from convbert.pipelines.zero_shot import ZeroShotClassificationPipeline
 from convbert.tokenizers.base import PreTrainedTokenizer
 from convbert.tokenizers.batch_encoding import BatchEncoding
 from convbert.training.results import Finetuned
+from convbert.visualize.detection_view import ReplacedView
 from convbert.visualize.explorer import MaskExplorer
 from convbert.visualize.head_contributions import HeadSplit
 from convbert.visualize.knockout import KnockoutView
@@ -97,4 +98,5 @@ assert_type(visualize.head_view("convbert-tiny", "It rained.", layer=3), HeadVie
 assert_type(convbert.visualize.split_view("convbert-tiny", "It rained."), SplitView)
 assert_type(visualize.knockout_view("convbert-tiny", "It [MASK]."), KnockoutView)
 assert_type(visualize.mask_explorer("convbert-tiny", "It rained."), MaskExplorer)
+assert_type(visualize.replaced_view("runs/pair", "It rained."), ReplacedView)
 assert_type(visualize.head_split("convbert-tiny", "It rained."), HeadSplit)

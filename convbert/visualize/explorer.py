@@ -127,7 +127,7 @@ class ExplorerValidation(ExplorerQueries):
 class MaskExplorer(ExplorerValidation):
     "A text of which any word can be masked. Set `text`, `place` and `head` from Python, or type and click."
 
-    parts: ClassVar = ("board", "field", "mask_explorer")
+    parts: ClassVar = ("board", "chips", "field", "mask_explorer")
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizer, **state):
         "Encode and predict; a text or position that is wrong raises here, and only here."

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from ...auto import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 from ...config import EncoderConfig
-from ...hub import resolve
 from ...pretrained_model import PreTrainedModel
 from ..distributed import ProcessGroup, count_targets, log_once
 from ..evaluation import HELD_OUT_MASKING, masked_scores
@@ -28,7 +27,12 @@ from .distillation import make_distillation, start_from_teacher
 from .distillation_inputs import DistillationInputs
 from .masking import Masker, Masking, PreparedBatches
 from .plan import MASKINGS, Plan
-from .replaced_tokens import ReplacedTokens, detection_scores, make_generator
+from convbert.training.pretraining.replaced_tokens import (
+    ReplacedTokens,
+    detection_scores,
+    has_generator,
+    make_generator,
+)
 from .sentence_order import SentenceOrder, SentenceOrderLoss, order_scores
 from .totals import has_rows, with_totals
 
@@ -83,12 +87,12 @@ class ReplacedTokensObjective(MaskedLMObjective):
     def make(self) -> ReplacedTokens:
         "A discriminator and its generator."
         plan = self.plan
+        if plan.model is not None and has_generator(plan.model):
+            kept = ReplacedTokens.from_pretrained(plan.model)
+            parts = [resize_embeddings(model, self.tokenizer) for model in (kept.discriminator, kept.generator)]
+            return ReplacedTokens(*parts, plan.detection_weight)
         discriminator = self.start(AutoModelForPreTraining)
-        own = None if plan.model is None else resolve(plan.model) / "generator"
-        if own is not None and (own / "config.json").exists():
-            generator = resize_embeddings(AutoModelForMaskedLM.from_pretrained(own), self.tokenizer)
-        else:
-            generator = make_generator(discriminator.config, plan.generator_width)
+        generator = make_generator(discriminator.config, plan.generator_width)
         return ReplacedTokens(discriminator, generator, plan.detection_weight)
 
     def prepare(self, ids: Tensor, generator: torch.Generator, masking: Masking) -> dict[str, Tensor]:

@@ -1,11 +1,9 @@
 // A text of which any word can be masked: the predictions there, and the heads behind them.
-import { batched, isAnswered, listen, make, notesOf, numbersOf, runsLeft, show, tell, weightsOf } from "./common.js";
+import { batched, isAnswered, listen, make, notesOf, numbersOf, show, tell, weightsOf } from "./common.js";
 import { bar, capital, columns, headRows, makeBoard, nameHead, niceEnd, onEscape, sizesOf, tint } from "./board.js";
+import { makeTokens, wordOf } from "./chips.js";
 import { makeFields } from "./field.js";
 import { showView } from "./frame.js";
-
-/** What a token is called: what stood in the text, or its piece where nothing did. */
-export const wordOf = (model, i) => model.get("sources")[i] || model.get("tokens")[i];
 
 /** Ten-thousandths that a head gives to each token from the masked one, and how much falls beyond the text. */
 export function looksOf(model, [kind, layer, head], sizes) {
@@ -39,63 +37,6 @@ const ASKS = ["text", "place"];
 
 /** Whether an exported page has no answer for a token. */
 const isHeld = (model, i) => model.exported && !model.answers(model.get("text"), i);
-
-/** One token: its text, and below it the weight that a head gives to it. */
-function makeToken(model, i, mask) {
-  const special = model.get("special")[i];
-  const goesOn = (j) => model.get("tokens")[j]?.startsWith("##"); // a piece of the word before it
-  const joints = `${goesOn(i) ? " cv-joined" : ""}${goesOn(i + 1) ? " cv-goes-on" : ""}`;
-  const look = `cv-chip${special ? " cv-apart" : ""}${joints}`;
-  const onclick = () => String(getSelection()) || mask(i); // who selects text does not want to mask it
-  const role = special ? {} : { role: "button", tabindex: "-1", "aria-label": wordOf(model, i), onclick };
-  const text = make("span", { class: "cv-chip-text", dir: "auto" }, wordOf(model, i));
-  const masked = make("span", { class: "cv-mask-name", "aria-hidden": "true" }, "[MASK]");
-  return make("span", { class: look, "data-token": i, ...role }, masked, text, make("span", { class: "cv-weight" }));
-}
-
-/** Which way a key leads through a text that is written to the left or to the right. */
-function ahead(key, direction) {
-  const way = { ArrowRight: 1, ArrowLeft: -1 }[key];
-  return way ? way * (direction === "rtl" ? -1 : 1) : { ArrowDown: 1, ArrowUp: -1 }[key];
-}
-
-/** Focus the next token in a direction that can be masked. */
-function moveTo(chips, i, way) {
-  for (let j = i + way; chips[j]; j += way) if (chips[j].hasAttribute("role")) return chips[j].focus();
-}
-
-/** The text as tokens: one Tab stop, arrows move, Enter masks. */
-function makeTokens(model, mask) {
-  const element = make("div", { class: "cv-chips", role: "group", "aria-label": "Text: choose a token to mask" });
-  let chips = [];
-  const settle = (chip) => {
-    for (const other of chips) if (other.hasAttribute("role")) other.tabIndex = other === chip ? 0 : -1;
-  };
-  const fill = () => {
-    const held = element.contains(document.activeElement);
-    chips = model.get("tokens").map((_, i) => makeToken(model, i, mask));
-    element.replaceChildren(...chips);
-    element.dir = runsLeft(model.get("sources")) ? "rtl" : "ltr";
-    if (held) chips[model.get("place")].focus(); // or the next key would be the notebook's
-  };
-  element.addEventListener("focusin", (event) => settle(event.target));
-  element.addEventListener("keydown", (event) => {
-    const i = chips.indexOf(event.target);
-    const way = ahead(event.key, element.dir);
-    if (i < 0 || !(way || event.key === "Enter" || event.key === " ")) return;
-    event.preventDefault();
-    if (way) moveTo(chips, i, way);
-    else mask(i);
-  });
-  const bring = () => {
-    const chip = chips[model.get("place")];
-    const above = chip.offsetTop - 14; // its [MASK] is written over it
-    const below = above + chip.offsetHeight + 16 - element.clientHeight;
-    element.scrollTop = Math.min(Math.max(element.scrollTop, below), above);
-    settle(chip);
-  };
-  return { element, fill, bring, each: (change) => chips.forEach(change) };
-}
 
 /** Show where a head looks, or nothing for no head. */
 function paintTokens(model, tokens, head, sizes) {
@@ -219,7 +160,9 @@ function build(model) {
     refusal: make("p", { class: "cv-hint cv-refusal", role: "status" }),
     words: make("div", { class: "cv-left" }),
   };
-  const tokens = makeTokens(model, makeMasking(model, parts.refusal));
+  const press = makeMasking(model, parts.refusal);
+  const label = "Text: choose a token to mask";
+  const tokens = makeTokens(model, { label, above: () => "[MASK]", place: () => model.get("place"), press });
   const look = () => {
     const head = under ?? (model.get("head").length ? model.get("head") : null);
     paintTokens(model, tokens, head, sizes);
