@@ -216,7 +216,7 @@ def load_results(gpu: Path = ROOT / "benchmarks" / "results-gpu.json") -> dict:
     """All results in the repository: on a CPU, and on a GPU if there are any."""
     cpu = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
     gpu_results = json.loads(gpu.read_text(encoding="utf-8")) if gpu.exists() else {"cases": {}}
-    return cpu["cases"] | gpu_results["cases"] | {"gpu_pretraining": gpu_results.get("pretraining", {})}
+    return cpu["cases"] | gpu_results.get("cases", {}) | {"gpu_pretraining": gpu_results.get("pretraining", {})}
 
 
 def save_figures(cases: dict, folder: Path) -> list[Path]:

@@ -27,7 +27,9 @@ def bring_in(folder: Path, unseen: list[Path], results: Path, figures: Path) -> 
     print("figures:", *[file.name for file in plots if file.stem.startswith("gpu")])
     if not (folder / "model.safetensors").exists():
         return print("there is no model in it: the bundled one stays")
-    new = build(folder, found["pretraining"])
+    new, objective = build(folder, found["pretraining"]), found["pretraining"]["plan"].get("objective", "masked-lm")
+    if objective == "replaced-tokens":
+        return print(f"{new} is a discriminator to fine-tune: python tools/task_models.py DATA RUNS --model {new}")
     if not unseen:
         return print(f"{new} is complete; to evaluate it beside the bundled one, name texts with --unseen")
     both = {"new": new, "old": BUNDLED}

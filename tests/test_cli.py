@@ -73,7 +73,7 @@ def test_lines_of_standard_input_become_lines_of_json():
         (["finetune", "glue/sst-2", "--out", "never-made"], 1, "Did you mean 'glue/sst2'"),
         (["finetune", "glue/sst2", "--out", "never-made", "--evaluation", "x.csv"], 1, "must be a recipe"),
         (["finetune", "ner", "x.csv", "--out", "o", "--columns", "tokens"], 1, "must look like text=sentence"),
-        (["pretrain", "nowhere.txt", "--out", "never-made"], 1, "no such text file: nowhere.txt"),
+        (["pretrain", "nowhere.txt", "--out", "never-made"], 1, "no such file: nowhere.txt"),
         (["pretrain", "x", "--out", "never-made", "--preset", "tny"], 1, "Did you mean 'tiny'"),
         (["fil-mask", "[MASK]"], 2, "fill-mask"),
         ([], 2, "COMMAND"),
@@ -139,6 +139,7 @@ def rows_of(text):
         *(
             (words, text, ["rows.csv", "--columns text=sentence"])
             for words, text in rows_of("sentence,n\nA fine day.,1\n")
+            if words[0] != "pretrain"  # which finds the column
         ),
         (["pretrain", "rows.csv", "--out", "o", "--mask-rate", "2"], "text\na\nb\n", ["--mask-rate 2.0"]),
         (["pretrain", "rows.csv", "--out", "o", "--steps", "0"], "text\na\nb\n", ["--steps 0 must be positive"]),

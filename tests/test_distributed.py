@@ -25,6 +25,7 @@ SCRIPT = textwrap.dedent(
     torch.set_num_threads(1)
     from convbert.families.convbert import ConvBertConfig
     from convbert.modeling import ConvBertForTokenClassification
+    from convbert.training.distributed import join_process_group
     from convbert.training.loop import fit
     from convbert.training.optim import Recipe
 
@@ -60,6 +61,22 @@ SCRIPT = textwrap.dedent(
         return {"loss_on_others": model(**batch).loss}
 
 
+    def train_alike(folder, steps, accumulate=1):
+        "Batches of 32 sentences, AdamW, no dropout: what must not depend on how the batch is divided."
+        def batches(step):
+            generator = torch.Generator().manual_seed(step)
+            ids, labels = (torch.randint(1, 5, (32, 12), generator=generator) for _ in range(2))
+            lengths = torch.randint(1, 13, (32, 1), generator=generator)
+            return {"input_ids": ids, "labels": labels.where(torch.arange(12) < lengths, -100)}
+
+        model = tagger(0.0)
+        print("sharded:", join_process_group(model).sharded, flush=True)
+        plan = dict(warmup=2, decay=0, compile=False, precision="float32", save_every=5, evaluate_every=10)
+        recipe = Recipe(steps=steps, accumulate=accumulate, watch="loss_on_others", watch_lower=True, **plan)
+        log = fit(model, batches, recipe, folder, lambda model: {"loss_on_others": model(**batches(99)).loss})
+        torch.save([model.state_dict(), log], Path(folder) / f"result{os.environ.get('RANK', '0')}.pt")
+
+
     def train(folder, steps, dropout, model=None, said=False):
         def told(step):
             if said:
@@ -85,6 +102,8 @@ SCRIPT = textwrap.dedent(
         signal.set_wakeup_fd(tell)
         if job == "same":  # twice in one process group: half of the run, and the rest with the same model
             train(folder, 10, 0.0, train(folder, 5, 0.0))
+        elif job == "alike":
+            train_alike(folder, 20, accumulate=pause)
         else:
             train(folder, 12, 0.2, said=True)
     """
@@ -98,11 +117,11 @@ def launch(tmp_path_factory):
     (home / "script.py").write_text(SCRIPT)
     env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HOME": str(home)}
-    options = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    options = ["--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
     options += ["--num_cpu_threads_per_process=1", "--main_process_port=0"]
 
-    def start(folder, job, pause=-1):
-        command = [sys.executable, "-m", "accelerate.commands.launch", *options]
+    def start(folder, job, pause=-1, how=("--multi_gpu",)):
+        command = [sys.executable, "-m", "accelerate.commands.launch", *how, *options]
         command += ["script.py", str(folder), job, str(pause)]
         heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background is started deaf to it
         pipe = subprocess.PIPE
@@ -175,13 +194,43 @@ def test_a_run_of_two_that_was_killed_and_interrupted_ends_with_the_same_weights
     parts = tmp_path / "parts"
     first, _ = stop_at(launch(parts, "stopped", pause=5), 5, signal.SIGKILL)
     assert first == 0 and not (parts / "result0.pt").exists()
-    first, said = stop_at(launch(parts, "stopped", pause=8), 8, signal.SIGINT)
-    assert first >= 4 and not (parts / "result0.pt").exists()
-    assert "the same call resumes" in said, said[-4000:]
+    for pause, number in ((8, signal.SIGINT), (10, signal.SIGTERM)):
+        first, said = stop_at(launch(parts, "stopped", pause=pause), pause, number)
+        assert first >= 4 and not (parts / "result0.pt").exists()
+        assert "the same call resumes" in said, said[-4000:]
     out = finish(launch(parts, "stopped"))
     first = min(int(step) for step in re.findall(r"^step (\d+)", out, re.M))
-    assert first >= 9, "Ctrl-C saves the step that it came in"
+    assert first >= 11, "Ctrl-C and SIGTERM save the step that they came in"
     for rank in (0, 1):
         (whole, log), (weights, log_parts) = result(tmp_path / "whole", rank), result(parts, rank)
         assert all(torch.equal(weights[name], whole[name]) for name in whole)
         assert log[-1] == log_parts[-1] and log[-1]["best_step"] % 3 == 0
+
+
+FSDP = "--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"
+
+
+def test_a_batch_gives_the_same_steps_however_it_is_divided(tmp_path, launch):
+    """32 rows at once, as 2 x 16 in turn, in two processes sharded, and in two that take 2 x 8 in turn."""
+    script = {"__name__": "script"}
+    exec(compile(SCRIPT, "script.py", "exec"), script)
+    script["train_alike"](tmp_path / "whole", 20)
+    script["train_alike"](tmp_path / "parts", 20, accumulate=2)
+    for name, how, accumulate in (("ddp", ["--multi_gpu"], 2), ("fsdp", FSDP, 1)):
+        said = finish(launch(tmp_path / name, "alike", accumulate, how=how))
+        assert f"sharded: {name == 'fsdp'}" in said
+    (expected, log), found = result(tmp_path / "whole"), {}
+    for name in ("parts", "ddp", "fsdp"):
+        weights, found[name] = result(tmp_path / name)
+        for part, value in expected.items():
+            torch.testing.assert_close(weights[part], value, atol=2e-5, rtol=0)
+        assert mean_loss(log) == pytest.approx(mean_loss(found[name]), rel=1e-5)
+    other, _ = result(tmp_path / "fsdp", rank=1)
+    assert all(torch.equal(other[part], result(tmp_path / "fsdp")[0][part]) for part in other)
+    saved = torch.load(tmp_path / "fsdp" / "checkpoint.pt", weights_only=True)
+    plain = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)
+    torch.testing.assert_close(saved["optimizers"], plain["optimizers"], atol=1e-5, rtol=1e-3)
+    for name in ("whole", "fsdp"):  # what two processes began goes on in one
+        script["train_alike"](tmp_path / name, 30)
+    (alone, _), (resumed, _) = result(tmp_path / "whole"), result(tmp_path / "fsdp")
+    torch.testing.assert_close(resumed, alone, atol=2e-5, rtol=0)

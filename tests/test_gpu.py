@@ -11,9 +11,10 @@ from torch.testing import assert_close
 from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel
 from convbert.backends.dispatch import use_backend
 from convbert.runtime.packing import attention_path, pack, padded_attention, varlen_attention
-from convbert.training.data import MaskedBatches, Masking
+from convbert.training.data import MaskedBatches
 from convbert.training.loop import fit
 from convbert.training.optim import Recipe
+from convbert.training.pretraining.masking import Masking
 
 HOME = "cuda" if torch.cuda.is_available() else "cpu"
 needs_gpu = pytest.mark.skipif(HOME == "cpu", reason="needs a GPU")

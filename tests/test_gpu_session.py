@@ -94,6 +94,16 @@ def test_all_three_steps(session, tmp_path):
     assert "| unseen.txt |" in card and "bash benchmarks/gpu.sh run" in card and "## Data and licences" in card
 
 
+def test_replaced_tokens_are_learnt_there_too(session, tmp_path):
+    output = session.run("--only", "pretrain", "--plan", "steps=6", "objective=replaced-tokens")
+    run = session.results["pretraining"]
+    assert session.results["parts"]["pretrain"]["ended"] == "done", output
+    assert run["step"] == 6 and run["plan"]["rate"] == 0.15 and 0 <= run["recall"] <= 1
+    assert {"model.safetensors", "generator.safetensors"} <= {file.name for file in session.out.iterdir()}
+    given = ["--results", tmp_path / "results.json", "--figures", tmp_path / "figures"]
+    assert "discriminator to fine-tune" in session.call("harvest", session.out, *given)
+
+
 def test_ctrl_c_loses_nothing_even_on_a_fresh_machine(session):
     """The files to bring back hold the checkpoint in pieces; a fresh machine continues from them."""
     only = "--only", "pretrain", "--plan", "steps=200", "--minutes", 2

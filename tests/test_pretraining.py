@@ -21,13 +21,24 @@ from convbert import (
     ElectraForMaskedLM,
 )
 from convbert.cli import main
-from convbert.training.loop import fit, step_seed
+from convbert.training.distributed import shard_batch
+from convbert.training.loop import fit
 from convbert.training.optim import Recipe
 from convbert.training.pretraining import Plan, pretrain
-from convbert.training.pretraining.distillation import Distillery, TripleLoss, make_distillation
-from convbert.training.pretraining.masking import ELECTRA_MASKING, Masking, choose_runs, mask_rows, run_shares
-from convbert.training.pretraining.objectives import OBJECTIVES, PreparedBatches
+from convbert.training.pretraining.distillation import TripleLoss, make_distillation
+from convbert.training.pretraining.distillation_inputs import DistillationInputs
+from convbert.training.pretraining.masking import (
+    ELECTRA_MASKING,
+    Masking,
+    PreparedBatches,
+    choose_runs,
+    mask_rows,
+    run_shares,
+)
+from convbert.training.pretraining.objectives import OBJECTIVES
 from convbert.training.pretraining.replaced_tokens import ReplacedTokens, corrupt, generator_config
+from convbert.training.pretraining.sentence_order import SentenceOrderLoss
+from convbert.training.steps import step_seed
 
 pytest.importorskip("accelerate")
 pytest.importorskip("datasets")
@@ -88,9 +99,11 @@ def cross_entropy(logits, labels):
 @pytest.fixture
 def batch_of(tokenizer, rows):
     def make(objective, **plan):
-        plan = Plan("text.txt", ConvBertConfig(embedding_size=16, **SIZES), objective=objective, **plan)
+        kind = AlbertConfig if objective == "sentence-order" else ConvBertConfig
+        plan = Plan("text.txt", kind(embedding_size=16, **SIZES), objective=objective, **plan)
         prepare = OBJECTIVES[objective](plan, tokenizer).prepare
-        return PreparedBatches(lambda step: rows, prepare, plan.masking)(0)
+        ids = dict(input_ids=rows, attention_mask=(rows != tokenizer.pad_token_id).long())
+        return PreparedBatches(lambda step: ids, prepare, plan.masking)(0)
 
     return make
 
@@ -130,21 +143,23 @@ def test_a_step_of_replaced_tokens(tmp_path, batch_of, kind):
 
 def test_a_step_of_sentence_order(tmp_path, batch_of):
     torch.manual_seed(0)
-    model = AlbertForPreTraining(AlbertConfig(embedding_size=16, **SIZES, **PLAIN, classifier_dropout=0.0))
+    config = AlbertConfig(embedding_size=16, **SIZES, **PLAIN, classifier_dropout=0.0)
+    model = SentenceOrderLoss(AlbertForPreTraining(config))
     twin, batch = copy.deepcopy(model), batch_of("sentence-order")
     read = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-    output = twin(**read)
+    output = twin.model(**read)
     words = torch.stack([row[at] for row, at in zip(output.prediction_logits, batch["predict_at"], strict=True)])
     loss = cross_entropy(words, batch["labels"]) + cross_entropy(output.sop_logits, batch["sentence_order_label"])
     assert_same_weights(by_the_loop(model, batch, tmp_path), one_step_by_hand(twin, loss))
 
 
-@pytest.mark.parametrize("everywhere", [True, False])
-def test_a_step_of_distillation(tmp_path, tokenizer, rows, everywhere):
+@pytest.mark.parametrize("all_tokens", [True, False])
+def test_a_step_of_distillation(tmp_path, tokenizer, rows, all_tokens):
     torch.manual_seed(0)
     teacher = ElectraForMaskedLM(ElectraConfig(embedding_size=16, **SIZES, **PLAIN)).eval()
     student = ConvBertForMaskedLM(ConvBertConfig(embedding_size=16, **SIZES | {"num_hidden_layers": 1}, **PLAIN))
-    prepare, loss = Distillery(tokenizer, tokenizer), TripleLoss(everywhere=everywhere)
+    prepare = DistillationInputs(tokenizer, tokenizer, all_tokens=all_tokens)
+    loss = TripleLoss(all_tokens=all_tokens)
     batch = prepare(rows, torch.Generator().manual_seed(0), Masking(0.3, 0.8, 0.1))
     model, twin = (make_distillation(copy.deepcopy(student), teacher, prepare, loss) for _ in range(2))
     own, real = twin.student, batch["attention_mask"]
@@ -153,7 +168,7 @@ def test_a_step_of_distillation(tmp_path, tokenizer, rows, everywhere):
         theirs = teacher(batch["input_ids"], real, output_hidden_states=True)
     at, asked = batch["predict_at"], batch["labels"] != -100
     hidden = [torch.stack([row[p] for row, p in zip(each.logits, at, strict=True)]) for each in (mine, theirs)]
-    s, t = (each.logits[real == 1] for each in (mine, theirs)) if everywhere else (each[asked] for each in hidden)
+    s, t = (each.logits[real == 1] for each in (mine, theirs)) if all_tokens else (each[asked] for each in hidden)
     p = (t / 2).softmax(-1)
     soft = 4 * (p * (p.log() - (s / 2).log_softmax(-1))).sum(-1).mean()
     a, b = (each.hidden_states[-1][real == 1] for each in (mine, theirs))
@@ -306,7 +321,7 @@ QUICK = ["--steps", "2", "--lengths", "16", "--tokens-per-batch", "64", "--devic
 
 def test_the_shell_distils_across_vocabularies(tmp_path, text, capsys):
     words = ["distil", str(text), "--teacher", "convbert-tiny", "--vocab-size", "80", "--out", str(tmp_path / "run")]
-    assert main([*words, *QUICK, "--no-everywhere", "--cosine", "2"]) == 0, capsys.readouterr()
+    assert main([*words, *QUICK, "--no-all-tokens", "--cosine", "2"]) == 0, capsys.readouterr()
     card = (tmp_path / "run" / "README.md").read_text()
     assert "taught by convbert-tiny" in card and '"cosine": 2.0' in card
     assert len(AutoTokenizer.from_pretrained(tmp_path / "run")) <= 80
@@ -322,7 +337,7 @@ def test_the_shell_runs_a_published_plan_for_a_few_steps(tmp_path, text, capsys)
 def test_a_plan_is_told_in_time_and_memory(capsys):
     assert main(["plan", "--lengths", "16", "--tokens-per-batch", "64", "--steps", "10", "--device", "cpu"]) == 0
     told = capsys.readouterr().out
-    assert "tokens     640\n" in told and "device hours" in told and "GiB of activations" in told
+    assert "tokens     640\n" in told and "device hours" in told and "activations" in told
 
 
 @pytest.mark.parametrize(
@@ -346,3 +361,38 @@ def test_faults_are_said_in_the_words_of_the_shell(words, said, capsys, tmp_path
     assert main(words) == 1
     assert said in (told := capsys.readouterr().err), told
     assert not (tmp_path / "never-made").exists()
+
+
+# -- several processes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(tokenizer, rows, objective):
+    """The rows differ in length, so that each loss has its own number of terms in each part."""
+    torch.manual_seed(0)
+    kind = AlbertConfig if objective == "sentence-order" else ConvBertConfig
+    config = kind(embedding_size=16, **SIZES, **PLAIN, classifier_dropout=0.0)
+    teacher = dict(teacher="convbert-tiny") if objective == "distillation" else {}
+    made = OBJECTIVES[objective](
+        Plan("text.txt", config, objective=objective, generator_width=0.5, **teacher), tokenizer
+    )
+    model = made.make()
+    if objective == "replaced-tokens":  # so sure of one token that every sample is that one
+        model.generator.predictions.bias.data[WORDS.index("z")] = 1e4
+    ids = dict(input_ids=rows, attention_mask=(rows != tokenizer.pad_token_id).long())
+    batch = PreparedBatches(lambda step: ids, made.prepare, Masking(0.3, 0.8, 0.1), seed=3)(0)
+
+    def gradient(parts):
+        model.zero_grad()
+        for rank in range(parts):
+            own, scale = shard_batch(batch, rank, parts, made.weight)
+            (scale * model(**own).loss / parts).backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    whole = gradient(1)
+    for parts in (2, 3, 5):  # of four rows: the last part of five has none
+        found = gradient(parts)
+        assert found.keys() == whole.keys()
+        size = max(g.abs().max() for g in whole.values())
+        for name, each in whole.items():
+            torch.testing.assert_close(found[name], each, atol=1e-5 * float(size), rtol=1e-3, msg=name)

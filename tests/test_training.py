@@ -18,11 +18,12 @@ from tqdm import tqdm
 from convbert.families.convbert import ConvBertConfig
 from convbert.modeling import ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertForTokenClassification
 from convbert.tokenizers.classes import ConvBertTokenizerFast
-from convbert.training.data import MaskedBatches, Masking
+from convbert.training.data import MaskedBatches
 from convbert.training.evaluation import masked_scores
 from convbert.training.loop import Meter, after_step, fit, task_loss
 from convbert.training.optim import Recipe, layer_scale, make_optimizers, set_rates
 from convbert.training.pretraining import Plan, pretrain
+from convbert.training.pretraining.masking import Masking
 from convbert.training.runs import Run
 
 SCRIPT = textwrap.dedent(
@@ -60,7 +61,7 @@ def weights(file):
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=["KILL", "INT", "TERM"])
 def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, number):
     whole = start(tmp_path / "whole", tmp_path / "whole.pt")
     _, said = whole.communicate(timeout=120)
@@ -72,7 +73,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, number):
             break
     _, said = stopped.communicate(timeout=120)
     assert stopped.returncode != 0 and not (tmp_path / "parts.pt").exists()
-    if number == signal.SIGINT:
+    if number != signal.SIGKILL:
         assert "the same call resumes" in said
     resumed = start(tmp_path / "parts", tmp_path / "parts.pt")
     out, said = resumed.communicate(timeout=120)
@@ -95,7 +96,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
     _, said = full.communicate(timeout=120)
     assert full.returncode != 0 and "could not write the checkpoint" in said, said[-2000:]
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["checkpoint.pt"]
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"checkpoint.pt", "checkpoint-4.pt", "log.jsonl"}
 
 
 def test_a_broken_checkpoint_is_named(tmp_path):
@@ -136,7 +137,8 @@ def test_pretraining_leaves_a_folder_that_the_pipeline_opens(tmp_path, text):
     ):
         with pytest.raises(ValueError, match=f"holds another run .*{words}"):
             pretrain(Plan([str(text)], recipe=recipe, **{**PLAN, **change}), out, device="cpu")
-    (out / "checkpoint.pt").unlink()
+    for checkpoint in out.glob("*.pt"):
+        checkpoint.unlink()
     with pytest.raises(ValueError, match="holds a model and no checkpoint"):
         pretrain(Plan([str(text)], recipe=recipe, **PLAN), out, device="cpu")
     assert (out / "vocab.txt").read_bytes() == vocabulary
@@ -206,9 +208,9 @@ def test_held_out_text_is_not_trained_on(tmp_path, text):
 @pytest.mark.parametrize("files", [["no/such/file.txt"], []])
 def test_missing_text_is_named_and_nothing_is_written(tmp_path, files):
     pytest.importorskip("datasets")
-    for plan in (Plan(files, **PLAN), files, *files):
-        with pytest.raises(FileNotFoundError, match="no such text file"):
-            pretrain(plan, tmp_path / "run")
+    for make in (lambda: Plan(files, **PLAN), lambda: files):
+        with pytest.raises(FileNotFoundError, match="no such file"):
+            pretrain(make(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -424,12 +426,12 @@ def drop(steps_until_stop, folder, monkeypatch, evaluate=None, **plan):
             raise RuntimeError("the machine is taken away")
         return {"input_ids": torch.ones(4, 2)}
 
-    def note(optimizers, rate):
+    def note(optimizers, rate, count):
         rates.append(rate)
-        set_rates(optimizers, rate)
+        set_rates(optimizers, rate, count)
 
     with monkeypatch.context() as patch:
-        patch.setattr("convbert.training.loop.set_rates", note)
+        patch.setattr("convbert.training.steps.set_rates", note)
         if steps_until_stop:
             with pytest.raises(RuntimeError, match="taken away"):
                 fit(Line(), batches, recipe, folder, evaluate)
@@ -508,7 +510,7 @@ def test_a_run_that_was_killed_has_counted_all_its_tokens(tmp_path):
 def test_a_card_tells_of_the_whole_run_and_an_edited_one_is_kept(tmp_path, text):
     out, card = tmp_path / "run", tmp_path / "run" / "README.md"
     recipes = [Recipe(steps=60, warmup=1, compile=False, minutes=minutes) for minutes in (1e-6, None)]
-    plans = [Plan([str(text)], recipe=recipe, **PLAN) for recipe in recipes]
+    plans = [Plan([str(text)], recipe=recipe, cut="running", **PLAN) for recipe in recipes]
     pretrain(plans[0], out, device="cpu")
     assert "| steps | 1 |" in card.read_text() and "| tokens seen | 64 |" in card.read_text()
     pretrain(plans[1], out, device="cpu")

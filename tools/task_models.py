@@ -18,12 +18,12 @@ import torch
 
 from convbert import ConvBertConfig, ConvBertTokenizerFast
 from convbert.auto import model_for
-from convbert.training.data import Masking
 from convbert.training.evaluation import evaluate_model
 from convbert.training.examples import Preprocessing
 from convbert.training.finetuning import finetune
 from convbert.training.optim import Recipe
 from convbert.training.pretraining import Plan, pretrain
+from convbert.training.pretraining.masking import Masking
 from convbert.training.task_data import load_task_data
 
 
@@ -39,7 +39,7 @@ def guess_words(rows: list[dict], start: str, folder: Path, **tuning) -> Path:
     steps = tuning.pop("steps")
     recipe = Recipe(steps, decay=steps * 9 // 10, warmup=steps // 10, weight_decay=0.1, optimizer="muon", **tuning)
     rows = dict(lengths=(128,), tokens_per_batch=4096, hold_out_every=20)
-    pretrain(Plan([text], model=start, recipe=recipe, masking=Masking(0.2, 0.8, 0.1), mask_rates=(), **rows), folder)
+    pretrain(Plan([text], model=start, recipe=recipe, masking=Masking(0.2, 0.8, 0.1), **rows), folder)
     return folder
 
 

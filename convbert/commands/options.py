@@ -83,7 +83,7 @@ def flag_help(owner: Any, name: str) -> str:
         told = re.sub(r"\bNone: ", "left out: ", re.sub(r"\bwhen None\b", "when it is left out", text))
         return told if "left out" in told else f"{told} (default: none)"
     text = "; ".join(clause for clause in text.split("; ") if "None" not in clause)
-    return f"{text} (default: {'off' if default is False else shell_value(repr(default))})"
+    return f"{text} (default: {'off' if default is False else shell_value(repr(default)) or 'none'})"
 
 # %% ../../nbs/commands/01_options.ipynb #0e51d002
 def parse_column(pair: str) -> tuple[str, Any]:

@@ -24,7 +24,12 @@ PLAN_OPTIONS = dict(
     tokenizer=str,
     vocab_size=int,
     lengths=[int],
+    sentences=int,
+    cut=str,
     tokens_per_batch=int,
+    streaming=bool,
+    limit=int,
+    logs=[str],
     generator_width=float,
     detection_weight=float,
 )
@@ -41,6 +46,10 @@ RECIPE_OPTIONS = dict(
     optimizer=str,
     precision=str,
     seed=int,
+    beta2=float,
+    clip=float,
+    accumulate=int,
+    keep=int,
     save_every=int,
     evaluate_every=int,
 )
@@ -57,7 +66,9 @@ def make_plan(args: argparse.Namespace, files: list[str], **options: Any) -> Any
 
     given = {k: v for k, v in vars(args).items() if v is not None}
     options = {k: given[k] for k in PLAN_OPTIONS if k in given} | dict(columns=given_columns(args)) | options
-    options |= dict(lengths=tuple(given["lengths"])) if "lengths" in given else {}
+    options |= {k: tuple(given[k]) for k in ("lengths", "logs") if k in given}
+    if options.get("teacher"):
+        options.setdefault("objective", "distillation")
     if (args.family, args.preset) in PUBLISHED:
         plan = pretraining.published_plan(files, args.family, args.preset, **options)
     else:
@@ -118,7 +129,7 @@ def given_files(args: argparse.Namespace) -> list[str]:  # raises `ValueError`
 
 def add_training(p: Parser) -> None:
     "Arguments of a run, whatever it trains."
-    p.add_argument("--mask-rate", type=float, help="share of tokens to hide (default: as the objective's paper has it)")
+    p.add_argument("--mask-rate", type=float, help="share of tokens to mask (default: as the objective's paper has it)")
     p.add_argument("--device", help="cpu, cuda, … (default: an accelerator when there is one)")
     how = dict(action=argparse.BooleanOptionalAction, default=None)
     p.add_argument("--compile", help="use torch.compile (default: where it saves time within the run)", **how)
@@ -177,14 +188,15 @@ def distil(args: argparse.Namespace) -> None:
     options = student_options(args.student)
     if "config" in options and args.tokenizer is None and args.vocab_size is None:
         options["tokenizer"] = args.teacher
-    given = {k: getattr(args, k) for k in (*LOSS_OPTIONS, "everywhere") if getattr(args, k) is not None}
-    args.family, args.preset = "convbert", "tiny"  # whose recipe it is
+    given = {k: getattr(args, k) for k in (*LOSS_OPTIONS, "all_tokens") if getattr(args, k) is not None}
+    args.family, args.preset = args.student.split("/") if "config" in options else ("convbert", "tiny")  # of its recipe
     loss = replace(default_loss(), **given)
     plan = make_plan(args, given_files(args), objective="distillation", triple_loss=loss, **options)
     print_scores(args.out, pretrain(plan, args.out, args.device))
 
 # %% ../../nbs/commands/04_pretraining.ipynb #19ae000e
-STUDENT_OPTIONS = {name: PLAN_OPTIONS[name] for name in ("tokenizer", "vocab_size", "lengths", "tokens_per_batch")}
+STUDENT_OPTIONS = {k: v for k, v in PLAN_OPTIONS.items() if k not in ("objective", "model", "teacher")}
+STUDENT_OPTIONS = {k: v for k, v in STUDENT_OPTIONS.items() if not k.startswith(("generator", "detection"))}
 
 
 def add_distil(commands) -> None:
@@ -198,8 +210,8 @@ def add_distil(commands) -> None:
     p.add_argument("--student", default="convbert/tiny", help=student)
     add_options(p, STUDENT_OPTIONS, default_plan)
     add_options(p, LOSS_OPTIONS, default_loss)
-    what = "compare predictions at all tokens, or (--no-everywhere) at hidden ones only, faster (default: at all)"
-    p.add_argument("--everywhere", action=argparse.BooleanOptionalAction, default=None, help=what)
+    what = "compare predictions at all tokens, or (--no-all-tokens) at masked ones only, faster (default: at all)"
+    p.add_argument("--all-tokens", action=argparse.BooleanOptionalAction, default=None, help=what)
     add_training(p)
     p.set_defaults(run=distil)
 

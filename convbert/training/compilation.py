@@ -109,7 +109,9 @@ class StepForward:
         self.cost, self.ready = compile_seconds(run.model, run.group.device), {}  # shape to module
         self.plain, self.compiled = run.model, None
         compiles, alone = run.recipe.compile is not False, run.group.world_size == 1
-        if not alone:
+        if run.shards is not None:
+            self.plain = run.shards
+        elif not alone:
             whole = compile_model(run.model) if compiles and has_compiler(run.group.device) else run.model
             self.plain = run.group.wrap(whole)
         self.chooses = compiles and alone

@@ -24,15 +24,16 @@ from ..auto import AutoTokenizer
 from ..pipelines.torch_models import choose_device
 from ..tokenizers.base import PreTrainedTokenizer
 from ..tokenizers.options import make_options, takes
-from .data import MaskedBatches, Masking, encode_documents
+from .data import MaskedBatches, encode_documents
 from .distributed import join_process_group, log_once
 from .evaluation import EvaluationResult, evaluate_model
 from .examples import ExampleBatches, Preprocessing, make_examples, tokenize_rows
 from .initial_model import check_initial_model, limit_length, load_initial_model, resize_embeddings
+from .locks import exclusive_run
 from .loop import fit
 from .optim import Recipe
+from .pretraining.masking import Masking
 from .results import Finetuned, find_result, save_result
-from .runs import exclusive_run
 from .task_data import TaskData, load_task_data
 from ..validation import suggest
 

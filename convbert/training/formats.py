@@ -6,13 +6,14 @@ Docs: https://convbert.github.io/convbert/training/formats.html.md"""
 
 # %% auto #0
 __all__ = ['TABLES', 'JSON_LINES', 'CONLL', 'FORMATS', 'COMPRESSED', 'TEXT_COLUMNS', 'ReadOptions', 'file_format',
-           'archive_members', 'read_text', 'read_decompressed', 'check_plain_text', 'is_json_object']
+           'archive_members', 'read_text', 'open_decompressed', 'read_decompressed', 'check_plain_text',
+           'is_json_object']
 
 # %% ../../nbs/training/01_formats.ipynb #5a0c0004
 import json
 import zipfile
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -70,9 +71,10 @@ def read_text(
             f"{file}, line {line} is not UTF-8 text (byte {data[error.start]:#04x}): save the file as UTF-8"
         ) from None
 
-
-def read_decompressed(file: Path, read: Callable[[IO[bytes]], Any]) -> Any:  # raises `OSError` or `ValueError`
-    "Open a file, decompressed if need be, and return what a function reads from it."
+# %% ../../nbs/training/01_formats.ipynb #f5a31f13
+@contextmanager
+def open_decompressed(file: Path) -> Iterator[IO[bytes]]:  # raises `OSError` or `ValueError`
+    "Open a file, decompressed if need be."
     import fsspec
 
     if file.suffix.lower() == ".zst" and "zstd" not in fsspec.available_compressions():
@@ -88,9 +90,15 @@ def read_decompressed(file: Path, read: Callable[[IO[bytes]], Any]) -> Any:  # r
                 if archive
                 else fsspec.filesystem("file").open(str(file), "rb", compression="infer") as stream
             ):
-                return read(stream)
+                yield stream
     except Exception as error:  # each compression library has errors of its own
         raise OSError(f"cannot read {file} ({type(error).__name__}: {error})") from error
+
+
+def read_decompressed(file: Path, read: Callable[[IO[bytes]], Any]) -> Any:  # raises `OSError` or `ValueError`
+    "What a function reads from a file, decompressed if need be."
+    with open_decompressed(file) as stream:
+        return read(stream)
 
 # %% ../../nbs/training/01_formats.ipynb #d2a70002
 def check_plain_text(

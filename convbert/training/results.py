@@ -24,7 +24,9 @@ from ..pipelines.outputs import html_table
 from ..tokenizers.base import PreTrainedTokenizer
 from .arrow import LOCATION
 from .evaluation import EvaluationResult
+from .logs import LOG
 from .reports import mistakes, plot_confusions, plot_learning, write_card
+from .rotation import checkpoints
 from .runs import check_run_config
 from .task_data import TaskData
 from ..weights import WEIGHT_PATTERNS
@@ -78,10 +80,11 @@ def save_result(
         if not (folder / "README.md").exists():  # an edited card is kept
             card = write_card(run_config, result, pictures, type(model).__name__)
             (part / "README.md").write_text(card, encoding="utf-8")
-    for name in ("checkpoint.pt", "best.safetensors"):
-        (folder / "training" / name).unlink(missing_ok=True)
+    run = folder / "training"
+    for file in (*checkpoints(run), run / "best.safetensors", run / LOG):
+        file.unlink(missing_ok=True)
     with suppress(OSError):  # not empty: it has other files
-        (folder / "training").rmdir()
+        run.rmdir()
 
 # %% ../../nbs/training/23_results.ipynb #ce74a51b
 def save_figures(folder: Path, log: list, result: EvaluationResult, data: TaskData) -> list[str]:  # file names

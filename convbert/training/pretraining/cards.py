@@ -27,7 +27,7 @@ SCORES = {  # of objectives, in words
     "recall": "recall of replaced tokens",
     "f1": "F1 of replaced tokens",
     "generator": "the generator's guesses that are right",
-    "order": "orders of two segments told right",
+    "order": "sentence-order accuracy",
     "masked_loss": "loss of masked words",
     "detection_loss": "loss of replaced tokens",
     "order_loss": "loss of the order",

@@ -6,7 +6,7 @@ Docs: https://convbert.github.io/convbert/training/pretraining/replaced_tokens.h
 
 # %% auto #0
 __all__ = ['generator_config', 'tie_embeddings', 'sample_tokens', 'Corrupted', 'corrupt', 'ReplacedTokensOutput', 'has_generator',
-           'ReplacedTokens', 'guess_and_detect', 'detection_scores']
+           'ReplacedTokens', 'detector_class', 'make_generator', 'guess_and_detect', 'detection_scores']
 
 # %% ../../../nbs/training/pretraining/02_replaced_tokens.ipynb #19b00004
 import os
@@ -23,6 +23,7 @@ from ...hub import resolve
 from ...masked_lm import MaskedLM
 from ...outputs import ModelOutput
 from ...pretraining_heads import ReplacedTokenDetection
+from .totals import share_of
 
 # %% ../../../nbs/training/pretraining/02_replaced_tokens.ipynb #19b00007
 def generator_config(
@@ -31,14 +32,17 @@ def generator_config(
 ) -> EncoderConfig:  # raises `ValueError` for sizes that do not fit together
     "The configuration of a generator: as deep, and narrower."
     if not 0 < width <= 1:
-        raise ValueError(f"width={width} must be above 0 and at most 1: the generator's share of the width")
+        raise ValueError(f"generator_width={width} must be above 0 and at most 1: its share of the width")
     if "embedding_size" not in vars(config):
         kind = type(config).__name__
         raise ValueError(f"{kind} has no embedding_size, so a narrower generator could not share its word table")
-    heads = max(1, int(config.num_attention_heads * width))
-    sizes = {name: int(getattr(config, name) * width) for name in ("hidden_size", "intermediate_size")}
+    heads = max(1, round(config.num_attention_heads * width))
+    sizes = {name: round(getattr(config, name) * width) for name in ("hidden_size", "intermediate_size")}
     rule = {"head_size_rule": "original"} if heads == 1 and "head_size_rule" in vars(config) else {}
-    return config.replace(num_attention_heads=heads, **sizes, **rule)
+    try:
+        return config.replace(num_attention_heads=heads, **sizes, **rule)
+    except ValueError as error:
+        raise ValueError(f"generator_width={width} gives a generator that cannot be built: {error}") from None
 
 # %% ../../../nbs/training/pretraining/02_replaced_tokens.ipynb #19b0000b
 def tie_embeddings(
@@ -76,7 +80,7 @@ def corrupt(
     labels: Tensor,  # `(B, M)`: the text's own tokens, -100 where nothing is asked
     sampled: Tensor,  # `(B, M)`
 ) -> Corrupted:
-    "Put samples in the place of hidden tokens, and note which of them are not the truth."
+    "Put samples in the place of masked tokens, and note which of them are not the truth."
     asked, shown = labels != -100, input_ids.gather(1, predict_at)
     difference = torch.where(asked, sampled - shown, 0)  # several places that are not asked for may be the same one
     wrong = torch.where(asked, sampled != labels, False).long()
@@ -115,13 +119,7 @@ class ReplacedTokens(nn.Module):
     @classmethod
     def from_config(cls, config: EncoderConfig, width: float = 0.25, weight: float = 50.0):
         "Random weights: the discriminator of a configuration, and its generator."
-        family = family_of(config)
-        kind = model_class(family, "ForPreTraining") if "ForPreTraining" in family.heads else MaskedLM
-        if not issubclass(kind, ReplacedTokenDetection):
-            raise ValueError(f"{family.prefix} has no head for replaced tokens; ConvBERT and ELECTRA have")
-        narrow = generator_config(config, width)
-        generator = model_for("fill-mask", narrow)(narrow)
-        return cls(kind(config), generator, weight)
+        return cls(detector_class(config)(config), make_generator(config, width), weight)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, weight: float = 50.0):
@@ -137,6 +135,21 @@ class ReplacedTokens(nn.Module):
         "That of the discriminator, which is kept."
         return self.discriminator.config
 
+# %% ../../../nbs/training/pretraining/02_replaced_tokens.ipynb #19b00021
+def detector_class(config: EncoderConfig) -> type[ReplacedTokenDetection]:  # raises `ValueError`
+    "The discriminator of a family, if it has one."
+    family = family_of(config)
+    kind = model_class(family, "ForPreTraining") if "ForPreTraining" in family.heads else None
+    if kind is None or not issubclass(kind, ReplacedTokenDetection):
+        raise ValueError(f"{family.prefix} has no head for replaced tokens; ConvBERT and ELECTRA have")
+    return kind
+
+
+def make_generator(config: EncoderConfig, width: float = 0.25) -> MaskedLM:
+    "A generator with random weights, for the discriminator of a configuration."
+    narrow = generator_config(config, width)
+    return model_for("fill-mask", narrow)(narrow)
+
 # %% ../../../nbs/training/pretraining/02_replaced_tokens.ipynb #19b00020
 def guess_and_detect(
     self: ReplacedTokens,
@@ -144,6 +157,7 @@ def guess_and_detect(
     predict_at: Tensor,  # `(B, M)`
     labels: Tensor,  # `(B, M)`, -100 where nothing is asked
     attention_mask: Tensor | None = None,  # `(B, T)`
+    totals: Tensor | None = None,  # `(B, 2)`: terms of both means in the whole batch, of which these rows are a part
     **inputs: Any,  # what both models read beside it
 ) -> ReplacedTokensOutput:
     "Guess, corrupt, detect."
@@ -152,8 +166,10 @@ def guess_and_detect(
     sampled = sample_tokens(masked.logits)
     made = corrupt(input_ids, predict_at, labels, sampled)
     detected = self.discriminator(made.input_ids, labels=made.replaced, **read)
+    asked, read = (labels != -100).sum(), input_ids.numel() if attention_mask is None else attention_mask.sum()
+    shares = share_of(totals, asked, read)
     return ReplacedTokensOutput(
-        loss=masked.loss + self.weight * detected.loss,
+        loss=shares[0] * masked.loss + self.weight * shares[1] * detected.loss,
         masked_loss=masked.loss.detach(),
         detection_loss=detected.loss.detach(),
         corrupted_ids=made.input_ids,
@@ -177,7 +193,8 @@ def detection_scores(
     for step in range(steps):
         batch = {name: value.to(device) for name, value in batches(step).items()}
         output = model(**batch)
-        said, true, asked = output.logits > 0, output.replaced == 1, batch["labels"] != -100
+        true, asked = output.replaced == 1, batch["labels"] != -100
+        said = (output.logits > 0) & batch.get("attention_mask", torch.ones_like(true)).bool()
         guessed = (output.sampled == batch["labels"]) & asked
         counts += torch.stack([(said & true).sum(), said.sum(), true.sum(), guessed.sum(), asked.sum()]).cpu()
         losses += torch.stack([output.masked_loss, output.detection_loss]).float().cpu() / steps
