@@ -12,6 +12,7 @@ __all__ = ['PLAN_OPTIONS', 'RECIPE_OPTIONS', 'LOSS_OPTIONS', 'STUDENT_OPTIONS', 
 
 # %% ../../nbs/commands/04_pretraining.ipynb #19ae0004
 import argparse
+import os
 from typing import Any
 
 from .options import Parser, add_columns, add_options, given_columns
@@ -50,6 +51,7 @@ RECIPE_OPTIONS = dict(
     clip=float,
     accumulate=int,
     keep=int,
+    shape=str,
     save_every=int,
     evaluate_every=int,
 )
@@ -144,8 +146,9 @@ def add_size(p: Parser) -> None:
 
 # %% ../../nbs/commands/04_pretraining.ipynb #19ae000b
 def print_scores(folder: str, scores: dict[str, float]) -> None:
-    "Print where a model is, and what it scores."
-    print(f"{folder}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+    "Print where a model is, and what it scores; of several processes the first one does."
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{folder}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
 
 
 def pretrain(args: argparse.Namespace) -> None:
