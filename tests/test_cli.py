@@ -52,6 +52,12 @@ def test_the_readme_command_prints_the_answers():
     assert len(lines) == 5 and all(row["sequence"] in line for row, line in zip(expected, lines, strict=True))
 
 
+def test_an_alias_has_a_model_of_its_own():
+    done = run("ner", "--json", "Anna Smith works in Paris.")
+    (row,) = map(json.loads, done.stdout.splitlines())
+    assert [found["entity_group"] for found in row["answers"]] == ["PER", "LOC"]
+
+
 def test_lines_of_standard_input_become_lines_of_json():
     done = run("fill-mask", "--json", "--top-k", "2", text="A [MASK].\n\nThe [MASK] is blue.\n")
     rows = [json.loads(line) for line in done.stdout.splitlines()]

@@ -150,7 +150,6 @@ def test_a_text_longer_than_the_model_is_cut_around_its_mask_and_that_is_said(fi
         (lambda f: f(["a [MASK]", "none"]), ValueError, "inputs[1]: no [MASK] in 'none'"),
         (lambda f: f("[MASK]", batch_tokens=0), ValueError, "batch_tokens=0"),
         (lambda f: pipeline("zero-shot-classification"), ValueError, "no bundled model does zero-shot-classification"),
-        (lambda f: pipeline("ner"), ValueError, "tags parts of speech"),
         (
             lambda f: pipeline("fill-mask", ConvBertModel(f.model.config)),
             TypeError,

@@ -167,7 +167,7 @@ def answer(args: argparse.Namespace) -> None:
     given = {name: getattr(args, name) for name in TASKS[args.task]}
     options = {name: value for name, value in given.items() if value is not None and value is not False}
     inputs = given_input(args)
-    helper = pipeline(args.task, args.model, device=args.device)
+    helper = pipeline(args.command, args.model, device=args.device)  # an alias may have a model of its own
     if len(inputs) == 1 and not args.json:
         print(helper(inputs[0], **options))
         return

@@ -52,6 +52,7 @@ DEFAULT_MODELS = {
     "feature-extraction": "convbert-tiny",
     "text-classification": "convbert-tiny-sentiment",
     "token-classification": "convbert-tiny-pos",
+    "ner": "convbert-tiny-ner",
     "question-answering": "convbert-tiny-qa",
     "multiple-choice": "convbert-tiny-choice",
 }
@@ -97,15 +98,10 @@ def default_model(
     task: str,  # a task or its alias
 ) -> str:  # raises `ValueError` where no bundled model can do it
     "The bundled model of a task."
-    if task == "ner":
-        raise ValueError(
-            "no bundled model finds names: name one that does, pipeline('ner', model); "
-            "pipeline('token-classification') tags parts of speech"
-        )
-    task = find_task(task)
-    if task not in DEFAULT_MODELS:
+    name = DEFAULT_MODELS.get(task) or DEFAULT_MODELS.get(find_task(task))
+    if name is None:
         raise ValueError(f"no bundled model does {task}: name one that was trained for it, pipeline({task!r}, model)")
-    return DEFAULT_MODELS[task]
+    return name
 
 
 HUB_OPTIONS = "revision", "cache_dir", "local_files_only", "token"
