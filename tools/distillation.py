@@ -38,29 +38,29 @@ def as_electra(source: Path, target: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class TaskInputs:
     """Rows as a model reads them, and where its answers belong."""
 
     inputs: list[dict[str, list[int]]]  # columns of each row
     places: list[np.ndarray]  # tags: the first piece of each word `(W,)`; answers: characters of each piece `(T, 2)`
 
 
-def encode_texts(rows: list[dict], tokenizer: PreTrainedTokenizer, max_length: int) -> Encoded:
+def encode_texts(rows: list[dict], tokenizer: PreTrainedTokenizer, max_length: int) -> TaskInputs:
     """Texts to be labelled as a whole."""
     ids = tokenizer([row["text"] for row in rows], truncation=True, max_length=max_length)["input_ids"]
-    return Encoded([{"input_ids": row} for row in ids], [np.zeros(0)] * len(ids))
+    return TaskInputs([{"input_ids": row} for row in ids], [np.zeros(0)] * len(ids))
 
 
-def encode_words(rows: list[dict], tokenizer: PreTrainedTokenizer, max_length: int) -> Encoded:
+def encode_words(rows: list[dict], tokenizer: PreTrainedTokenizer, max_length: int) -> TaskInputs:
     """Words to be tagged, each at its first piece."""
     options = dict(is_split_into_words=True, truncation=True, max_length=max_length)
     encodings = tokenizer([row["tokens"] for row in rows], **options).encodings
     words = [np.array([-1 if word is None else word for word in encoding.word_ids]) for encoding in encodings]
     firsts = [np.flatnonzero((word >= 0) & (word != np.roll(word, 1))) for word in words]
-    return Encoded([{"input_ids": encoding.ids} for encoding in encodings], firsts)
+    return TaskInputs([{"input_ids": encoding.ids} for encoding in encodings], firsts)
 
 
-def encode_questions(rows: list[dict], tokenizer: PreTrainedTokenizer, max_length: int) -> Encoded:
+def encode_questions(rows: list[dict], tokenizer: PreTrainedTokenizer, max_length: int) -> TaskInputs:
     """Questions with as much of their contexts as one row holds; tokens outside the context have no characters."""
     layout = qa_inputs.window_layout(max_length, 0, max_length, max_question_len=64)
     pairs = [(row["question"], row["context"]) for row in rows]
@@ -73,15 +73,15 @@ def encode_questions(rows: list[dict], tokenizer: PreTrainedTokenizer, max_lengt
         ]
         inputs.append({"input_ids": first.input_ids, "token_type_ids": first.token_type_ids})
         places.append(offsets)
-    return Encoded(inputs, places)
+    return TaskInputs(inputs, places)
 
 
-def encode_choices(rows: list[dict], tokenizer: PreTrainedTokenizer, max_length: int) -> Encoded:
+def encode_choices(rows: list[dict], tokenizer: PreTrainedTokenizer, max_length: int) -> TaskInputs:
     """Questions with a row of pieces for each choice."""
     read = multiple_choice.encode_choices(rows, tokenizer, max_length)
     columns = ("input_ids", "token_type_ids")
     inputs = [{name: [getattr(choice, name) for choice in choices] for name in columns} for choices in read]
-    return Encoded(inputs, [np.zeros(0)] * len(inputs))
+    return TaskInputs(inputs, [np.zeros(0)] * len(inputs))
 
 
 ENCODERS = {
@@ -106,7 +106,7 @@ def logits_of(output) -> Tensor:  # `(B, C)`, `(B, T, C)`, or `(B, 2, T)` of ans
 
 
 @torch.inference_mode()
-def probabilities(network: nn.Module, encoded: Encoded, size: int = 64) -> list[np.ndarray]:
+def probabilities(network: nn.Module, encoded: TaskInputs, size: int = 64) -> list[np.ndarray]:
     """What a model answers to each row, computed in bfloat16 in batches of similar length."""
     lengths = lengths_of(encoded.inputs)
     found: list = [None] * len(lengths)
@@ -146,7 +146,7 @@ def move_spans(answers: np.ndarray, theirs: np.ndarray, ours: np.ndarray, length
     return moved.astype(np.float16)
 
 
-def move(answers: list[np.ndarray], task: str, theirs: Encoded, ours: Encoded) -> list[np.ndarray]:
+def move(answers: list[np.ndarray], task: str, theirs: TaskInputs, ours: TaskInputs) -> list[np.ndarray]:
     """The teacher's answers as targets of the student, in the shape of its logits."""
     if task in ("text-classification", "multiple-choice"):
         return answers
@@ -155,7 +155,7 @@ def move(answers: list[np.ndarray], task: str, theirs: Encoded, ours: Encoded) -
     return [function(*row) for row in zip(answers, theirs.places, ours.places, lengths, strict=True)]
 
 
-def right_answers(rows: list[dict], task: str, labels: Labels, ours: Encoded) -> list[np.ndarray]:
+def right_answers(rows: list[dict], task: str, labels: Labels, ours: TaskInputs) -> list[np.ndarray]:
     """The labels of rows, the first that are encoded, as targets in the same shape."""
     if task == "multiple-choice":
         return [np.eye(len(row["choices"]), dtype=np.float16)[row["label"]] for row in rows]
