@@ -1,9 +1,9 @@
 """Whether span-based convolution pays at equal training FLOPs: python benchmarks/claim.py TEXT... --tasks FOLDER.
 
 Pretrains small encoders of three kinds, self-attention alone, mixed with span-based dynamic convolution (ConvBERT), and
-mixed with plain dynamic convolution, each until it has spent --flops in forward and backward passes; then fine-tunes
-them on the tasks in a folder (`qc`, `ewt_pos` and `sst2`, each with train.jsonl and dev.jsonl). The learning rate of
-each kind is chosen among --rates by the masked loss of seed 0.
+mixed with plain dynamic convolution, each until it has spent --flops in forward and backward passes; fine-tunes them
+on the tasks in a folder (`qc`, `ewt_pos` and `sst2`, each with train.jsonl and dev.jsonl); then tries other kernel
+sizes, other learning rates, and a longer run of each kind.
 
 Every finished run is written to --out at once and skipped by the next call, so the command can be stopped at any time;
 --only takes the runs whose names contain one of some words, --list names all of them. --quick is a smoke test:
@@ -48,13 +48,16 @@ from convbert.training.pretraining.replaced_tokens import ReplacedTokens, detect
 from convbert.training.pretraining.run import cut_rows
 from convbert.training.task_data import load_task_data
 
-SIZES = dict(hidden_size=128, embedding_size=64, num_attention_heads=4, intermediate_size=512, num_hidden_layers=3)
+SIZES = dict(hidden_size=64, embedding_size=64, num_attention_heads=4, intermediate_size=256, num_hidden_layers=2)
+SIZES["initializer_range"] = 0.07  # BERT's 0.02 for a width of 768, in proportion to the root of the width
 NO_DROPOUT = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # no text is seen twice
 KINDS = {"self-attention": ElectraConfig, "span-based": ConvBertConfig, "plain": ConvBertConfig}
-OBJECTIVES = "masked-lm", "replaced-tokens"
+OBJECTIVES, NOTHING = ("masked-lm", "replaced-tokens"), "nothing"  # the last is what pretraining is compared with
+RATE, OTHER_RATES = 8e-3, (4e-3, 16e-3)
 KERNELS = 3, 5, 13  # beside 9
+LONGER = 5  # times the FLOPs
 GENERATOR_WIDTH = 0.5  # a quarter of so narrow a model would be one head
-LENGTH, ROWS = 128, 8  # of a batch
+LENGTH, ROWS = 128, 4  # of a batch
 POINTS, CURVE, FINAL = 8, 4, 20  # evaluations of a run, and batches of one on the way and of the last
 TASKS = {"qc": "text-classification", "ewt_pos": "token-classification", "sst2": "text-classification"}
 TUNING = dict(epochs=2, batch_size=16, learning_rate=1e-3, layer_decay=1.0, precision="float32")
@@ -66,15 +69,17 @@ class Job:
 
     objective: str
     kind: str
-    rate: float  # learning rate
     seed: int = 0
     kernel: int = 9  # tokens
+    rate: float = RATE  # learning rate
+    times: int = 1  # the FLOPs of other runs
 
     @property
     def name(self) -> str:
         """Words that tell it from all others."""
         kernel = "" if self.kind == "self-attention" else f" kernel {self.kernel}"
-        return f"{self.objective} {self.kind}{kernel} rate {self.rate:g} seed {self.seed}"
+        longer = f" times {self.times}" if self.times > 1 else ""
+        return f"{self.objective} {self.kind}{kernel} rate {self.rate:g}{longer} seed {self.seed}"
 
 
 # -- models
@@ -96,11 +101,11 @@ def make_model(job: Job, vocab_size: int) -> nn.Module:
     sizes = dict(SIZES, **NO_DROPOUT, vocab_size=vocab_size)
     kernel = {} if job.kind == "self-attention" else {"conv_kernel_size": job.kernel}
     config = KINDS[job.kind](**sizes, **kernel)
-    if job.objective == "masked-lm":
-        model = AutoModelForMaskedLM.from_config(config)
-    else:
+    if job.objective == "replaced-tokens":
         generator = AutoModelForMaskedLM.from_config(generator_config(ElectraConfig(**sizes), GENERATOR_WIDTH))
         model = ReplacedTokens(AutoModelForPreTraining.from_config(config), generator)
+    else:
+        model = AutoModelForMaskedLM.from_config(config)
     if job.kind == "plain":
         keep_centre(model, scale=job.kernel)  # the deviation of K taps is 1/K: that of a single one is 1
     return model
@@ -164,7 +169,7 @@ def pretrain(job: Job, args: argparse.Namespace, tokens: dict[str, np.ndarray], 
     held = cut_rows(tokens["held"], tokenizer, (LENGTH,), 32 * LENGTH, 1)
     batches = PreparedBatches(rows, prepare, masking, seed=job.seed)
     step_flops = count_step(job, batches(0), len(tokenizer))
-    steps = max(2, round(args.flops / step_flops))
+    steps = max(2, round(job.times * args.flops / step_flops))
     every = -(-steps // (1 if args.quick else POINTS))
     recipe = Recipe(steps, job.rate, warmup=steps // 10, weight_decay=0.1, optimizer="muon", precision="float32")
     recipe = replace(recipe, compile=False, seed=job.seed, save_every=steps, evaluate_every=every)
@@ -189,7 +194,10 @@ def tune(job: Job, task: str, args: argparse.Namespace, tokenizer) -> dict:
     train, dev = ([json.loads(line) for line in open(args.tasks / task / f"{part}.jsonl")] for part in ("train", "dev"))
     train, dev = train[: args.rows], dev[:1000]
     labels = load_task_data(TASKS[task], train, dev).labels
-    model = load_initial_model(args.work / job.name, TASKS[task], labels, dropout=0.1, seed=job.seed)
+    folder = args.work / job.name
+    if job.objective == NOTHING:
+        make_model(job, len(tokenizer)).save_pretrained(folder)
+    model = load_initial_model(folder, TASKS[task], labels, dropout=0.1, seed=job.seed)
     if job.kind == "plain":
         keep_centre(model)
     began, how = time.process_time(), dict(TUNING, seed=job.seed, evaluate_every=TUNING["epochs"])
@@ -203,28 +211,26 @@ def tune(job: Job, task: str, args: argparse.Namespace, tokenizer) -> dict:
 # -- all runs
 
 
-def best_rate(kind: str, args: argparse.Namespace, runs: dict[str, dict]) -> float:
-    """The learning rate with the lowest masked loss of seed 0; the middle one as long as nothing is known."""
-    found = {rate: runs.get(Job("masked-lm", kind, rate).name) for rate in args.rates}
-    if not all(found.values()):
-        return args.rates[len(args.rates) // 2]
-    return min(found, key=lambda rate: found[rate]["scores"]["loss"])
+def pretraining_jobs(seeds: int) -> Iterator[Job]:
+    """The pretraining runs that the tasks need."""
+    for objective, seed, kind in product(OBJECTIVES, range(seeds), KINDS):
+        yield Job(objective, kind, seed)
 
 
-def pretraining_jobs(args: argparse.Namespace, runs: dict[str, dict]) -> Iterator[Job]:
-    """All pretraining runs; rates are asked for when a run is due, and known by then."""
-    for rate, kind in product(args.rates, KINDS):
-        yield Job("masked-lm", kind, rate)
-    for objective, seed, kind in product(OBJECTIVES, range(args.seeds), KINDS):
-        yield Job(objective, kind, best_rate(kind, args, runs), seed)
-    for seed, kernel in product(range(args.seeds), KERNELS):
-        yield Job("masked-lm", "span-based", best_rate("span-based", args, runs), seed, kernel)
-
-
-def tuning_jobs(args: argparse.Namespace, runs: dict[str, dict]) -> Iterator[tuple[Job, str]]:
+def tuning_jobs(seeds: int) -> Iterator[tuple[Job, str]]:
     """All fine-tuning runs."""
-    for seed, objective, task, kind in product(range(args.seeds), OBJECTIVES, TASKS if args.tasks else (), KINDS):
-        yield Job(objective, kind, best_rate(kind, args, runs), seed), task
+    for seed, objective, task, kind in product(range(seeds), (*OBJECTIVES, NOTHING), TASKS, KINDS):
+        yield Job(objective, kind, seed), task
+
+
+def other_jobs(seeds: int) -> Iterator[Job]:
+    """What else is varied, for masked words alone."""
+    for seed, kernel in product(range(seeds), KERNELS):
+        yield Job("masked-lm", "span-based", seed, kernel)
+    for rate, kind in product(OTHER_RATES, KINDS):
+        yield Job("masked-lm", kind, rate=rate)
+    for kind in KINDS:
+        yield Job("masked-lm", kind, times=LONGER)
 
 
 def main() -> None:
@@ -232,10 +238,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, metavar="TEXT", help="to pretrain on, as of `convbert pretrain`")
     parser.add_argument("--tasks", type=Path, metavar="FOLDER", help="of labelled sets; none: no fine-tuning")
-    parser.add_argument("--flops", type=float, default=2.4e12, help="of a run (default: %(default)g)")
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3], help="learning rates to try")
+    parser.add_argument("--flops", type=float, default=4e11, help="of a run (default: %(default)g)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=2000, help="of a task (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=1500, help="of a task (default: %(default)s)")
     parser.add_argument("--only", nargs="+", default=[""], metavar="WORDS", help="runs whose names contain one of them")
     parser.add_argument("--work", type=Path, default=Path("claim"), help="for ids and models (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("claim.json"), help="results (default: %(default)s)")
@@ -243,7 +248,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smoke test")
     args = parser.parse_args()
     if args.quick:
-        args.flops, args.rates, args.seeds, args.rows = 1.0, args.rates[:1], 1, 300
+        args.flops, args.seeds, args.rows = 1.0, 1, 300
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", "ConvBert|Electra")  # heads that a task has no use for
     run_all(args)
@@ -270,12 +275,17 @@ def run_all(args: argparse.Namespace) -> None:
         with replace_file(args.out) as beside:
             beside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
-    for job in pretraining_jobs(args, results["runs"]):
+    def run(job: Job) -> None:
         if due(job.name, "runs"):
             keep(job.name, "runs", pretrain(job, args, tokens, tokenizer))
-    for job, task in tuning_jobs(args, results["runs"]):
+
+    for job in pretraining_jobs(args.seeds):
+        run(job)
+    for job, task in tuning_jobs(args.seeds) if args.tasks else ():
         if due(name := f"{task} after {job.name}", "tasks"):
             keep(name, "tasks", tune(job, task, args, tokenizer))
+    for job in other_jobs(args.seeds):
+        run(job)
 
 
 if __name__ == "__main__":
