@@ -107,7 +107,7 @@ def make_model(job: Job, vocab_size: int) -> nn.Module:
     else:
         model = AutoModelForMaskedLM.from_config(config)
     if job.kind == "plain":
-        keep_centre(model, scale=job.kernel)  # the deviation of K taps is 1/K: that of a single one is 1
+        keep_centre(model, scale=job.kernel**0.5)  # one tap of the variance that all K have together
     return model
 
 
