@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path, metavar="FOLDER", help="of labelled sets; none: no fine-tuning")
     parser.add_argument("--flops", type=float, default=4e11, help="of a run (default: %(default)g)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=1500, help="of a task (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=1000, help="of a task (default: %(default)s)")
     parser.add_argument("--only", nargs="+", default=[""], metavar="WORDS", help="runs whose names contain one of them")
     parser.add_argument("--work", type=Path, default=Path("claim"), help="for ids and models (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("claim.json"), help="results (default: %(default)s)")
