@@ -64,7 +64,7 @@ TUNING = dict(epochs=2, batch_size=16, learning_rate=1e-3, layer_decay=1.0, prec
 
 
 @dataclass(frozen=True)
-class Job:
+class Trial:
     """A pretraining run."""
 
     objective: str
@@ -95,19 +95,19 @@ def keep_centre(model: nn.Module, scale: float = 1.0) -> None:
             part.span_depthwise.register_hook(partial(torch.mul, taps))
 
 
-def make_model(job: Job, vocab_size: int) -> nn.Module:
+def make_model(trial: Trial, vocab_size: int) -> nn.Module:
     """The model of a run with random weights; its generator, where there is one, is of the same kind in all runs."""
-    torch.manual_seed(job.seed)
+    torch.manual_seed(trial.seed)
     sizes = dict(SIZES, **NO_DROPOUT, vocab_size=vocab_size)
-    kernel = {} if job.kind == "self-attention" else {"conv_kernel_size": job.kernel}
-    config = KINDS[job.kind](**sizes, **kernel)
-    if job.objective == "replaced-tokens":
+    kernel = {} if trial.kind == "self-attention" else {"conv_kernel_size": trial.kernel}
+    config = KINDS[trial.kind](**sizes, **kernel)
+    if trial.objective == "replaced-tokens":
         generator = AutoModelForMaskedLM.from_config(generator_config(ElectraConfig(**sizes), GENERATOR_WIDTH))
         model = ReplacedTokens(AutoModelForPreTraining.from_config(config), generator)
     else:
         model = AutoModelForMaskedLM.from_config(config)
-    if job.kind == "plain":
-        keep_centre(model, scale=job.kernel**0.5)  # one tap of the variance that all K have together
+    if trial.kind == "plain":
+        keep_centre(model, scale=trial.kernel**0.5)  # one tap of the variance that all K have together
     return model
 
 
@@ -120,16 +120,16 @@ def count_convolutions(config: EncoderConfig, tokens: int, taps: int) -> int:
     return 3 * 2 * tokens * (depthwise + dynamic) * config.num_hidden_layers
 
 
-def count_step(job: Job, batch: dict[str, Tensor], vocab_size: int) -> int:
+def count_step(trial: Trial, batch: dict[str, Tensor], vocab_size: int) -> int:
     """Operations of a forward and a backward pass: torch counts matrix products, we add the convolutions."""
-    model = make_model(job, vocab_size)
+    model = make_model(trial, vocab_size)
     use_backend(model, "reference")  # shifted products, which the counter does not count, instead of banded matrices
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # it knows no fused kernel of a CPU
         model(**batch, return_dict=True).loss.backward()
     found = counter.get_total_flops()
-    if job.kind == "self-attention":
+    if trial.kind == "self-attention":
         return found
-    taps = 1 if job.kind == "plain" else job.kernel  # what is zero need not be computed
+    taps = 1 if trial.kind == "plain" else trial.kernel  # what is zero need not be computed
     return found + count_convolutions(model.config, batch["input_ids"].numel(), taps)
 
 
@@ -160,77 +160,77 @@ def score(model: nn.Module, batches: PreparedBatches, steps: int) -> dict[str, f
     return dict(loss=math.log(scores["perplexity"]), top1=scores["top1"])
 
 
-def pretrain(job: Job, args: argparse.Namespace, tokens: dict[str, np.ndarray], tokenizer) -> dict:
+def pretrain(trial: Trial, args: argparse.Namespace, tokens: dict[str, np.ndarray], tokenizer) -> dict:
     """Train until the FLOPs are spent; the model is kept for the tasks."""
     prepare = partial(hide, tokenizer=tokenizer)
-    masking = MASKINGS[job.objective]
-    held_masking = HELD_OUT_MASKING if job.objective == "masked-lm" else masking
-    rows = cut_rows(tokens["train"], tokenizer, (LENGTH,), ROWS * LENGTH, job.seed)
+    masking = MASKINGS[trial.objective]
+    held_masking = HELD_OUT_MASKING if trial.objective == "masked-lm" else masking
+    rows = cut_rows(tokens["train"], tokenizer, (LENGTH,), ROWS * LENGTH, trial.seed)
     held = cut_rows(tokens["held"], tokenizer, (LENGTH,), 32 * LENGTH, 1)
-    batches = PreparedBatches(rows, prepare, masking, seed=job.seed)
-    step_flops = count_step(job, batches(0), len(tokenizer))
-    steps = max(2, round(job.times * args.flops / step_flops))
+    batches = PreparedBatches(rows, prepare, masking, seed=trial.seed)
+    step_flops = count_step(trial, batches(0), len(tokenizer))
+    steps = max(2, round(trial.times * args.flops / step_flops))
     every = -(-steps // (1 if args.quick else POINTS))
-    recipe = Recipe(steps, job.rate, warmup=steps // 10, weight_decay=0.1, optimizer="muon", precision="float32")
-    recipe = replace(recipe, compile=False, seed=job.seed, save_every=steps, evaluate_every=every)
-    model, began = make_model(job, len(tokenizer)), time.process_time()
+    recipe = Recipe(steps, trial.rate, warmup=steps // 10, weight_decay=0.1, optimizer="muon", precision="float32")
+    recipe = replace(recipe, compile=False, seed=trial.seed, save_every=steps, evaluate_every=every)
+    model, began = make_model(trial, len(tokenizer)), time.process_time()
     check = partial(score, batches=PreparedBatches(held, prepare, held_masking, seed=1))
     with tempfile.TemporaryDirectory() as folder:
         log = fit(model, batches, recipe, folder, partial(check, steps=CURVE))
     kept = model.discriminator if isinstance(model, ReplacedTokens) else model
-    kept.save_pretrained(args.work / job.name)
+    kept.save_pretrained(args.work / trial.name)
     curve = [row for row in log if "seconds" not in row]
     told = dict(step_flops=step_flops, steps=steps, parameters=kept.num_parameters(), curve=curve)
     with torch.inference_mode():
         told["scores"] = check(model.eval(), steps=FINAL)
-    return asdict(job) | told | dict(cpu_seconds=round(time.process_time() - began, 1))
+    return asdict(trial) | told | dict(cpu_seconds=round(time.process_time() - began, 1))
 
 
 # -- tasks
 
 
-def tune(job: Job, task: str, args: argparse.Namespace, tokenizer) -> dict:
+def tune(trial: Trial, task: str, args: argparse.Namespace, tokenizer) -> dict:
     """Fine-tune what a run has left on a task."""
     train, dev = ([json.loads(line) for line in open(args.tasks / task / f"{part}.jsonl")] for part in ("train", "dev"))
     train, dev = train[: args.rows], dev[:1000]
     labels = load_task_data(TASKS[task], train, dev).labels
-    folder = args.work / job.name
-    if job.objective == NOTHING:
-        make_model(job, len(tokenizer)).save_pretrained(folder)
-    model = load_initial_model(folder, TASKS[task], labels, dropout=0.1, seed=job.seed)
-    if job.kind == "plain":
+    folder = args.work / trial.name
+    if trial.objective == NOTHING:
+        make_model(trial, len(tokenizer)).save_pretrained(folder)
+    model = load_initial_model(folder, TASKS[task], labels, dropout=0.1, seed=trial.seed)
+    if trial.kind == "plain":
         keep_centre(model)
-    began, how = time.process_time(), dict(TUNING, seed=job.seed, evaluate_every=TUNING["epochs"])
+    began, how = time.process_time(), dict(TUNING, seed=trial.seed, evaluate_every=TUNING["epochs"])
     with tempfile.TemporaryDirectory() as folder:
         done = finetune(model, train, TASKS[task], folder, evaluation=dev, tokenizer=tokenizer, **how)
     name, value = next(iter(done.scores.items()))
     told = dict(task=task, score=name, value=value, baseline=done.baseline[name])
-    return asdict(job) | told | dict(cpu_seconds=round(time.process_time() - began, 1))
+    return asdict(trial) | told | dict(cpu_seconds=round(time.process_time() - began, 1))
 
 
 # -- all runs
 
 
-def pretraining_jobs(seeds: int) -> Iterator[Job]:
+def pretraining_trials(seeds: int) -> Iterator[Trial]:
     """The pretraining runs that the tasks need."""
     for objective, seed, kind in product(OBJECTIVES, range(seeds), KINDS):
-        yield Job(objective, kind, seed)
+        yield Trial(objective, kind, seed)
 
 
-def tuning_jobs(seeds: int) -> Iterator[tuple[Job, str]]:
+def tuning_trials(seeds: int) -> Iterator[tuple[Trial, str]]:
     """All fine-tuning runs."""
     for seed, objective, task, kind in product(range(seeds), (*OBJECTIVES, NOTHING), TASKS, KINDS):
-        yield Job(objective, kind, seed), task
+        yield Trial(objective, kind, seed), task
 
 
-def other_jobs(seeds: int) -> Iterator[Job]:
+def other_trials(seeds: int) -> Iterator[Trial]:
     """What else is varied, for masked words alone."""
     for seed, kernel in product(range(seeds), KERNELS):
-        yield Job("masked-lm", "span-based", seed, kernel)
+        yield Trial("masked-lm", "span-based", seed, kernel)
     for rate, kind in product(OTHER_RATES, KINDS):
-        yield Job("masked-lm", kind, rate=rate)
+        yield Trial("masked-lm", kind, rate=rate)
     for kind in KINDS:
-        yield Job("masked-lm", kind, times=LONGER)
+        yield Trial("masked-lm", kind, times=LONGER)
 
 
 def main() -> None:
@@ -276,17 +276,17 @@ def run_all(args: argparse.Namespace) -> None:
         with replace_file(args.out) as beside:
             beside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
-    def run(job: Job) -> None:
-        if due(job.name, "runs"):
-            keep(job.name, "runs", pretrain(job, args, tokens, tokenizer))
+    def run(trial: Trial) -> None:
+        if due(trial.name, "runs"):
+            keep(trial.name, "runs", pretrain(trial, args, tokens, tokenizer))
 
-    for job in pretraining_jobs(args.seeds):
-        run(job)
-    for job, task in tuning_jobs(args.seeds) if args.tasks else ():
-        if due(name := f"{task} after {job.name}", "tasks"):
-            keep(name, "tasks", tune(job, task, args, tokenizer))
-    for job in other_jobs(args.seeds):
-        run(job)
+    for trial in pretraining_trials(args.seeds):
+        run(trial)
+    for trial, task in tuning_trials(args.seeds) if args.tasks else ():
+        if due(name := f"{task} after {trial.name}", "tasks"):
+            keep(name, "tasks", tune(trial, task, args, tokenizer))
+    for trial in other_trials(args.seeds):
+        run(trial)
 
 
 if __name__ == "__main__":

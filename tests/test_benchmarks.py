@@ -96,17 +96,17 @@ def test_the_operations_of_a_step_are_those_of_its_products():
     batch = dict(input_ids=ids, predict_at=at, labels=ids[:, :M])
     projections, attention, head = B * T * 12 * D * D, 2 * B * T * T * D, B * M * (D * D + D * V)
     whole = 3 * 2 * (L * (projections + attention) + head)
-    assert parts["count_step"](parts["Job"]("masked-lm", "self-attention"), batch, V) == whole
+    assert parts["count_step"](parts["Trial"]("masked-lm", "self-attention"), batch, V) == whole
     half, H, K = D // 2, 2, 9  # of either kind of heads: width, number, taps
     products = 4 * D * half + D * half + half * H * K + D * D + 8 * D * D
     convolutions = B * T * (D * K + half * K)
     mixed = 3 * 2 * (L * (B * T * products + attention // 2 + convolutions) + head)
-    assert parts["count_step"](parts["Job"]("masked-lm", "span-based"), batch, V) == mixed
+    assert parts["count_step"](parts["Trial"]("masked-lm", "span-based"), batch, V) == mixed
 
 
 def test_plain_kernels_stay_functions_of_their_own_token():
     parts = claim()
-    model = parts["make_model"](parts["Job"]("masked-lm", "plain"), 50)
+    model = parts["make_model"](parts["Trial"]("masked-lm", "plain"), 50)
     filters = model.encoder.layers[0].mixer.span_depthwise
     before, ids = filters.detach().clone(), torch.arange(5, 25)[None]
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
