@@ -83,3 +83,51 @@ def test_the_committed_figures_show_the_committed_numbers(tmp_path):
     subprocess.run([sys.executable, ROOT / "benchmarks" / "figures.py", tmp_path], check=True)
     plotted, committed = ({path.name: path.read_text() for path in folder.iterdir()} for folder in (tmp_path, page))
     assert plotted == committed, "plot again by: python benchmarks/figures.py"
+
+
+def claim() -> dict:
+    """The functions of the benchmark that compares kinds of layers."""
+    return runpy.run_path(str(ROOT / "benchmarks" / "claim.py"))
+
+
+def test_the_operations_of_a_step_are_those_of_its_products():
+    parts, (B, T, D, L, M, V) = claim(), (4, 128, 64, 2, 26, 8192)
+    ids, at = torch.randint(5, V, (B, T)), torch.arange(M).expand(B, M)
+    batch = dict(input_ids=ids, predict_at=at, labels=ids[:, :M])
+    projections, attention, head = B * T * 12 * D * D, 2 * B * T * T * D, B * M * (D * D + D * V)
+    whole = 3 * 2 * (L * (projections + attention) + head)
+    assert parts["count_step"](parts["Trial"]("masked-lm", "self-attention"), batch, V) == whole
+    half, H, K = D // 2, 2, 9  # of either kind of heads: width, number, taps
+    products = 4 * D * half + D * half + half * H * K + D * D + 8 * D * D
+    convolutions = B * T * (D * K + half * K)
+    mixed = 3 * 2 * (L * (B * T * products + attention // 2 + convolutions) + head)
+    assert parts["count_step"](parts["Trial"]("masked-lm", "span-based"), batch, V) == mixed
+
+
+def test_plain_kernels_stay_functions_of_their_own_token():
+    parts = claim()
+    model = parts["make_model"](parts["Trial"]("masked-lm", "plain"), 50)
+    filters = model.encoder.layers[0].mixer.span_depthwise
+    before, ids = filters.detach().clone(), torch.arange(5, 25)[None]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    for _ in range(2):
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+    centre = torch.arange(9) == 4
+    assert (filters[..., ~centre] == 0).all() and (filters[..., centre] != before[..., centre]).all()
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_run_of_the_claim_that_is_done_is_not_done_again(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"The {n} cats sat on {n} mats and looked at the sea. " * 12 for n in range(600)))
+    out = tmp_path / "claim.json"
+    command = [sys.executable, ROOT / "benchmarks" / "claim.py", text, "--quick", "--work", tmp_path, "--out", out]
+    chosen = ["masked-lm span-based kernel 9 rate 0.008 seed", "replaced-tokens self-attention"]
+    subprocess.run([*command, "--only", chosen[0]], check=True, capture_output=True)
+    first = json.loads(out.read_text())["runs"]
+    subprocess.run([*command, "--only", *chosen], check=True, capture_output=True)
+    both = json.loads(out.read_text())["runs"]
+    assert len(both) == 2 and first.items() <= both.items()
+    assert all(run["steps"] == 2 and run["scores"]["loss"] > 0 for run in both.values())
