@@ -35,17 +35,15 @@ from convbert.families.convbert import ConvBertConfig
 from convbert.families.electra import ElectraConfig
 from convbert.files import replace_file
 from convbert.layers.mixed_attention import MixedAttention
-from convbert.training.data import encode_documents, hold_out, load_documents
-from convbert.training.evaluation import masked_scores, unigram_scores
+from convbert.training.data import RunningText, encode_documents, hold_out, load_documents
+from convbert.training.evaluation import HELD_OUT_MASKING, masked_scores, unigram_scores
 from convbert.training.finetuning import finetune
 from convbert.training.initial_model import load_initial_model
 from convbert.training.loop import fit
 from convbert.training.optim import Recipe
-from convbert.training.pretraining.masking import Masking, mask_rows
-from convbert.training.pretraining.objectives import HELD_OUT_MASKING, PreparedBatches
+from convbert.training.pretraining.masking import Masker, PreparedBatches
 from convbert.training.pretraining.plan import MASKINGS
 from convbert.training.pretraining.replaced_tokens import ReplacedTokens, detection_scores, generator_config
-from convbert.training.pretraining.run import cut_rows
 from convbert.training.task_data import load_task_data
 
 SIZES = dict(hidden_size=64, embedding_size=64, num_attention_heads=4, intermediate_size=256, num_hidden_layers=2)
@@ -145,11 +143,6 @@ def read_tokens(files: list[Path], tokenizer, cache: Path) -> dict[str, np.ndarr
         return {name: saved[name] for name in ("train", "held")}
 
 
-def hide(ids: Tensor, generator: torch.Generator, masking: Masking, tokenizer) -> dict[str, Tensor]:
-    """Hide tokens of full rows."""
-    return mask_rows(ids, masking, tokenizer, generator)
-
-
 def score(model: nn.Module, batches: PreparedBatches, steps: int) -> dict[str, float]:
     """The loss on held-out text, and the share of what was guessed or found."""
     if isinstance(model, ReplacedTokens):
@@ -162,11 +155,11 @@ def score(model: nn.Module, batches: PreparedBatches, steps: int) -> dict[str, f
 
 def pretrain(trial: Trial, args: argparse.Namespace, tokens: dict[str, np.ndarray], tokenizer) -> dict:
     """Train until the FLOPs are spent; the model is kept for the tasks."""
-    prepare = partial(hide, tokenizer=tokenizer)
+    prepare = Masker(tokenizer)
     masking = MASKINGS[trial.objective]
     held_masking = HELD_OUT_MASKING if trial.objective == "masked-lm" else masking
-    rows = cut_rows(tokens["train"], tokenizer, (LENGTH,), ROWS * LENGTH, trial.seed)
-    held = cut_rows(tokens["held"], tokenizer, (LENGTH,), 32 * LENGTH, 1)
+    rows = RunningText(tokens["train"], tokenizer, (LENGTH,), ROWS * LENGTH, trial.seed).rows
+    held = RunningText(tokens["held"], tokenizer, (LENGTH,), 32 * LENGTH, 1).rows
     batches = PreparedBatches(rows, prepare, masking, seed=trial.seed)
     step_flops = count_step(trial, batches(0), len(tokenizer))
     steps = max(2, round(trial.times * args.flops / step_flops))
