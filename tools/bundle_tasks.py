@@ -20,8 +20,8 @@ ABOUT = {
         what="Says whether an English sentence about a film is kind or unkind: `positive` or `negative`.",
         use='pipeline("text-classification")("A quiet, beautiful film.")',
         looks=(
-            "Dev was looked at three times: after the first lesson (accuracy 0.828), after one run of the second (0.838), "
-            "and after the mean of both."
+            "Dev was looked at three times: after the first lesson (accuracy 0.828), after one run of the second "
+            "(0.838), and after the mean of both."
         ),
         data=(
             "the Stanford Sentiment Treebank, whole sentences (6,920 rows of training, 872 of dev, as published); "
