@@ -130,7 +130,7 @@ ProcessGroup.averages, ProcessGroup.clip_gradients = averages, clip_gradients
 def log_once(group: ProcessGroup, line: str) -> None:
     "Print a line above the progress bar, in the main process only."
     shell = sys.modules.get("IPython")
-    in_notebook = shell is not None and shell.get_ipython() is not None
+    in_notebook = shell is not None and hasattr(shell.get_ipython(), "kernel")
     stream = sys.stdout if in_notebook else sys.stderr  # which a notebook would show in red
     if group.is_main and stream is not None:  # a program without a console has none
         tqdm.write(line, file=stream)
