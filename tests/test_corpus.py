@@ -235,5 +235,6 @@ def test_memory_is_that_of_a_buffer_whatever_the_size_of_the_corpus(tmp_path):
     mapped, text, peak, private = (large - small for small, large in zip(before, after, strict=True))
     assert text > 12_000 and mapped > 7_000  # KB
     assert private < 0.25 * mapped, "a pass over the rows keeps what it has read"
-    assert peak - mapped < 0.75 * text, "tokenization keeps texts or ids"  # the system drops what is mapped when it must
+    # the system drops what is mapped when it must
+    assert peak - mapped < 0.75 * text, "tokenization keeps texts or ids"
     shutil.rmtree(tmp_path / "large")
