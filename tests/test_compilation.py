@@ -117,6 +117,19 @@ def test_a_long_run_is_compiled_unless_its_time_is_short(tmp_path, monkeypatch, 
     assert len(seen) == (minutes is None) == capsys.readouterr().err.count("compiling (about 1 minute, once): batches")
 
 
+def test_each_shape_of_batch_is_compiled(tmp_path, monkeypatch, recwarn):
+    """With torch's own wrapper of a compiled module; only the code generator is left out."""
+    graphs = []
+    how = dict(backend=lambda graph, inputs: graphs.append(graph) or graph.forward, dynamic=False)
+    monkeypatch.setattr(compilation, "compile_model", lambda model: torch.compile(model, **how))
+
+    def two_shapes(step):
+        return {"input_ids": torch.ones(4 + step // 2, 2)}
+
+    fit(Line(), two_shapes, Recipe(steps=4, warmup=0, compile=True), tmp_path)
+    assert len(graphs) == 2 and not [each for each in recwarn if "torch.compile failed" in str(each.message)]
+
+
 def test_a_decision_stays_when_a_run_is_resumed(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(torch, "compile", lambda model, **how: seen.append(how) or model)

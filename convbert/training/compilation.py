@@ -153,7 +153,8 @@ def compile_step(self: StepForward, batch: dict[str, Tensor]) -> bool:  # False 
     self.bar.set_description(wait)
     try:
         with self.interrupt.immediate():
-            self.compiled = self.compiled or compile_model(self.run.model)
+            if self.compiled is None:  # an `OptimizedModule` has no truth value
+                self.compiled = compile_model(self.run.model)
             self.cost = trial_seconds(self.run, self.compiled, batch, self.loss)
         return True
     except (Exception, KeyboardInterrupt) as error:  # the compiler has errors of its own, also when it is interrupted

@@ -111,7 +111,7 @@ def fit(
         raise ValueError(f"watch={recipe.watch!r} needs evaluate, which computes that score")
     group = join_process_group(model)
     shards = shard_model(model, group, recipe)
-    optimizers = make_optimizers(shards or model, recipe)
+    optimizers = make_optimizers(model if shards is None else shards, recipe)
     run = Run(model, optimizers, recipe, Path(folder), run_config or {}, group, shards=shards)
     with exclusive_run(folder):
         if checkpoints(folder):
