@@ -81,7 +81,7 @@ def evaluate(
     tokens = encode_documents(load_documents(files, columns), tokenizer)
     rows = MaskedBatches(tokens, tokenizer, HELD_OUT_MASKING, (length,), min(4096, len(tokens)), seed=1)
     steps = max(1, len(tokens) // rows.tokens_per_batch)
-    asked = steps * rows(0)["labels"].numel()
+    asked = sum(int((rows(step)["labels"] != -100).sum()) for step in range(steps))
     return {**masked_scores(network, rows, steps), "asked": asked}
 
 # %% ../../../nbs/training/pretraining/09_run.ipynb #9f3706ac
