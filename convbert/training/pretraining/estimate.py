@@ -77,7 +77,7 @@ class Peak:
         "By how much it rose."
         return self.now() - self.before
 
-
+# %% ../../../nbs/training/pretraining/10_estimate.ipynb #19ad0011
 def train_steps(
     model: nn.Module, optimizers: list, batches: Callable[[int], dict[str, Tensor]], recipe: Recipe, steps: list[int]
 ) -> list[float]:

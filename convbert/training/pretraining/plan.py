@@ -138,15 +138,6 @@ class Plan:
         """
         return self.files[0] if len(self.files) == 1 else self.files
 
-    def run_config(self) -> dict[str, Any]:
-        """What must be equal for a run to be resumed: all but its length, and when it saves and evaluates.
-
-        Returns
-        -------
-        dict[str, Any]
-        """
-        return describe_run(self)
-
 # %% ../../../nbs/training/pretraining/06_plan.ipynb #19f0000b
 def complete_plan(plan: Plan) -> None:  # raises `ValueError`
     "Make a list of one file, take config and tokenizer from the plan's model, and check what belongs together."
@@ -207,7 +198,7 @@ OWN_SETTINGS = {"replaced-tokens": ("generator_width", "detection_weight"), "dis
 
 
 def describe_run(plan: Plan) -> dict[str, Any]:
-    "What must be equal for a run to be resumed."
+    "What must be equal for a run to be resumed: all but its length, and when it saves and evaluates."
     recipe = {k: v for k, v in asdict(plan.recipe).items() if k not in FREE}
     model = {k: v for k, v in asdict(plan.config).items() if k not in UNSAVED}
     files = source_files(plan.source)
@@ -223,6 +214,9 @@ def describe_run(plan: Plan) -> dict[str, Any]:
         own = {name: getattr(plan, name) for name in OWN_SETTINGS.get(plan.objective, ())}
         rest |= dict(objective=plan.objective) | {k: asdict(v) if k == "triple_loss" else v for k, v in own.items()}
     return {"files": data, "hold_out_every": plan.hold_out_every, **rest, **recipe, **model}
+
+
+Plan.run_config = describe_run
 
 # %% ../../../nbs/training/pretraining/06_plan.ipynb #19f00011
 @dataclass(frozen=True)
