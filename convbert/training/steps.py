@@ -141,7 +141,8 @@ def train_step(
         check_finite(stats.tolist(), run.step, recipe)
     set_rates(run.optimizers, recipe.rate(run.step, run.seconds), run.step + 1)
     for optimizer in run.optimizers:
-        optimizer.step()
+        with autocast(recipe, group.device):  # for the matrix products of Muon; what is elementwise stays as it is
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     run.step += 1
     return stats

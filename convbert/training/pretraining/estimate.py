@@ -90,7 +90,8 @@ def train_steps(
             loss = task_loss(model(**batch), batch)
         loss.backward()
         for optimizer in optimizers:
-            optimizer.step()
+            with autocast(recipe, device):
+                optimizer.step()
             optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
