@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from convbert import ConvBertConfig, ConvBertForMaskedLM
 from convbert.backends.banded import span_conv
-from convbert.runtime.dropout import dropout, dropout_mask, scaled_dot_product_attention, split_batch
+from convbert.runtime.dropout import SHORT, dropout, dropout_mask, scaled_dot_product_attention, split_batch
 
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9, 0.999])
@@ -55,6 +55,28 @@ def test_attention_with_dropout(shape, masked):
     assert_close(ours, plain, atol=1e-5, rtol=1e-5)
     gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (ours, plain)]
     assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("T", [0, 1, 7, SHORT, SHORT + 1])  # on both sides of the border between two ways
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_attention_of_short_rows_in_bfloat16(T, masked, compiled):
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, 3, T, 8, generator=generator).requires_grad_() for _ in range(3)]
+    bias = torch.zeros(2, 1, 1, T)
+    bias[0, ..., T // 2 + 1 :] = torch.finfo(torch.bfloat16).min / 2
+
+    def low(*inputs):
+        query, key, value, bias = (x.bfloat16() for x in inputs)
+        return scaled_dot_product_attention(query, key, value, bias if masked else None)
+
+    out = (torch.compile(low, dynamic=False) if compiled and T > 1 else low)(*inputs, bias)
+    query, key, value = inputs
+    exact = (query @ key.mT / 8**0.5 + bias * masked).softmax(-1) @ value
+    weight = torch.randn(exact.shape, generator=generator)
+    assert_close(out.float(), exact, atol=0.03, rtol=0.03)
+    gradients = (torch.autograd.grad((one * weight).sum(), inputs) for one in (out, exact))
+    assert_close(*gradients, atol=0.06, rtol=0.06)
 
 
 def test_chunks_cover_a_batch_in_order():

@@ -107,6 +107,12 @@ def easy_questions(rows: Rows, data: Path) -> Rows:
     return gaps(texts, 30_000, 1) + [crop(row, 0) for row in rows]
 
 
+def wider_questions(rows: Rows, data: Path) -> Rows:
+    """Gaps in longer stretches of an encyclopedia, and the questions with the answer's sentence and its neighbours."""
+    texts = sorted({row["context"] for row in rows}) * 2 + read_paragraphs(data / "corpus", "wikipedia*", 40_000)
+    return gaps(texts, 16_000, 3, seed=1) + [crop(row, 1) for row in rows]
+
+
 def questions(rows: Rows, data: Path) -> Rows:
     """The questions with the answer's sentence and one on both sides, and with the whole paragraph."""
     return [crop(row, 1) for row in rows] + rows
@@ -176,7 +182,8 @@ MODELS = {
         start="convbert-tiny-choice",  # which can tell the words that two texts share
         lessons=[
             Lesson(labelled=easy_questions, trust=1.0, epochs=1, batch_size=16, dropout=0.0),
-            Lesson(labelled=questions, trust=1.0, epochs=1.5, batch_size=16, dropout=0.05),
+            Lesson(labelled=wider_questions, trust=1.0, epochs=1, batch_size=16, dropout=0.0),
+            Lesson(labelled=questions, trust=1.0, epochs=1.5, batch_size=16, dropout=0.05, seeds=2),
         ],
         max_length=256,
     ),

@@ -1,4 +1,4 @@
-"""Dropout masks from 16 random bits per element, and attention with dropout that recomputes its weights in the backward pass. Accelerators use torch's own.
+"""Dropout masks from 16 random bits per element, attention with dropout that recomputes its weights in the backward pass, and attention of short rows in bfloat16. Accelerators use torch's own.
 
 Docs: https://convbert.github.io/convbert/runtime/dropout.html.md"""
 
