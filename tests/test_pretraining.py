@@ -5,6 +5,8 @@ import json
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.utils import clip_grad_norm_
 
 from convbert import (
@@ -32,6 +34,7 @@ from convbert.training.pretraining.masking import (
     Masking,
     PreparedBatches,
     choose_runs,
+    count_masked,
     mask_rows,
     run_shares,
 )
@@ -239,6 +242,38 @@ def test_runs_have_the_lengths_of_the_paper(tokenizer):
     maskable, starts = torch.ones(400, 100, dtype=torch.bool), torch.ones(400, 100, dtype=torch.bool)
     at, chosen = choose_runs(maskable, starts, 0.15, 3, torch.Generator().manual_seed(0))
     assert chosen.sum(1).float().mean() > 14.5, "the share of each row is filled"
+    hidden = torch.zeros(400, 101).scatter_(1, at.masked_fill(~chosen, 100), 1.0)[:, :100]
+    begins = (hidden.diff(dim=1, prepend=torch.zeros(400, 1)) > 0).sum().item()  # neighbouring runs look like one
+    assert 1.3 < chosen.sum().item() / begins < 2.2, "runs have 1.64 words on average, fewer where the share ends"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_runs_of_words_of_any_kind(data):
+    """Words are masked whole, as many as fit; where none fits, as much of the shortest as there is room for."""
+    B, T = data.draw(st.integers(1, 4)), data.draw(st.integers(3, 40))
+    rate, longest = data.draw(st.floats(0.01, 0.9)), data.draw(st.integers(1, 4))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**30)))
+    maskable, starts = (torch.rand(B, T, generator=generator) < data.draw(st.floats(0, 1)) for _ in range(2))
+    maskable[:, [0, -1]] = False
+    at, chosen = choose_runs(maskable, starts, rate, longest, generator)
+    for can, first, places in zip(
+        maskable.tolist(), starts.tolist(), map(torch.masked_select, at, chosen), strict=True
+    ):
+        words = []
+        for place in range(T):
+            if can[place] and (first[place] or not can[place - 1]):
+                words.append([])
+            if can[place]:
+                words[-1].append(place)
+        hidden, count = set(places.tolist()), sum(map(len, words))
+        most = min(int(count_masked(torch.tensor(count), rate)), max(1, round((T - 2) * rate)))
+        assert places.tolist() == sorted(hidden) and len(hidden) <= most
+        if all(len(word) > most for word in words):
+            assert not words or sorted(hidden) == min(words, key=len)[:most]
+        else:
+            assert all(hidden.issuperset(word) or hidden.isdisjoint(word) for word in words)
+            assert hidden
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------

@@ -80,13 +80,13 @@ class SentenceOrder:
     def __call__(
         self,
         ids: Tensor,  # `(B, T)`: `[CLS] … [SEP]` of one document each, padding at the end
-        generator: torch.Generator,  # on the CPU
+        generator: torch.Generator,  # on the device of the ids
         masking: Masking = ALBERT_MASKING,
     ) -> dict[str, Tensor]:  # what `SentenceOrderLoss` takes
         "Cut, swap and mask."
         lengths = (ids != self.tokenizer.pad_token_id).sum(1) - 2
         cuts = choose_cuts(ids[:, 1:-1], lengths, self.ends, generator)
-        swapped = torch.rand(len(ids), generator=generator) < 0.5
+        swapped = torch.rand(len(ids), generator=generator, device=ids.device) < 0.5
         rows = order_segments(ids[:, 1:-1], lengths, cuts, swapped, self.special)
         hidden = mask_rows(rows["input_ids"], masking, self.tokenizer, generator, self.starts)
         order = swapped.long().masked_fill(lengths < 3, -100)
