@@ -110,7 +110,7 @@ SHORT = 256  # keys; for longer rows torch's kernel saves memory and is no slowe
 
 
 def backward_is_slow(query: Tensor, key: Tensor) -> bool:
-    "Whether torch's kernel is slower than the plain formula: for its backward pass in bfloat16, on a CPU, of short rows."
+    "Whether the plain formula beats torch's kernel, whose backward pass in bfloat16 is slow on a CPU: for short rows."
     slow = query.device.type == "cpu" and query.dtype == torch.bfloat16
     return slow and key.shape[2] <= SHORT and query.requires_grad and torch.is_grad_enabled()
 
