@@ -211,16 +211,16 @@ FSDP = "--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BA
 
 
 def test_a_batch_gives_the_same_steps_however_it_is_divided(tmp_path, launch):
-    """32 rows at once, as 2 x 16 in turn, in two processes sharded, and in two that take 2 x 8 in turn."""
+    """32 rows at once, as 2 x 16 in turn, in two processes, in two that take 2 x 8 in turn, and in two sharded ones."""
     script = {"__name__": "script"}
     exec(compile(SCRIPT, "script.py", "exec"), script)
     script["train_alike"](tmp_path / "whole", 20)
     script["train_alike"](tmp_path / "parts", 20, accumulate=2)
-    for name, how, accumulate in (("ddp", ["--multi_gpu"], 2), ("fsdp", FSDP, 1)):
+    for name, how, accumulate in (("ddp", ["--multi_gpu"], 1), ("ddp-parts", ["--multi_gpu"], 2), ("fsdp", FSDP, 1)):
         said = finish(launch(tmp_path / name, "alike", accumulate, how=how))
         assert f"sharded: {name == 'fsdp'}" in said
     (expected, log), found = result(tmp_path / "whole"), {}
-    for name in ("parts", "ddp", "fsdp"):
+    for name in ("parts", "ddp", "ddp-parts", "fsdp"):
         weights, found[name] = result(tmp_path / name)
         for part, value in expected.items():
             torch.testing.assert_close(weights[part], value, atol=2e-5, rtol=0)
