@@ -70,13 +70,24 @@ def test_attention_of_short_rows_in_bfloat16(T, masked, compiled):
         query, key, value, bias = (x.bfloat16() for x in inputs)
         return scaled_dot_product_attention(query, key, value, bias if masked else None)
 
-    out = (torch.compile(low, dynamic=False) if compiled and T > 1 else low)(*inputs, bias)
+    out = (torch.compile(low, dynamic=False) if compiled else low)(*inputs, bias)
+    if T and not compiled:
+        assert ("ScaledDotProduct" in out.grad_fn.name()) == (T > SHORT)
     query, key, value = inputs
     exact = (query @ key.mT / 8**0.5 + bias * masked).softmax(-1) @ value
     weight = torch.randn(exact.shape, generator=generator)
     assert_close(out.float(), exact, atol=0.03, rtol=0.03)
     gradients = (torch.autograd.grad((one * weight).sum(), inputs) for one in (out, exact))
     assert_close(*gradients, atol=0.06, rtol=0.06)
+
+
+def test_compiled_attention_of_short_rows_drops_weights():
+    inputs = [torch.randn(1, 2, 6, 8).bfloat16().requires_grad_() for _ in range(3)]
+    many = [x.expand(2000, 2, 6, 8) for x in inputs]
+    dropped = torch.compile(scaled_dot_product_attention, dynamic=False)(*many, None, 0.25).float()
+    exact = scaled_dot_product_attention(*inputs).float()
+    assert (dropped[0] != dropped[1]).any()
+    assert_close(dropped.mean(0, keepdim=True), exact, atol=0.1, rtol=0)
 
 
 def test_chunks_cover_a_batch_in_order():

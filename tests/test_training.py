@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from processes import Process
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 from convbert.families.convbert import ConvBertConfig
@@ -540,3 +541,26 @@ def test_text_of_any_memory_layout_is_read():
     plain, *others = (MaskedBatches(each, tokenizer, lengths=(16,), tokens_per_batch=64)(3) for each in layouts)
     for other in others:
         assert all(torch.equal(plain[name], other[name]) for name in plain)
+
+
+class Products(TorchDispatchMode):
+    """The types of the batched matrix products that Muon makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.types = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.baddbmm.default:
+            self.types.add(out.dtype)
+        return out
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_muon_multiplies_in_the_precision_of_the_step(tmp_path, precision):
+    recipe, ids = Recipe(steps=2, optimizer="muon", compile=False, precision=precision), torch.randint(1, 40, (4, 12))
+    with Products() as products:
+        fit(model := ConvBertForMaskedLM(TINY), lambda step: {"input_ids": ids, "labels": ids}, recipe, tmp_path)
+    assert products.types == {getattr(torch, precision)}
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}

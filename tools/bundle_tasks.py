@@ -162,9 +162,9 @@ On {rows:,} rows of dev that it never saw in training:
 
 - Data: {data}.
 - Command: `python tools/task_models.py DATA RUNS {name} --teacher FOLDER`.
-{averaged}- A row has at most {max_length} tokens. The weights that did best on a tenth of the training rows, which was not
+- A row has at most {max_length} tokens. The weights that did best on a tenth of the training rows, which was not
   trained on, were kept.
-- Machine: one core of an Intel Xeon (AMX), bfloat16, less than two hours.
+{averaged}- Machine: one core of an Intel Xeon (AMX), bfloat16, less than two hours.
 
 ## Licence
 

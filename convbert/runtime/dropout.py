@@ -109,22 +109,22 @@ class DropoutAttention(torch.autograd.Function):
 SHORT = 256  # keys; for longer rows torch's kernel saves memory and is no slower
 
 
-def backward_is_slow(query: Tensor, key: Tensor) -> bool:
+def backward_is_slow(query: Tensor, key: Tensor, value: Tensor) -> bool:
     "Whether the plain formula beats torch's kernel, whose backward pass in bfloat16 is slow on a CPU: for short rows."
-    slow = query.device.type == "cpu" and query.dtype == torch.bfloat16
-    return slow and key.shape[2] <= SHORT and query.requires_grad and torch.is_grad_enabled()
+    slow = query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[2] <= SHORT
+    return slow and torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
 
 
 def scaled_dot_product_attention(
     query: Tensor,  # `(B, H, T, d)`
     key: Tensor,  # `(B, H, T, d)`
     value: Tensor,  # `(B, H, T, d)`
-    bias: Tensor | None = None,  # `(B, 1, 1, T)`, added to the scores
+    bias: Tensor | None = None,  # `(B, 1, 1, T)`, added to the scores; finite for at least one token of each row
     p: float = 0.0,  # probability of dropping an attention weight
 ) -> Tensor:  # `(B, H, T, d)`
     "torch's function of this name, or ours where torch's fused kernels have no dropout or a slow backward pass."
     if mask_is_costly(query, p) and query.numel():
         return DropoutAttention.apply(query, key, value, bias, p)
-    if backward_is_slow(query, key) and query.numel():
+    if backward_is_slow(query, key, value) and query.numel():
         return F.dropout(attention_weights(query, key, bias), p, p > 0) @ value
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=p)

@@ -38,7 +38,7 @@ def autocast(
     recipe: Recipe,
     device: torch.device,
 ) -> Any:  # a context manager
-    "The autocast context of the forward pass."
+    "The autocast context of a training step."
     low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and has_fast_bfloat16(device))
     return torch.autocast(device.type, torch.bfloat16) if low else nullcontext()
 

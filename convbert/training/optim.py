@@ -187,7 +187,7 @@ def orthogonalize(
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-    return (x.mT if tall else x).reshape(matrices.shape)
+    return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)  # autocast may have lowered it
 
 # %% ../../nbs/training/14_optim.ipynb #59568f75
 class Muon(torch.optim.Optimizer):

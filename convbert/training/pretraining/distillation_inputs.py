@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .masking import BERT_MASKING, Masking, mask_rows
 from .totals import with_totals
-from .words import TwoVocabularies, number_words, translate
+from .words import TwoVocabularies, translate
 
 # %% ../../../nbs/training/pretraining/12_distillation_inputs.ipynb #19e00016
 class DistillationInputs:
@@ -56,7 +56,7 @@ def align(
     labels: Tensor,  # `(B, M)`
 ) -> dict[str, Tensor]:  # what `distil_words` takes beside them
     "The teacher's tokens, and where both models predict the same word."
-    words, theirs = number_words(input_ids, both.starts, both.special_ids), translate(both, input_ids)
+    words, theirs = both.number_words(input_ids), translate(both, input_ids)
     word = words.gather(1, predict_at)
     alone = (words[:, None] == word[..., None]).sum(-1) == 1  # the word is one piece
     at = theirs.words[:, None] == word[..., None]  # `(B, M, T')`
