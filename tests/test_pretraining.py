@@ -250,7 +250,7 @@ def test_runs_have_the_lengths_of_the_paper(tokenizer):
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_runs_of_words_of_any_kind(data):
-    """Words are masked whole, up to the share of a row; where none fits, as much of the shortest as there is room for."""
+    """Words are masked whole, up to the share; where none fits, as much of the shortest as there is room for."""
     B, T = data.draw(st.integers(1, 4)), data.draw(st.integers(3, 40))
     rate, longest = data.draw(st.floats(0.01, 0.9)), data.draw(st.integers(1, 4))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**30)))
