@@ -122,6 +122,7 @@ sentences), which was fine-tuned on the same training rows: the targets are its 
 where there are any. Nothing of the teacher is needed to use the model.
 """
 
+ENCODER = "`convbert-tiny` as it was after 37.6 million tokens"
 AVERAGED = "- Where steps are `× 2`, two runs that differ in their seed were made, and their weights averaged.\n"
 
 STARTED = {
@@ -140,7 +141,7 @@ tags: [convbert]
 # {name}
 
 {what}
-It is `{start}` (4 layers, 256 features, 8,192 lower-case pieces), trained for this task; stored as float16.
+It began as {began} (4 layers, 256 features, 8,192 lower-case pieces) and was trained for this task; stored as float16.
 
     from convbert import pipeline
     {use}
@@ -204,7 +205,7 @@ def write_card(name: str, scores: dict, runs: Path) -> str:
     columns |= {key: value for key, value in scores.items() if key not in ("dev", "rows", "pretrained", "teacher")}
     license = "other" if name == "convbert-tiny-sentiment" else "cc-by-sa-4.0"
     values = dict(ABOUT[name], name=name, task=plan.task, license=license, max_length=plan.max_length)
-    values |= dict(start=plan.start or "convbert-tiny")
+    values |= dict(start=plan.start or "convbert-tiny", began=f"`{plan.start}`" if plan.start else ENCODER)
     values |= dict(rows=scores["rows"], scores=table(columns), lessons=describe_lessons(name, runs))
     values |= dict(averaged=AVERAGED if any(lesson.seeds > 1 for lesson in plan.lessons) else "")
     values |= dict(teacher=TEACHER if "teacher" in scores else STARTED.get(name, ""))
