@@ -32,7 +32,7 @@ def test_the_first_line_of_the_readme(open_book):
 
 
 ASKED = {
-    "fill-mask": ("'The ship sailed across the [MASK].'", "sea"),
+    "fill-mask": ("'He knocked at the [MASK] and waited for an answer.'", "door"),
     "text-classification": ("'A fine film, and a moving one.'", "positive"),
     "token-classification": ("'The zookeeper drove home.'", "VERB"),
     "question-answering": ("question='Who sailed home?', context='The old man sailed home at dawn.'", "man"),
