@@ -238,6 +238,7 @@ def test_the_same_model_under_autocast(model):
 
 
 def test_compiled_once_without_a_graph_break(model):
+    torch.compiler.reset()  # of what other tests have compiled
     whole, seen = CompileCounterWithBackend("aot_eager"), []
     runs = [copy.deepcopy(model), copy.deepcopy(model)]
     dispatch.use_backend(runs[0], "banded")
