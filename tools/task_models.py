@@ -101,16 +101,19 @@ def tagging_texts(rows: Rows, data: Path) -> Rows:
     return [{"tokens": words_of(text)} for text in texts]
 
 
+def question_texts(rows: Rows, data: Path) -> list[str]:
+    """The training texts, twice, and paragraphs of an encyclopedia."""
+    return sorted({row["context"] for row in rows}) * 2 + read_paragraphs(data / "corpus", "wikipedia*", 40_000)
+
+
 def easy_questions(rows: Rows, data: Path) -> Rows:
     """Gaps in sentences of an encyclopedia and of the training texts, and the questions with the answer's sentence."""
-    texts = sorted({row["context"] for row in rows}) * 2 + read_paragraphs(data / "corpus", "wikipedia*", 40_000)
-    return gaps(texts, 30_000, 1) + [crop(row, 0) for row in rows]
+    return gaps(question_texts(rows, data), 30_000, 1) + [crop(row, 0) for row in rows]
 
 
 def wider_questions(rows: Rows, data: Path) -> Rows:
     """Gaps in longer stretches of an encyclopedia, and the questions with the answer's sentence and its neighbours."""
-    texts = sorted({row["context"] for row in rows}) * 2 + read_paragraphs(data / "corpus", "wikipedia*", 40_000)
-    return gaps(texts, 16_000, 3, seed=1) + [crop(row, 1) for row in rows]
+    return gaps(question_texts(rows, data), 16_000, 3, seed=1) + [crop(row, 1) for row in rows]
 
 
 def questions(rows: Rows, data: Path) -> Rows:

@@ -111,8 +111,9 @@ def fill_share(
         if turn % 16 == 0 and bool((count == most).all()):
             break
         run = first[:, turn, None] + step
-        inside = (step < lengths[:, turn, None]) & (sizes.gather(1, run) > 0)
-        size, before = (sizes.gather(1, run) * inside).sum(1), hidden.gather(1, run)
+        tokens, before = sizes.gather(1, run), hidden.gather(1, run)
+        inside = (step < lengths[:, turn, None]) & (tokens > 0)
+        size = (tokens * inside).sum(1)
         taken = (count + size <= most) & ~(before & inside).any(1)
         count += size * taken
         hidden.scatter_(1, run, before | (inside & taken[:, None]))
