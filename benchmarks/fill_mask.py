@@ -18,7 +18,7 @@ WORD = re.compile(r"[a-z]+")
 
 
 def hide_words(text: str, vocabulary: dict[str, int], count: int) -> list[tuple[str, str]]:
-    """Sentences of 6 to 25 words with one word hidden, and that word: any that is one token and no function word."""
+    """Sentences of 6 to 25 words with one word hidden, and that word: four letters or more, and one token."""
     rng, found = random.Random(0), []
     sentences = [each.strip() for line in text.splitlines() for each in SENTENCE.split(line)]
     for sentence in rng.sample(sentences, len(sentences)):
